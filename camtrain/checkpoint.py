@@ -1,0 +1,36 @@
+"""Save and restore an arm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from camtrain.arm import Arm
+from camtrain.files import write_atomically
+
+
+def save(arm: Arm, folder: Path, epochs_done: int) -> None:
+    """Write `checkpoint.pt`: all that training needs to go on after `epochs_done` epochs."""
+    state = {
+        "epochs_done": epochs_done,
+        "model": arm.model.backbone.state_dict(),
+        "optimiser": arm.optimiser.state_dict(),
+    }
+    write_atomically(folder / "checkpoint.pt", lambda opened: torch.save(state, opened))
+
+
+def restore(arm: Arm, folder: Path) -> int:
+    """Read `checkpoint.pt` into the arm. Returns the number of epochs done."""
+    state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+    arm.model.backbone.load_state_dict(state["model"])
+    arm.optimiser.load_state_dict(state["optimiser"])
+    return int(state["epochs_done"])
+
+
+def save_weights(arm: Arm, folder: Path) -> Path:
+    """Write `weights.pt`: the backbone's state dict, which torchvision's own model of that name loads."""
+    path = folder / "weights.pt"
+    state = {key: value.cpu() for key, value in arm.model.backbone.state_dict().items()}
+    write_atomically(path, lambda opened: torch.save(state, opened))
+    return path

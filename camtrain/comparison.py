@@ -1,0 +1,132 @@
+"""The comparison of the arms: which figures, in which words, and what has to be said about them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from camtrain.arm import BASELINE, REGULARISED
+
+Figures = Mapping[str, float]
+
+
+class Indicator(NamedTuple):
+    tag: str
+    label: str
+    better: str  # "higher", "lower" or "" where neither is
+    digits: int
+    meaning: str
+
+
+INDICATORS = (
+    Indicator("accuracy/val", "accuracy", "higher", 3, "share of validation pictures classified rightly"),
+    Indicator("accuracy/train", "accuracy, training", "", 3, "the same in the last epoch's training batches"),
+    Indicator("cam/entropy", "entropy, nats", "lower", 3, "how much area is active"),
+    Indicator("cam/area", "elliptical area, cells", "lower", 3, "how tight the active area is"),
+    Indicator("cam/dispersion", "dispersion", "higher", 2, "how uneven the map is; follows the entropy"),
+    Indicator("cam/contrast", "contrast", "higher", 2, "active against inactive cells, in means of the map"),
+    Indicator("cam/dead_rate", "dead rate", "lower", 3, "share of pictures without any map"),
+    Indicator("cam/energy_in_mask", "energy in mask", "higher", 3, "share of the map on the object"),
+    Indicator("cam/pointing", "pointing", "higher", 3, "share of pictures whose map peaks on the object"),
+    Indicator("confidence/top_probability", "top probability", "", 3, "mean probability of the predicted class"),
+    Indicator("confidence/margin", "margin", "", 3, "mean lead of the predicted class over the next"),
+    Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),
+)
+
+# Above this share of dead maps, the concentration figures describe a selection.
+DEAD_LIMIT = 0.01
+ACCURACY_LIMIT = 0.01
+
+
+class Row(NamedTuple):
+    indicator: Indicator
+    baseline: float
+    regularised: float
+
+    @property
+    def difference(self) -> float:
+        return self.regularised - self.baseline
+
+    @property
+    def ratio(self) -> float:
+        return self.regularised / self.baseline if self.baseline else math.nan
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, or empty where the direction means nothing or the figures are equal."""
+        change = round(self.difference, self.indicator.digits)
+        if not self.indicator.better or not math.isfinite(change) or change == 0:
+            return ""
+        return "better" if (change > 0) == (self.indicator.better == "higher") else "worse"
+
+    def text(self, value: float, signed: bool = False) -> str:
+        """A value as the table shows it; a dash where it is not defined."""
+        if not math.isfinite(value):
+            return "-"
+        return f"{value:{'+' if signed else ''}.{self.indicator.digits}f}"
+
+
+def rows(final: Mapping[str, Figures]) -> list[Row]:
+    """One row per indicator that at least one arm has."""
+    found = []
+    for indicator in INDICATORS:
+        scale = 1000 if indicator.tag == "time/step" else 1
+        pair = [final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED)]
+        if any(math.isfinite(value) for value in pair):
+            found.append(Row(indicator, *pair))
+    return found
+
+
+HEADINGS = ("", "baseline", "regularised", "difference", "ratio", "")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The row as text, under :data:`HEADINGS`."""
+    return (
+        row.indicator.label,
+        row.text(row.baseline),
+        row.text(row.regularised),
+        row.text(row.difference, signed=True),
+        f"x {row.ratio:.2f}" if math.isfinite(row.ratio) else "-",
+        row.verdict,
+    )
+
+
+def as_text(final: Mapping[str, Figures]) -> str:
+    """The comparison as a table for a terminal."""
+    lines = [HEADINGS, *(cells(row) for row in rows(final))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    text = []
+    for line in lines:
+        first, *rest = line
+        *numbers, verdict = rest
+        padded = [first.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:-1], strict=True)), verdict]
+        text.append("  ".join(padded).rstrip())
+    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
+
+
+def as_markdown(final: Mapping[str, Figures]) -> str:
+    """The comparison as a Markdown table."""
+    lines = [HEADINGS, ("---", *["---:"] * 4, "---"), *(cells(row) for row in rows(final))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def warnings(final: Mapping[str, Figures], weight: float) -> Iterator[str]:
+    """What a reader must know before believing the table."""
+    baseline, regularised = final[BASELINE], final[REGULARISED]
+    if weight == 0:
+        yield "cam.weight is 0: both arms are the same training."
+    dead = regularised["cam/dead_rate"]
+    if dead > DEAD_LIMIT and dead > baseline["cam/dead_rate"]:
+        yield (
+            f"{dead:.1%} of the regularised arm's maps are dead (baseline {baseline['cam/dead_rate']:.1%}): they explain"
+            " nothing, and the concentration figures are of the rest only. Lower cam.weight, or use cam.score=log_prob."
+        )
+    lost = baseline["accuracy/val"] - regularised["accuracy/val"]
+    if lost > ACCURACY_LIMIT:
+        yield f"the regularised arm is {100 * lost:.1f} points less accurate: lower cam.weight or start the term later."
+    if not math.isfinite(baseline["cam/energy_in_mask"]):
+        yield "no masks or boxes: whether the maps lie on the objects was not measured."
+    elif regularised["cam/energy_in_mask"] < baseline["cam/energy_in_mask"]:
+        yield "the regularised maps lie less on the objects than the baseline's: sharper is not better here."

@@ -1,0 +1,81 @@
+"""Hydra's and OmegaConf's errors as one line that names the key and the choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+
+
+def explain(error: Exception) -> str:
+    """One line for an error in the command line or in a configuration file."""
+    cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: {_first_line(error)}; write KEY=VALUE, quoted where VALUE has special characters"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: no such choice; choose {_either(error.options)}"
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
+        return explain(cause)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return _about_key(error)
+    return _first_line(error)
+
+
+def _about_key(error: OmegaConfBaseException) -> str:
+    key, node = str(error.full_key), error.object_type
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        if isinstance(node, type) and dataclasses.is_dataclass(node):
+            names = [entry.name for entry in dataclasses.fields(node)]
+            where = key.rpartition(".")[0]
+            return f"{key}: no such key; {f'{where} has' if where else 'there are'} {', '.join(names)}"
+        return f"{key}: no such key"
+    if isinstance(error, ValidationError):
+        kind = _kind(node, key.rpartition(".")[2].partition("[")[0])
+        if kind:
+            return f"{key}: {_said(error)} does not fit; it must be {kind}"
+    return f"{key}: {_first_line(error)}"
+
+
+def _said(error: OmegaConfBaseException) -> str:
+    # OmegaConf keeps the offending value only in its sentence, in quotes.
+    quoted = _first_line(error).split("'")
+    return quoted[1] if len(quoted) > 2 else "this value"
+
+
+def _kind(node: Any, name: str) -> str | None:
+    """What the field may hold, in words."""
+    if not (isinstance(node, type) and dataclasses.is_dataclass(node)):
+        return None
+    hint = typing.get_type_hints(node).get(name)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    words = []
+    for option in options:
+        if isinstance(option, type) and issubclass(option, enum.Enum):
+            words.append(_either([entry.name for entry in option]))
+        elif typing.get_origin(option) is list:
+            (item,) = typing.get_args(option)
+            words.append(f"a list, each item {KINDS.get(item, item.__name__)}")
+        elif option is type(None):
+            words.append("null")
+        elif option in KINDS:
+            words.append(KINDS[option])
+    return " or ".join(words) or None
+
+
+def _either(choices: typing.Sequence[str]) -> str:
+    return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException)

@@ -1,0 +1,222 @@
+"""The configuration as typed dataclasses: every key, its type, default, range and meaning.
+
+The files under ``conf/`` choose values; these classes say which keys exist and what they may hold. They are the schema
+that Hydra checks every override against. Ranges, which Hydra does not know, are checked by :func:`check`.
+
+torch is not imported here, so that ``camtrain --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from camtrain.errors import UserError
+
+
+class DatasetName(enum.Enum):
+    shapes = "shapes"
+    folder = "folder"
+    fake = "fake"
+
+
+class CamVariant(enum.Enum):
+    cam = "cam"
+    gradcam = "gradcam"
+
+
+class Score(enum.Enum):
+    logit = "logit"
+    log_prob = "log_prob"
+
+
+class EntropyUnit(enum.Enum):
+    normalised = "normalised"
+    nats = "nats"
+
+
+class GradientPath(enum.Enum):
+    auto = "auto"
+    closed = "closed"
+    autograd = "autograd"
+
+
+class Stem(enum.Enum):
+    auto = "auto"
+    keep = "keep"
+
+
+class Optimiser(enum.Enum):
+    adamw = "adamw"
+    adam = "adam"
+    sgd = "sgd"
+
+
+class LrSchedule(enum.Enum):
+    constant = "constant"
+    cosine = "cosine"
+
+
+class Device(enum.Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def _ranged(default: Any, low: float = -math.inf, high: float = math.inf, above: bool = False) -> Any:
+    """A field whose value (or each item of its list) lies in low..high; `above` leaves low itself out."""
+    metadata = {"low": low, "high": high, "above": above}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DatasetConfig:
+    """What every data set has."""
+
+    name: DatasetName = MISSING
+    image_size: int = _ranged(64, 8, 2048)  # pixels, height and width of what the network sees
+    crop_scale: list[float] = _ranged([1.0, 1.0], 0, 1, above=True)  # share of the picture a training crop covers
+    flip: bool = True  # mirror half of the training pictures
+
+
+@dataclass
+class ShapesConfig(DatasetConfig):
+    """Generated pictures of geometric objects in clutter."""
+
+    train: int = _ranged(4000, 8)
+    val: int = _ranged(1000, 8)
+
+
+@dataclass
+class FakeConfig(DatasetConfig):
+    """Coloured noise with a box on it, for tests."""
+
+    classes: int = _ranged(3, 2)
+    train: int = _ranged(32, 2)
+    val: int = _ranged(16, 2)
+
+
+@dataclass
+class FolderConfig(DatasetConfig):
+    """A person's own pictures: root/[images/]{train,val}/CLASS/*, masks and boxes optional."""
+
+    root: str = MISSING
+    train_split: str = "train"
+    val_split: str = "val"
+    boxes: str | None = "boxes.csv"  # relative to root; read if it is there
+    void: int | None = _ranged(255, 1, 255)  # mask value that is left out of every score; null: none
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING  # small_resnet, or any torchvision classifier
+    weights: str | None = None  # null, a torchvision weights name (IMAGENET1K_V1), or a file
+    layer: str | None = None  # target layer of the map; null: the last one with a grid
+    stem: Stem = Stem.auto  # auto: lower the strides of the stem until the map has 4 x 4 cells
+
+
+@dataclass
+class CamConfig:
+    variant: CamVariant = CamVariant.gradcam
+    score: Score = Score.log_prob
+    weight: float = _ranged(3.0, 0)  # of the map's entropy in the loss
+    confidence_exponent: float = _ranged(2.0, 0)  # a picture's entropy counts by p^exponent, p of its class; 0: fully
+    unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats
+    start: float = _ranged(0.0, 0)  # epochs before the term comes in
+    ramp: float = _ranged(0.0, 0)  # epochs over which its weight rises linearly to full
+    path: GradientPath = GradientPath.auto  # auto: closed form where a probe finds it exact
+
+
+@dataclass
+class OptimConfig:
+    name: Optimiser = Optimiser.adamw
+    lr: float = _ranged(2e-3, 0, above=True)
+    weight_decay: float = _ranged(0.01, 0)
+    momentum: float = _ranged(0.9, 0, 1)  # sgd only
+    schedule: LrSchedule = LrSchedule.cosine
+    warmup: float = _ranged(0.0, 0)  # epochs over which the learning rate rises linearly
+
+
+@dataclass
+class TrainerConfig:
+    epochs: int = _ranged(20, 1)
+    batch_size: int = _ranged(32, 2)
+    max_steps: int | None = _ranged(None, 1)  # stop after so many steps
+    device: Device = Device.auto
+    threads: int | None = _ranged(None, 1)  # of the CPU; null: as torch finds best
+    workers: int = _ranged(0, 0)  # processes that read pictures; results do not depend on it
+    channels_last: bool = True  # memory layout; faster for most networks
+
+
+@dataclass
+class EvaluateConfig:
+    max_pictures: int = _ranged(2000, 1)  # validation pictures whose maps are measured, a fixed random choice
+    pictures: int = _ranged(8, 0, 64)  # validation pictures whose maps are drawn
+    picture_epochs: list[int] | None = _ranged(None, 1)  # null: 1, 2, 4, 8, ... and the last
+
+
+@dataclass
+class Config:
+    dataset: DatasetConfig = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cam: CamConfig = field(default_factory=CamConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    seed: int = _ranged(0, 0, 2**31 - 1)
+
+
+DATASETS = {DatasetName.shapes: ShapesConfig, DatasetName.folder: FolderConfig, DatasetName.fake: FakeConfig}
+
+
+def register() -> None:
+    """Make the schema known to Hydra. Its own group keeps it out of the choices that a user sees."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    for name, node in DATASETS.items():
+        store.store(group="schema/dataset", name=name.value, node=node, package="dataset")
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """Every leaf of a configuration as (dotted key, value, field)."""
+    for entry in dataclasses.fields(node):
+        value = getattr(node, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from keys(value, f"{prefix}{entry.name}.")
+        else:
+            yield prefix + entry.name, value, entry
+
+
+def check(config: Config) -> None:
+    """Raise :class:`UserError` for the first value that is missing or out of its range."""
+    for key, value, entry in keys(config):
+        if value == MISSING:
+            raise UserError(f"{key} is not set: give it as {key}=VALUE")
+        if "low" in entry.metadata and value is not None:
+            low, high, above = (entry.metadata[name] for name in ("low", "high", "above"))
+            for item in value if isinstance(value, list) else [value]:
+                if not (low < item <= high if above else low <= item <= high):
+                    bounds = f"above {low:g}" if above else f"at least {low:g}"
+                    if high < math.inf:
+                        bounds += f" and at most {high:g}"
+                    raise UserError(f"{key}={item:g} is out of range: it must be {bounds}")
+    low, high = crop_range(config.dataset)
+    if isinstance(config.dataset, FolderConfig) and not Path(config.dataset.root).expanduser().is_dir():
+        raise UserError(f"dataset.root={config.dataset.root}: there is no such folder")
+
+
+def crop_range(dataset: DatasetConfig) -> tuple[float, float]:
+    """Smallest and largest share of the picture that a training crop covers."""
+    if len(dataset.crop_scale) != 2 or dataset.crop_scale[0] > dataset.crop_scale[1]:
+        raise UserError(f"dataset.crop_scale={dataset.crop_scale} must be two shares, the smaller one first: [0.4, 1]")
+    return dataset.crop_scale[0], dataset.crop_scale[1]

@@ -1,0 +1,1 @@
+"""Data sets: pictures, targets and regions as batches."""

@@ -1,0 +1,85 @@
+"""Maps as pictures: input, baseline map and regularised map side by side on one colour scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from camtrain.indicators import VOID, distribution
+
+TILE = 192
+"""Side of one picture in a strip, pixels."""
+
+GAP = 6
+
+COLOURS = matplotlib.colormaps["inferno"]
+
+Pixels = NDArray[np.uint8]
+
+
+class Drawn(NamedTuple):
+    """One validation picture with every arm's map and prediction."""
+
+    image: Tensor  # (3, size, size) float, 0..1
+    region: Tensor  # (size, size) uint8
+    truth: str
+    density: Mapping[str, Tensor]  # by arm: (height, width), P times N: 1 is uniform attention; all 0 if dead
+    predicted: Mapping[str, str]  # by arm
+    probability: Mapping[str, float]  # by arm, of the predicted class
+
+
+def density(maps: Tensor) -> Tensor:
+    """Attention relative to uniform, :math:`N P`: (batch, height, width), mean 1; all zero for a dead map."""
+    shares, _ = distribution(maps)
+    return shares * shares[0].numel()
+
+
+def strip(drawn: Drawn, arms: Sequence[str]) -> Pixels:
+    """Input with the object's outline, then each arm's map over the dimmed input, as one RGB picture.
+
+    The colour is the square root of the density over the largest density of any arm in this picture: the same colour
+    is the same share of attention in both maps, and a diffuse map stays visible beside a sharp one.
+    """
+    largest = max(float(drawn.density[arm].max()) for arm in arms)
+    plain = _tile(drawn.image)
+    outline = _outline(drawn.region)
+    tiles = [_with_outline(plain, outline)]
+    for arm in arms:
+        level = _stretch(drawn.density[arm]).clip(0) / max(largest, 1e-12)
+        level = np.sqrt(level).clip(0, 1)[..., None]
+        colours = COLOURS(level[..., 0])[..., :3] * 255
+        grey = plain.mean(2, keepdims=True) * 0.55
+        tiles.append(_with_outline((grey * (1 - 0.75 * level) + colours * 0.75 * level).astype(np.uint8), outline))
+    gap = np.full((TILE, GAP, 3), 255, np.uint8)
+    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+
+
+def _tile(image: Tensor) -> Pixels:
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return np.asarray(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
+
+
+def _stretch(cells: Tensor) -> NDArray[np.float32]:
+    stretched = interpolate(cells[None, None].float().cpu(), (TILE, TILE), mode="bilinear", align_corners=False)
+    return np.asarray(stretched[0, 0].numpy(), np.float32)
+
+
+def _outline(region: Tensor) -> NDArray[np.bool_]:
+    """Pixels along the edge of the object."""
+    object_ = ((region > 0) & (region != VOID)).cpu().numpy().astype(np.uint8) * 255
+    large = Image.fromarray(object_).resize((TILE, TILE), Image.Resampling.NEAREST)
+    grown = large.filter(ImageFilter.MaxFilter(5))
+    return (np.asarray(grown) > 0) & (np.asarray(large) == 0)
+
+
+def _with_outline(tile: Pixels, outline: NDArray[np.bool_]) -> Pixels:
+    marked = tile.copy()
+    marked[outline] = (80, 220, 255)
+    return marked

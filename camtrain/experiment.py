@@ -1,0 +1,218 @@
+"""The composition root: from a configuration to a finished run. Only this module knows all the others."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from camtrain import checkpoint, comparison, drawing, narration, report, result
+from camtrain.arm import BASELINE, REGULARISED, Arm, check_alive, make_arms, probe
+from camtrain.config import CamConfig, Config, Device, crop_range, keys
+from camtrain.data.build import build as build_data
+from camtrain.data.pictures import Augmentation, Batch, Pictures, all_batches, steps_per_epoch, training_batches
+from camtrain.errors import UserError
+from camtrain.evaluate import evaluate, forward_maps
+from camtrain.model import build as build_model
+from camtrain.streams import Stream, stream, torch_seed
+from camtrain.tensorboard import Board
+from camtrain.train import train_epoch
+
+log = logging.getLogger("camtrain")
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    """Train both arms, measure them after every epoch, and leave everything in the run folder.
+
+    Args:
+        config: checked configuration.
+        folder: run folder; exists.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: data, network, or settings that cannot work together. Nothing was written then but the log.
+    """
+    # ---- set up: everything that can be wrong is found before the run folder is taken
+    device = choose_device(config.trainer.device)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    train_pictures, val_pictures = build_data(config.dataset, config.seed)
+    built = build_model(
+        config.model, len(train_pictures.classes), config.dataset.image_size, torch_seed(config.seed, Stream.weights)
+    )
+    layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+    model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
+    augmentation = Augmentation(crop_range(config.dataset), config.dataset.flip)
+    first = next(training_batches(train_pictures, config.trainer.batch_size, 1, config.seed, augmentation, 0)).to(
+        device
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(config.seed, Stream.dropout))
+        paths = probe(model, first.images, first.targets, config.cam)
+        if config.cam.weight > 0:
+            check_alive(model, first.images, first.targets, config.cam, paths)
+    arms = make_arms(model, config.optim, paths)
+    measured, shown = choose_pictures(val_pictures, config)
+    result.claim(folder)
+
+    # ---- say what will be done
+    tree = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(tree, dict)
+    yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
+    facts = narration.facts(config, train_pictures, val_pictures, built, paths, device)
+    introduction = list(narration.introduction(facts, config))
+    for line in introduction:
+        log.info("%s", line)
+
+    steps = steps_per_epoch(len(train_pictures.targets), config.trainer.batch_size)
+    total = min(config.trainer.epochs * steps, config.trainer.max_steps or sys.maxsize)
+    epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
+    drawn: list[drawing.Drawn] = []
+    started = time.perf_counter()
+    batches = training_batches(
+        train_pictures,
+        config.trainer.batch_size,
+        config.trainer.epochs,
+        config.seed,
+        augmentation,
+        config.trainer.workers,
+    )
+
+    def save(status: str) -> dict[str, Any]:
+        timing = {"seconds": time.perf_counter() - started, **step_times(epochs)}
+        return result.write(folder, status, config.seed, tree, epochs, timing, facts)
+
+    # ---- train
+    status = "failed"
+    save("running")
+    try:
+        with (
+            closing(batches),
+            Board(folder / "tb", [arm.name for arm in arms]) as board,
+            tqdm(total=total, unit="step", disable=None, smoothing=0.05, dynamic_ncols=True) as bar,
+            logging_redirect_tqdm([logging.getLogger()]),
+        ):
+            board.text("config", f"```yaml\n{yaml}\n```")
+            log.info("%s", narration.EPOCH_HEADING)
+            for epoch in range(-(-total // steps)):
+                bar.set_description(f"epoch {epoch + 1}/{config.trainer.epochs}")
+                of_epoch = time.perf_counter()
+                trained = train_epoch(
+                    arms,
+                    batches,
+                    config,
+                    epoch,
+                    min(steps, total - epoch * steps),
+                    steps,
+                    device,
+                    lambda _: bar.update(),
+                )
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, config.trainer.workers)
+                figures = evaluate(arms, val_batches, config.cam.variant, measured, device)
+                for arm in arms:
+                    figures[arm.name] |= trained[arm.name].summary()
+                    figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
+                    figures[arm.name]["time/epoch"] = time.perf_counter() - of_epoch
+                    epochs[arm.name].append(figures[arm.name])
+                    checkpoint.save(arm, folder / arm.name, epoch + 1)
+                board.scalars(figures, epoch + 1)
+                last = epoch + 1 == -(-total // steps)
+                if shown and (last or epoch + 1 in picture_epochs(config)):
+                    drawn = draw(arms, val_pictures, shown, config.cam, device)
+                    strips = [drawing.strip(picture, (BASELINE, REGULARISED)) for picture in drawn]
+                    board.strips(REGULARISED, strips, epoch + 1)
+                log.info("%s", narration.epoch_line(epoch + 1, figures))
+                save("running")
+
+            # ---- report
+            final = {arm: rows[-1] for arm, rows in epochs.items()}
+            for arm in arms:
+                checkpoint.save_weights(arm, folder / arm.name)
+            board.text("comparison", comparison.as_markdown(final), len(epochs[BASELINE]))
+            board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
+        notes = list(comparison.warnings(final, config.cam.weight))
+        page = folder / "report.html"
+        report.write(page, narration.title(config), introduction, final, epochs, drawn, notes, yaml)
+        status = "completed"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        finished = save(status)
+
+    log.info("\n%s\n", comparison.as_text(final))
+    for note in notes:
+        log.warning("Note: %s", note)
+    log.info("run folder   %s", folder)
+    log.info("report       %s", page)
+    log.info("TensorBoard  tensorboard --logdir %s", shlex.quote(str(folder / "tb")))
+    return finished
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device to train on; `auto` takes a GPU where there is one."""
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UserError("trainer.device=cuda: torch finds no CUDA device here; use trainer.device=cpu")
+    if device is Device.auto:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device.value)
+
+
+def choose_pictures(pictures: Pictures, config: Config) -> tuple[Tensor, list[int]]:
+    """Whose maps are measured, (pictures,) bool, and which of those are drawn: fixed random choices."""
+    count = len(pictures.targets)
+    order = stream(config.seed, Stream.subset).permutation(count)[: config.evaluate.max_pictures]
+    measured = torch.zeros(count, dtype=torch.bool)
+    measured[torch.from_numpy(order)] = True
+    shown = stream(config.seed, Stream.pictures).permutation(order)[: config.evaluate.pictures]
+    return measured, sorted(shown.tolist())
+
+
+def picture_epochs(config: Config) -> Sequence[int]:
+    """Epochs after which maps are drawn: as configured, or 1, 2, 4, 8, ..."""
+    if config.evaluate.picture_epochs is not None:
+        return config.evaluate.picture_epochs
+    return [2**power for power in range(32)]
+
+
+def draw(
+    arms: Sequence[Arm], pictures: Pictures, shown: Sequence[int], cam: CamConfig, device: torch.device
+) -> list[drawing.Drawn]:
+    """Every arm's map and prediction of the chosen validation pictures."""
+    images, regions = pictures.fetch(shown, None)
+    batch = Batch(images.float() / 255, pictures.targets[torch.tensor(shown)], regions, torch.tensor(shown)).to(device)
+    outputs = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
+    top = {name: output.logits.softmax(1).max(1) for name, (output, _) in outputs.items()}
+    density = {name: drawing.density(maps) for name, (_, maps) in outputs.items()}
+    return [
+        drawing.Drawn(
+            batch.images[row],
+            batch.regions[row],
+            pictures.classes[int(batch.targets[row])],
+            {name: maps[row] for name, maps in density.items()},
+            {name: pictures.classes[int(best.indices[row])] for name, best in top.items()},
+            {name: float(best.values[row]) for name, best in top.items()},
+        )
+        for row in range(len(shown))
+    ]
+
+
+def step_times(epochs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Seconds of a training step of each arm, the median over epochs of the epochs' medians, and their ratio."""
+    times = {arm: sorted(row["time/step"] for row in rows if "time/step" in row) for arm, rows in epochs.items()}
+    medians = {arm: values[len(values) // 2] for arm, values in times.items() if values}
+    ratio = medians[REGULARISED] / medians[BASELINE] if len(medians) == 2 else None
+    return {"step": medians, "step_ratio": ratio}

@@ -1,0 +1,165 @@
+r"""Indicators of a class activation map: pure functions, one value per picture.
+
+Notation: :math:`L` is the map before ReLU, shape (batch, height, width); :math:`L^+ = \mathrm{relu}(L)`;
+:math:`P = L^+ / \sum L^+` its distribution; :math:`N` = height times width. A map whose :math:`\sum L^+` is not above
+:data:`DEAD_BELOW` is *dead*: it explains nothing. A dead map has no concentration (``nan`` here, left out of every
+mean), counts as a miss in energy in mask and pointing, and is counted in the dead rate.
+
+All of them are computed in float32 at least, whatever precision the network runs in.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+DEAD_BELOW = 1e-12
+"""Sum of :math:`L^+` at or below which a map is dead."""
+
+VOID = 255
+"""Value of region pixels that are left out of every score."""
+
+
+def positive_part(maps: Tensor) -> Tensor:
+    """:math:`L^+` in float32 or wider, (batch, height, width)."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32)).relu()
+
+
+def is_dead(maps: Tensor) -> Tensor:
+    """Which maps explain nothing, (batch,) bool."""
+    return positive_part(maps).sum((1, 2)) <= DEAD_BELOW
+
+
+def distribution(maps: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`P = L^+ / \sum L^+`, and which maps are dead.
+
+    Returns:
+        (batch, height, width), summing to 1 over the cells of a live map and all zero for a dead one;
+        (batch,) bool, true where dead. Gradients are finite for both.
+    """
+    positive = positive_part(maps)
+    total = positive.sum((1, 2))
+    dead = total <= DEAD_BELOW
+    # The inner `where` keeps 0/0 out of the backward pass; the outer one makes a dead map's distribution exactly zero.
+    shares = positive / torch.where(dead, torch.ones_like(total), total)[:, None, None]
+    return torch.where(dead[:, None, None], torch.zeros_like(shares), shares), dead
+
+
+def _live(values: Tensor, dead: Tensor) -> Tensor:
+    return torch.where(dead, torch.full_like(values, torch.nan), values)
+
+
+def shannon(shares: Tensor) -> Tensor:
+    r"""Entropy :math:`-\sum P \ln P` of distributions, in nats, 0..ln N; (batch, height, width) to (batch,).
+
+    Zero for an all-zero row. The logarithm is cut off at the smallest normal number, so that value and gradient stay
+    finite where :math:`P = 0`.
+    """
+    return -(shares * shares.clamp_min(torch.finfo(shares.dtype).tiny).log()).sum((1, 2))
+
+
+def entropy(maps: Tensor) -> Tensor:
+    r"""Entropy :math:`-\sum P \ln P` in nats, 0..ln N: how much area is active; lower is sharper (Schöttl 2020, CE).
+
+    Returns:
+        (batch,); nan for dead maps.
+    """
+    shares, dead = distribution(maps)
+    return _live(shannon(shares), dead)
+
+
+def area(maps: Tensor) -> Tensor:
+    r"""Elliptical area :math:`\sqrt{\lambda_1 \lambda_2}` in cells; lower is tighter (Schöttl 2020, CA).
+
+    :math:`\lambda` are the eigenvalues of the covariance of the cell position under :math:`P`; their product is its
+    determinant. 0 for a single cell, :math:`(n^2 - 1) / 12` for a uniform n x n map.
+
+    Returns:
+        (batch,); nan for dead maps.
+    """
+    shares, dead = distribution(maps)
+    height, width = shares.shape[-2:]
+    rows = torch.arange(height, dtype=shares.dtype, device=shares.device) - (height - 1) / 2
+    columns = torch.arange(width, dtype=shares.dtype, device=shares.device) - (width - 1) / 2
+    row_shares, column_shares = shares.sum(2), shares.sum(1)
+    dy = rows - (row_shares @ rows)[:, None]
+    dx = columns - (column_shares @ columns)[:, None]
+    var_y, var_x = (row_shares * dy**2).sum(1), (column_shares * dx**2).sum(1)
+    cov = torch.einsum("bhw,bh,bw->b", shares, dy, dx)
+    return _live((var_y * var_x - cov**2).clamp_min(0).sqrt(), dead)
+
+
+def dispersion(maps: Tensor) -> Tensor:
+    r"""Squared coefficient of variation :math:`\mathrm{var}(L^+) / \mathrm{mean}(L^+)^2`, 0..N-1 (Schöttl 2020, CD).
+
+    How distinct the decision is; higher is clearer. It equals :math:`N \sum P^2 - 1`, so it is no independent evidence
+    beside the entropy. Computed on :math:`P`, so that no epsilon is needed and the scale of the map does not matter.
+
+    Returns:
+        (batch,); nan for dead maps.
+    """
+    shares, dead = distribution(maps)
+    cells = shares[0].numel()
+    return _live((shares * cells - 1).square().mean((1, 2)), dead)
+
+
+def contrast(maps: Tensor) -> Tensor:
+    r"""(mean of active cells - mean of inactive cells) / mean of :math:`L^+`; higher is clearer, 0..N.
+
+    Active cells have at least half the maximum. Our reading of the "relative difference of active against inactive
+    regions" of Schöttl 2020. 0 where every cell is active.
+
+    Returns:
+        (batch,); nan for dead maps.
+    """
+    shares, dead = distribution(maps)
+    cells = shares[0].numel()
+    active = (shares >= 0.5 * shares.amax((1, 2), keepdim=True)).to(shares.dtype)
+    inactive = 1 - active
+    mean_active = (shares * active).sum((1, 2)) / active.sum((1, 2)).clamp_min(1)
+    mean_inactive = (shares * inactive).sum((1, 2)) / inactive.sum((1, 2)).clamp_min(1)
+    difference = (mean_active - mean_inactive) * cells
+    return _live(torch.where(inactive.sum((1, 2)) > 0, difference, torch.zeros_like(difference)), dead)
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """:math:`L^+` stretched bilinearly to the picture's size, (batch, *size)."""
+    return interpolate(positive_part(maps)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def energy_in_mask(maps: Tensor, region: Tensor) -> Tensor:
+    r"""Share of the stretched map inside the object, 0..1 (energy-based pointing game, Wang et al., CVPR-W 2020).
+
+    Args:
+        maps: (batch, height, width).
+        region: (batch, picture height, picture width) uint8, 0 background, 255 void, other values the object.
+
+    Returns:
+        (batch,); 0 for dead maps, nan where the region holds no object.
+    """
+    stretched = upsample(maps, (region.shape[-2], region.shape[-1]))
+    inside, known = (region > 0) & (region != VOID), region != VOID
+    total = (stretched * known).sum((1, 2))
+    share = (stretched * inside).sum((1, 2)) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return _scored(torch.where(is_dead(maps), torch.zeros_like(share), share), inside)
+
+
+def pointing(maps: Tensor, region: Tensor) -> Tensor:
+    """Whether the maximum of the stretched map lies in the object, 0 or 1 (pointing game, Zhang et al., ECCV 2016).
+
+    Without the original's tolerance of 15 pixels. Void pixels cannot be pointed at. Arguments as for
+    :func:`energy_in_mask`.
+
+    Returns:
+        (batch,); 0 for dead maps, nan where the region holds no object.
+    """
+    stretched = upsample(maps, (region.shape[-2], region.shape[-1]))
+    inside = (region > 0) & (region != VOID)
+    at = stretched.masked_fill(region == VOID, -1).flatten(1).argmax(1)
+    hit = inside.flatten(1).gather(1, at[:, None])[:, 0] & ~is_dead(maps)
+    return _scored(hit.to(stretched.dtype), inside)
+
+
+def _scored(values: Tensor, inside: Tensor) -> Tensor:
+    return torch.where(inside.any(2).any(1), values, torch.full_like(values, torch.nan))

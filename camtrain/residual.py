@@ -1,0 +1,60 @@
+"""A small residual network for embedded use: the default backbone.
+
+75 thousand to 300 thousand weights by width, stride 8, global average pooling and one linear layer, so that its
+map has the closed form.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with batch norm and a shortcut (basic block of He et al., CVPR 2016)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        same = stride == 1 and channels_in == channels
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + self.shortcut(x))
+
+
+class SmallResNet(nn.Module):
+    """Stem of stride 2, three stages of width, 2 x width and 4 x width channels at strides 2, 4 and 8.
+
+    Args:
+        num_classes: outputs.
+        width: channels of the stem; multiples of 16 suit vector units.
+    """
+
+    def __init__(self, num_classes: int, width: int = 16, blocks: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.layer1 = nn.Sequential(Block(width, width, 1), *(Block(width, width, 1) for _ in range(blocks - 1)))
+        self.layer2 = nn.Sequential(
+            Block(width, 2 * width, 2), *(Block(2 * width, 2 * width, 1) for _ in range(blocks - 1))
+        )
+        self.layer3 = nn.Sequential(
+            Block(2 * width, 4 * width, 2), *(Block(4 * width, 4 * width, 1) for _ in range(blocks - 1))
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.avgpool(x).flatten(1))

@@ -1,0 +1,82 @@
+"""result.json: what a run found, for programs. Rewritten after every epoch, always whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from camtrain.arm import BASELINE, REGULARISED
+from camtrain.errors import UserError
+from camtrain.files import write_text
+
+SCHEMA = 1
+
+NAME = "result.json"
+
+
+def claim(folder: Path) -> None:
+    """Take the run folder. Two runs started in the same second would otherwise write into one another.
+
+    Raises:
+        UserError: another run has it.
+    """
+    try:
+        os.close(os.open(folder / NAME, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise UserError(f"{folder} already holds a run: start this one again, or choose hydra.run.dir=FOLDER") from None
+
+
+def difference(final: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Regularised minus baseline of every tag that both have."""
+    baseline, regularised = final[BASELINE], final[REGULARISED]
+    return {tag: regularised[tag] - baseline[tag] for tag in baseline if tag in regularised}
+
+
+def write(
+    folder: Path,
+    status: str,
+    seed: int,
+    config: Mapping[str, Any],
+    epochs: Mapping[str, list[dict[str, float]]],
+    timing: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write and return the result.
+
+    Args:
+        folder: run folder.
+        status: running, completed, interrupted or failed.
+        seed: of the run.
+        config: the whole configuration.
+        epochs: of each arm, the figures of every epoch by tag.
+        timing: seconds and ratios.
+        facts: what was found about data, network and machine.
+    """
+    final = {arm: rows[-1] if rows else {} for arm, rows in epochs.items()}
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "status": status,
+        "seed": seed,
+        "config": config,
+        "arms": {arm: {"final": final[arm], "epochs": rows} for arm, rows in epochs.items()},
+        "difference": difference(final),
+        "timing": timing,
+        **facts,
+    }
+    write_text(folder / NAME, json.dumps(_finite(result), indent=1, ensure_ascii=False) + "\n")
+    return result
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no nan: a figure that is not defined becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
