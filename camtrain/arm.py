@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from camtrain.cam import autograd_gradient, class_activation_map, head_gradient, score
@@ -47,16 +47,16 @@ class Step(NamedTuple):
     correct: Tensor  # scalar, number of pictures classified rightly
 
 
-def make_arms(model: Classifier, optim: OptimConfig, paths: Paths) -> list[Arm]:
-    """Both arms with the same initial weights. The model itself becomes the baseline's."""
+def make_arms(model: Classifier, optim: OptimConfig, peak: float, paths: Paths) -> list[Arm]:
+    """Both arms with the same initial weights, trained at the `peak` rate. The model itself becomes the baseline's."""
     models = {BASELINE: model, REGULARISED: copy.deepcopy(model)}
     return [
-        Arm(name, network, make_optimiser(network, optim), name == REGULARISED, paths)
+        Arm(name, network, make_optimiser(network, optim, peak), name == REGULARISED, paths)
         for name, network in models.items()
     ]
 
 
-def make_optimiser(model: Classifier, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimiser(model: Classifier, config: OptimConfig, rate: float) -> torch.optim.Optimizer:
     """The optimiser; weight decay on matrices and kernels only, not on biases and normalisation."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -65,16 +65,27 @@ def make_optimiser(model: Classifier, config: OptimConfig) -> torch.optim.Optimi
     ]
     match config.name:
         case Optimiser.adamw:
-            return torch.optim.AdamW(groups, lr=config.lr)
+            return torch.optim.AdamW(groups, lr=rate)
         case Optimiser.adam:
-            return torch.optim.Adam(groups, lr=config.lr)
+            return torch.optim.Adam(groups, lr=rate)
         case Optimiser.sgd:
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
-def learning_rate(config: OptimConfig, epochs_done: float, epochs: float) -> float:
+def default_learning_rate(optimiser: Optimiser, pretrained: bool, model: nn.Module) -> float:
+    """The rate where `optim.lr` is null: 2e-3 for Adam and AdamW, 0.05 for SGD.
+
+    A tenth of that for pretrained weights, and for networks without normalisation layers (VGG, SqueezeNet, AlexNet),
+    which diverge or die at the full rate.
+    """
+    rate = 0.05 if optimiser is Optimiser.sgd else 2e-3
+    normalised = any("Norm" in type(module).__name__ for module in model.modules())
+    return rate if normalised and not pretrained else rate / 10
+
+
+def learning_rate(config: OptimConfig, peak: float, epochs_done: float, epochs: float) -> float:
     """Learning rate after `epochs_done` of `epochs`: linear warm-up, then constant or half a cosine to zero."""
-    rate = config.lr
+    rate = peak
     if config.schedule is LrSchedule.cosine:
         rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, epochs_done / epochs)))
     if epochs_done < config.warmup:
@@ -127,7 +138,7 @@ def train_step(arm: Arm, images: Tensor, target: Tensor, cam: CamConfig, weight:
         term = map_entropy(maps if active else maps.detach(), output.logits, target, cam)
     loss = total_loss(classification, term, weight if active else 0.0)
     arm.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     arm.optimiser.step()
     with torch.no_grad():
         return Step(
@@ -148,14 +159,10 @@ def probe(model: Classifier, images: Tensor, target: Tensor, cam: CamConfig) -> 
     training, evaluation = (_closed_form_holds(model.train(mode), images, target, cam.score) for mode in (True, False))
     linear_head = "global average pooling followed by one linear layer"
     if cam.variant is CamVariant.cam and not (training and evaluation):
-        raise UserError(
-            f"cam.variant=cam is defined for {linear_head} only, which this network has not; use cam=gradcam"
-        )
+        raise UserError(f"cam.variant=cam needs {linear_head}, which this network has not; use cam=gradcam")
     match cam.path:
         case GradientPath.closed if not (training and evaluation):
-            raise UserError(
-                f"cam.path=closed holds for {linear_head} only, which this network has not; use cam.path=auto"
-            )
+            raise UserError(f"cam.path=closed needs {linear_head}, which this network has not; use cam.path=auto")
         case GradientPath.autograd if cam.variant is CamVariant.gradcam:
             return Paths(False, False)
     return Paths(training, evaluation)
@@ -190,7 +197,7 @@ def check_alive(model: Classifier, images: Tensor, target: Tensor, cam: CamConfi
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in below if gradient is not None))
     if not 0 < norm < math.inf:
         raise UserError(
-            f"the CAM term has a gradient of {norm:g} below the target layer ({int(term.dead.sum())} of {len(target)} maps are dead):"
-            " it would train nothing; choose another model.layer or cam.score=log_prob"
+            f"the CAM term has a gradient of {norm:g} below the target layer"
+            f" ({int(term.dead.sum())} of {len(target)} maps are dead): it would train nothing; choose another model.layer or cam.score=log_prob"
         )
     return norm

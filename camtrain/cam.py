@@ -46,8 +46,8 @@ def _others(logits: Tensor, target: Tensor) -> Tensor:
 def head_gradient(logits: Tensor, target: Tensor, kind: Score, class_weights: Tensor, cells: int) -> Tensor:
     r"""Gradient of the score with respect to the activations in closed form, (batch, channels, 1, 1).
 
-    Valid for global average pooling followed by one linear layer, where :math:`\partial y_j / \partial A_k = w_{jk} / N`
-    in every cell:
+    Valid for global average pooling followed by one linear layer, where
+    :math:`\partial y_j / \partial A_k = w_{jk} / N` in every cell:
 
     - ``logit``: :math:`g_k = w_{ck} / N`
     - ``log_prob``: :math:`g_k = (w_{ck} - \sum_{j \ne c} \pi_j w_{jk}) / N`, with :math:`\pi` the softmax over the

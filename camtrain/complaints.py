@@ -18,7 +18,10 @@ def explain(error: Exception) -> str:
     """One line for an error in the command line or in a configuration file."""
     cause = error.__cause__
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: {_first_line(error)}; write KEY=VALUE, quoted where VALUE has special characters"
+        return (
+            f"cannot read {error.override!r}: {_first_line(error)};"
+            " write KEY=VALUE, in quotes where VALUE has special characters"
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice}: no such choice; choose {_either(error.options)}"

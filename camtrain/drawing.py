@@ -44,16 +44,16 @@ def density(maps: Tensor) -> Tensor:
 def strip(drawn: Drawn, arms: Sequence[str]) -> Pixels:
     """Input with the object's outline, then each arm's map over the dimmed input, as one RGB picture.
 
-    The colour is the square root of the density over the largest density of any arm in this picture: the same colour
-    is the same share of attention in both maps, and a diffuse map stays visible beside a sharp one.
+    The colour is the logarithm of the density, from uniform attention (none) to the largest density of any arm in this
+    picture: the same colour is the same share of attention in both maps, and a diffuse map stays visible beside a
+    sharp one.
     """
     largest = max(float(drawn.density[arm].max()) for arm in arms)
     plain = _tile(drawn.image)
     outline = _outline(drawn.region)
     tiles = [_with_outline(plain, outline)]
     for arm in arms:
-        level = _stretch(drawn.density[arm]).clip(0) / max(largest, 1e-12)
-        level = np.sqrt(level).clip(0, 1)[..., None]
+        level = (np.log(_stretch(drawn.density[arm]).clip(1)) / np.log(max(largest, 1.01))).clip(0, 1)[..., None]
         colours = COLOURS(level[..., 0])[..., :3] * 255
         grey = plain.mean(2, keepdims=True) * 0.55
         tiles.append(_with_outline((grey * (1 - 0.75 * level) + colours * 0.75 * level).astype(np.uint8), outline))
@@ -76,7 +76,8 @@ def _outline(region: Tensor) -> NDArray[np.bool_]:
     object_ = ((region > 0) & (region != VOID)).cpu().numpy().astype(np.uint8) * 255
     large = Image.fromarray(object_).resize((TILE, TILE), Image.Resampling.NEAREST)
     grown = large.filter(ImageFilter.MaxFilter(5))
-    return (np.asarray(grown) > 0) & (np.asarray(large) == 0)
+    edge: NDArray[np.bool_] = (np.asarray(grown) > 0) & (np.asarray(large) == 0)
+    return edge
 
 
 def _with_outline(tile: Pixels, outline: NDArray[np.bool_]) -> Pixels:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain import checkpoint, comparison, drawing, narration, report, result
-from camtrain.arm import BASELINE, REGULARISED, Arm, check_alive, make_arms, probe
+from camtrain.arm import BASELINE, REGULARISED, Arm, check_alive, default_learning_rate, make_arms, probe
 from camtrain.config import CamConfig, Config, Device, crop_range, keys
 from camtrain.data.build import build as build_data
 from camtrain.data.pictures import Augmentation, Batch, Pictures, all_batches, steps_per_epoch, training_batches
@@ -64,15 +64,16 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         paths = probe(model, first.images, first.targets, config.cam)
         if config.cam.weight > 0:
             check_alive(model, first.images, first.targets, config.cam, paths)
-    arms = make_arms(model, config.optim, paths)
+    pretrained = config.model.weights is not None
+    rate = config.optim.lr or default_learning_rate(config.optim.name, pretrained, model)
+    arms = make_arms(model, config.optim, rate, paths)
     measured, shown = choose_pictures(val_pictures, config)
     result.claim(folder)
 
     # ---- say what will be done
-    tree = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(tree, dict)
+    tree: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
-    facts = narration.facts(config, train_pictures, val_pictures, built, paths, device)
+    facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, device)
     introduction = list(narration.introduction(facts, config))
     for line in introduction:
         log.info("%s", line)
@@ -114,6 +115,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     arms,
                     batches,
                     config,
+                    rate,
                     epoch,
                     min(steps, total - epoch * steps),
                     steps,

@@ -7,14 +7,15 @@ Any classifier of torchvision by name, or the small residual network of :mod:`ca
 from __future__ import annotations
 
 import urllib.error
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-import torchvision
-from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
+from torch import Tensor, fx, nn
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from camtrain.config import ModelConfig, Stem
 from camtrain.errors import UserError
@@ -87,8 +88,8 @@ def build(config: ModelConfig, classes: int, image_size: int, seed: int) -> Buil
     if config.weights is not None:
         _load(network, config.weights, config.name, classes)
     for module in network.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # an in-place ReLU after the target layer would overwrite the activations
+        if hasattr(module, "inplace"):  # an in-place ReLU after the target layer would overwrite the activations
+            cast(Any, module).inplace = False
     layers = grids(network, image_size)
     layer = _layer(config, layers)
     stem: list[str] = []
@@ -96,15 +97,15 @@ def build(config: ModelConfig, classes: int, image_size: int, seed: int) -> Buil
         for name in _stem(network):
             if min(layers[layer][-2:]) >= MIN_GRID:
                 break
-            network.get_submodule(name).stride = 1
+            cast(Any, network.get_submodule(name)).stride = (1, 1)
             stem.append(name)
             layers = grids(network, image_size)
     height, width = layers[layer][-2:]
     if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
         needed = -(-image_size * MIN_GRID // min(height, width))
         raise UserError(
-            f"model.name={config.name}: its layer {layer} has only {height} x {width} cells at dataset.image_size={image_size};"
-            f" use dataset.image_size={needed}, model.stem=auto or an earlier model.layer"
+            f"model.name={config.name}: its layer {layer} has only {height} x {width} cells"
+            f" at dataset.image_size={image_size}; use dataset.image_size={needed}, model.stem=auto or an earlier model.layer"
         )
     return Built(_traced(network, layer, classes), layer, (height, width), layers[layer][0], tuple(stem))
 
@@ -113,16 +114,14 @@ def _network(name: str, classes: int) -> nn.Module:
     if name == SMALL_RESNET:
         return SmallResNet(classes)
     # The classifiers are the models that live directly in torchvision.models.
-    known = torchvision.models.list_models(module=torchvision.models)
+    known = models.list_models(module=models)
     if name not in known:
         raise UserError(f"model.name={name}: no such network; choose {SMALL_RESNET} or one of {', '.join(known)}")
     # These two would otherwise bring auxiliary classifiers and a warning.
     options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    network = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    network = models.get_model(name, weights=None, num_classes=classes, **options)
     if any(isinstance(module, nn.MultiheadAttention) for module in network.modules()):
-        raise UserError(
-            f"model.name={name}: its attention blocks keep no grid to map; choose a convolutional network or swin_t"
-        )
+        raise UserError(f"model.name={name}: its attention blocks keep no grid to map; choose a convolutional network")
     assert isinstance(network, nn.Module)
     return network
 
@@ -154,12 +153,12 @@ def _state(weights: str, name: str) -> dict[str, Tensor]:
         if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError(f"model.weights={weights}: not a state dict (a dict of tensors)")
         return state
-    names = [] if name == SMALL_RESNET else [entry.name for entry in torchvision.models.get_model_weights(name)]
+    names = [] if name == SMALL_RESNET else [entry.name for entry in models.get_model_weights(name)]
     if weights not in (*names, "DEFAULT") or not names:
         choices = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"model.weights={weights}: no such file; give a file of weights{choices}")
     try:
-        return dict(torchvision.models.get_model_weights(name)[weights].get_state_dict(progress=True, check_hash=True))
+        return dict(models.get_model_weights(name)[weights].get_state_dict(progress=True, check_hash=True))
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.weights={weights}: cannot be downloaded ({reason}); give a file instead") from error
@@ -185,8 +184,8 @@ def grids(network: nn.Module, image_size: int) -> dict[str, tuple[int, int, int]
     children = [name for name, child in network.named_children() if any(True for _ in child.parameters())]
     head = children[-1]
 
-    def record(name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
+    def record(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and output.dim() == 4:
                 found.pop(name, None)
                 found[name] = (int(output.shape[1]), int(output.shape[2]), int(output.shape[3]))
@@ -241,9 +240,10 @@ def _stem(network: nn.Module) -> list[str]:
 
 
 def _traced(network: nn.Module, layer: str, classes: int) -> Classifier:
-    nodes = torchvision.models.feature_extraction.get_graph_node_names(network)[1]
+    nodes = get_graph_node_names(network)[1]
     traced = create_feature_extractor(network, {layer: "activations", nodes[-1]: "logits"})
     for graph in (traced.train_graph, traced.eval_graph):
+        assert isinstance(graph, fx.Graph)
         for node in graph.nodes:
             if node.kwargs.get("inplace"):  # functional in-place ReLU, as in DenseNet
                 node.update_kwarg("inplace", False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 import platform
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from camtrain.arm import BASELINE, REGULARISED, Paths
 from camtrain.config import CamConfig, Config, EntropyUnit, FolderConfig
@@ -18,7 +18,7 @@ from camtrain.model import Built
 
 
 def facts(
-    config: Config, train: Pictures, val: Pictures, built: Built, paths: Paths, device: torch.device
+    config: Config, train: Pictures, val: Pictures, built: Built, paths: Paths, rate: float, device: torch.device
 ) -> dict[str, Any]:
     """What a reader of the result needs to know about data, network and machine."""
     return {
@@ -41,10 +41,11 @@ def facts(
                 "evaluation": "closed form" if paths.evaluation else "autograd",
             },
         },
+        "learning_rate": rate,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),
             "device": torch.cuda.get_device_name(device)
             if device.type == "cuda"
             else f"{torch.get_num_threads()} CPU threads",
@@ -88,6 +89,11 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[str]:
         f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}"
     )
     yield f"CAM term  {term(config.cam)}"
+    optim, trainer = config.optim, config.trainer
+    yield (
+        f"training  {trainer.epochs} epochs in batches of {trainer.batch_size}, {optim.name.value} at"
+        f" {told['learning_rate']:g}, {optim.schedule.value}"
+    )
     yield f"machine   {environment['device']}, torch {environment['torch']}"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from camtrain import comparison
@@ -117,22 +118,22 @@ def _wall(drawn: Sequence[Drawn]) -> str:
         captions = [html.escape(picture.truth)]
         for arm in (BASELINE, REGULARISED):
             said = html.escape(f"{picture.predicted[arm]} {picture.probability[arm]:.0%}")
-            captions.append(said if picture.predicted[arm] == picture.truth else f'<span class="wrong">{said}</span>')
-        if any(float(picture.density[arm].max()) == 0 for arm in (BASELINE, REGULARISED)):
-            captions = [
-                text + (" (dead map)" if arm and float(picture.density[arm].max()) == 0 else "")
-                for text, arm in zip(captions, ("", BASELINE, REGULARISED), strict=True)
-            ]
+            if picture.predicted[arm] != picture.truth:
+                said = f'<span class="wrong">{said}</span>'
+            peak = float(picture.density[arm].max())
+            captions.append(f"{said}<br>{f'peak {peak:.0f} x' if peak else 'dead map'}")
         alternative = f"{picture.truth}: input, baseline map, regularised map"
+        png = _png(strip(picture, (BASELINE, REGULARISED)))
         figures.append(
             f'<figure><div class="heads"><span>input</span><span>baseline</span><span>regularised</span></div>'
-            f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{_png(strip(picture, (BASELINE, REGULARISED)))}">'
+            f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{png}">'
             f'<div class="captions">{"".join(f"<span>{text}</span>" for text in captions)}</div></figure>'
         )
     return f"""<h2>Maps side by side</h2>
 <p>Validation pictures chosen at random before training. Under each the true class, then each arm's prediction with its
-probability, underlined where it is wrong. The blue line is the object. In one picture the same colour is the same
-share of attention in both maps.</p><div class="wall">{"".join(figures)}</div>"""
+probability, underlined where it is wrong, and the peak of its map as a multiple of uniform attention. The blue line is
+the object. Colour is the logarithm of the attention, from uniform (dark) to the higher of the two peaks (bright): in
+one picture the same colour is the same share of attention in both maps.</p><div class="wall">{"".join(figures)}</div>"""
 
 
 def _png(pixels: Pixels) -> str:
@@ -159,7 +160,7 @@ def _curves(epochs: Mapping[str, Sequence[comparison.Figures]]) -> str:
             axes.set_title(label, fontsize=10)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.axes[0].legend(frameon=False)
         for axes in figure.axes[-3:]:
             axes.set_xlabel("epoch")

@@ -54,6 +54,7 @@ def train_epoch(
     arms: Sequence[Arm],
     batches: Iterator[Batch],
     config: Config,
+    peak_rate: float,
     epoch: int,
     steps: int,
     steps_per_epoch: int,
@@ -66,6 +67,7 @@ def train_epoch(
         arms: trained in place. Who goes first alternates, so that neither always finds the batch in the cache.
         batches: training batches, from which the next `steps` are taken.
         config: the whole configuration.
+        peak_rate: learning rate at the top of its schedule.
         epoch: its number, from 0.
         steps: how many steps to take.
         steps_per_epoch: of a whole epoch; the schedules run on it.
@@ -83,7 +85,7 @@ def train_epoch(
         if config.trainer.channels_last:
             batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         done = epoch + step / steps_per_epoch
-        rate = learning_rate(config.optim, done, config.trainer.epochs)
+        rate = learning_rate(config.optim, peak_rate, done, config.trainer.epochs)
         weight = scheduled_weight(config.cam, done)
         observe = step % OBSERVE_EVERY == 0
         dropout = torch_seed(config.seed, Stream.dropout, epoch, step)

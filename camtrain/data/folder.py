@@ -97,8 +97,8 @@ class FolderPictures:
         seen = {int(value) for mask in some for value in np.unique(_mask_values(mask))}
         if seen <= {0, self.void}:
             raise UserError(
-                f"{masks[0].parent}: the masks hold only {sorted(seen)}, and dataset.void={self.void} is left out of every"
-                f" score; if {self.void} marks the object, set dataset.void=null"
+                f"{masks[0].parent}: the masks hold only {sorted(seen)}, and dataset.void={self.void} is left out of"
+                f" every score; if {self.void} marks the object, set dataset.void=null"
             )
 
 

@@ -6,7 +6,7 @@ as well. Augmentation is drawn from the (seed, epoch, step) stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -79,8 +79,8 @@ def draw_crops(
 ) -> list[Crop]:
     """One crop per picture: a share of the area from `crop_scale`, aspect 3/4..4/3, anywhere in the picture.
 
-    A crop that would not fit is cut at the picture's edges; a scale of (1, 1) takes the middle square. The number of draws
-    does not depend on the sizes.
+    A crop that would not fit is cut at the picture's edges; a scale of (1, 1) takes the middle square. The number of
+    draws does not depend on the sizes.
     """
     draws = generator.random((len(sizes), 5))
     low, high = augmentation.crop_scale
@@ -126,7 +126,7 @@ class ArrayPictures:
         self.classes, self.images, self.targets, self.regions = classes, images, targets, regions
         self.with_region = len(targets)
 
-    def size(self, index: int) -> tuple[int, int]:
+    def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002 - all are of one size
         return self.images.shape[-1], self.images.shape[-2]
 
     def fetch(self, indices: Sequence[int], crops: Sequence[Crop] | None) -> tuple[Tensor, Tensor]:
@@ -195,13 +195,13 @@ def epoch_plans(count: int, batch_size: int, seed: int, epoch: int) -> list[Plan
 
 def training_batches(
     pictures: Pictures, batch_size: int, epochs: int, seed: int, augmentation: Augmentation, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """All batches of all epochs in order."""
     plans = (plan for epoch in range(epochs) for plan in epoch_plans(len(pictures.targets), batch_size, seed, epoch))
     return _batches(pictures, plans, seed, augmentation, workers)
 
 
-def all_batches(pictures: Pictures, batch_size: int, workers: int) -> Iterator[Batch]:
+def all_batches(pictures: Pictures, batch_size: int, workers: int) -> Generator[Batch, None, None]:
     """Every picture once, in order, not augmented."""
     count = len(pictures.targets)
     plans = (Plan(list(range(at, min(at + batch_size, count))), 0, 0) for at in range(0, count, batch_size))
@@ -210,10 +210,10 @@ def all_batches(pictures: Pictures, batch_size: int, workers: int) -> Iterator[B
 
 def _batches(
     pictures: Pictures, plans: Iterator[Plan], seed: int, augmentation: Augmentation | None, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     maker = _Maker(pictures, seed, augmentation)
     # Each plan is one item: the loader's own batching is off.
-    for item in DataLoader(maker, batch_size=None, sampler=plans, num_workers=workers):  # type: ignore[arg-type]
+    for item in DataLoader(maker, batch_size=None, sampler=plans, num_workers=workers):
         if isinstance(item, UserError):
             raise item
         yield item

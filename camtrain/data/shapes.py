@@ -109,7 +109,7 @@ def _draw(target: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor
     picture = ground + grain
 
     def paint(cover: Tensor) -> None:
-        # Lighter than the ground by a random amount in each channel, so of any hue. The grain is the ground's, mirrored.
+        # Lighter than the ground by a random amount in each channel: of any hue. The grain is the ground's, mirrored.
         lighter = uniform(count, 1, 1, 1, low=0.2, high=0.5) * (0.4 + 1.2 * uniform(count, 3, 1, 1))
         picture.lerp_(ground + lighter + mirrored, cover[:, None])
 
