@@ -198,6 +198,7 @@ def check_alive(model: Classifier, images: Tensor, target: Tensor, cam: CamConfi
     if not 0 < norm < math.inf:
         raise UserError(
             f"the CAM term has a gradient of {norm:g} below the target layer"
-            f" ({int(term.dead.sum())} of {len(target)} maps are dead): it would train nothing; choose another model.layer or cam.score=log_prob"
+            f" ({int(term.dead.sum())} of {len(target)} maps are dead):"
+            " it would train nothing; choose another model.layer or cam.score=log_prob"
         )
     return norm

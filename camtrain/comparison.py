@@ -121,7 +121,8 @@ def warnings(final: Mapping[str, Figures], weight: float) -> Iterator[str]:
     if dead > DEAD_LIMIT and dead > baseline["cam/dead_rate"]:
         yield (
             f"{dead:.1%} of the regularised arm's maps are dead (baseline {baseline['cam/dead_rate']:.1%}): they"
-            " explain nothing, and the concentration figures are of the rest only. Lower cam.weight, or use cam.score=log_prob."
+            " explain nothing, and the concentration figures are of the rest only. Lower cam.weight, or use"
+            " cam.score=log_prob."
         )
     lost = baseline["accuracy/val"] - regularised["accuracy/val"]
     if lost > ACCURACY_LIMIT:

@@ -105,7 +105,8 @@ def build(config: ModelConfig, classes: int, image_size: int, seed: int) -> Buil
         needed = -(-image_size * MIN_GRID // min(height, width))
         raise UserError(
             f"model.name={config.name}: its layer {layer} has only {height} x {width} cells"
-            f" at dataset.image_size={image_size}; use dataset.image_size={needed}, model.stem=auto or an earlier model.layer"
+            f" at dataset.image_size={image_size}; use dataset.image_size={needed}, model.stem=auto or an earlier"
+            " model.layer"
         )
     return Built(_traced(network, layer, classes), layer, (height, width), layers[layer][0], tuple(stem))
 

@@ -133,7 +133,8 @@ def _wall(drawn: Sequence[Drawn]) -> str:
 <p>Validation pictures chosen at random before training. Under each the true class, then each arm's prediction with its
 probability, underlined where it is wrong, and the peak of its map as a multiple of uniform attention. The blue line is
 the object. Colour is the logarithm of the attention, from uniform (dark) to the higher of the two peaks (bright): in
-one picture the same colour is the same share of attention in both maps.</p><div class="wall">{"".join(figures)}</div>"""
+one picture the same colour is the same share of attention in both maps.</p>
+<div class="wall">{"".join(figures)}</div>"""
 
 
 def _png(pixels: Pixels) -> str:

@@ -1,0 +1,51 @@
+"""Shared by the tests: where the photographs are, how the command is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PHOTOGRAPHS = Path(os.environ.get("CAMTRAIN_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def photographs() -> Path:
+    """Folder of real photographs; set CAMTRAIN_TEST_DATA if it is not ../shared/data."""
+    if not (PHOTOGRAPHS / "tiny_animals").is_dir():
+        pytest.skip(f"no photographs in {PHOTOGRAPHS}: set CAMTRAIN_TEST_DATA to the folder that holds tiny_animals")
+    return PHOTOGRAPHS
+
+
+def camtrain(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a real process."""
+    inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, "-m", "camtrain", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**inherited, **environment},
+        check=False,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """The command, run in an empty folder."""
+    return lambda *arguments, **environment: camtrain(*arguments, cwd=tmp_path, **environment)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
