@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from camtrain.arm import BASELINE, REGULARISED
+from camtrain.config import CamConfig, Score
 
 Figures = Mapping[str, float]
 
@@ -112,17 +113,17 @@ def as_markdown(final: Mapping[str, Figures]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def warnings(final: Mapping[str, Figures], weight: float) -> Iterator[str]:
+def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
     """What a reader must know before believing the table."""
     baseline, regularised = final[BASELINE], final[REGULARISED]
-    if weight == 0:
+    if cam.weight == 0:
         yield "cam.weight is 0: both arms are the same training."
     dead = regularised["cam/dead_rate"]
+    other = ", or use cam.score=log_prob" if cam.score is Score.logit else ""
     if dead > DEAD_LIMIT and dead > baseline["cam/dead_rate"]:
         yield (
             f"{dead:.1%} of the regularised arm's maps are dead (baseline {baseline['cam/dead_rate']:.1%}): they"
-            " explain nothing, and the concentration figures are of the rest only. Lower cam.weight, or use"
-            " cam.score=log_prob."
+            f" explain nothing, and the concentration figures are of the rest only. Lower cam.weight{other}."
         )
     lost = baseline["accuracy/val"] - regularised["accuracy/val"]
     if lost > ACCURACY_LIMIT:

@@ -145,7 +145,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 checkpoint.save_weights(arm, folder / arm.name)
             board.text("comparison", comparison.as_markdown(final), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
-        notes = list(comparison.warnings(final, config.cam.weight))
+        notes = list(comparison.warnings(final, config.cam))
         page = folder / "report.html"
         report.write(page, narration.title(config), introduction, final, epochs, drawn, notes, yaml)
         status = "completed"

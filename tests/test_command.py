@@ -1,0 +1,385 @@
+"""The command as a user runs it: real processes, real folders."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Command, camtrain
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.models import get_model
+
+from camtrain.residual import SmallResNet
+
+TINY = ("dataset=fake", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.pictures=2")
+
+TAGS = {
+    "accuracy/train",
+    "accuracy/val",
+    "loss/total",
+    "loss/classification",
+    "loss/cam_entropy",
+    "cam/entropy",
+    "cam/area",
+    "cam/dispersion",
+    "cam/contrast",
+    "cam/dead_rate",
+    "cam/energy_in_mask",
+    "cam/pointing",
+    "confidence/top_probability",
+    "confidence/margin",
+    "optim/lr",
+    "time/step",
+    "time/epoch",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder and output of one small run."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = camtrain(*TINY, "trainer.batch_size=4", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / "outputs" / "runs").iterdir()
+    return run, done.stdout
+
+
+def test_run_folder(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
+    assert {entry.name for entry in run.iterdir()} == {
+        ".hydra",
+        "camtrain.log",
+        "tb",
+        "baseline",
+        "regularised",
+        "result.json",
+        "report.html",
+    }
+    for arm in ("baseline", "regularised"):
+        assert {entry.name for entry in (run / arm).iterdir()} == {"checkpoint.pt", "weights.pt"}
+    assert "energy in mask" in (run / "camtrain.log").read_text()
+
+
+def test_output_ends_with_the_comparison_and_where_everything_is(finished: tuple[Path, str]) -> None:
+    run, out = finished
+    for label in ("accuracy", "entropy, nats", "elliptical area", "dispersion", "contrast", "dead rate", "pointing"):
+        assert label in out
+    assert re.search(r"baseline +regularised +difference", out)
+    assert f"report       {run / 'report.html'}" in out
+    assert f"tensorboard --logdir {run / 'tb'}" in out
+
+
+def test_result(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    result = json.loads((run / "result.json").read_text())
+    assert (result["schema"], result["status"], result["seed"]) == (1, "completed", 0)
+    assert result["config"]["cam"]["score"] == "log_prob"
+    for arm in ("baseline", "regularised"):
+        of_arm = result["arms"][arm]
+        assert len(of_arm["epochs"]) == 2
+        assert of_arm["final"] == of_arm["epochs"][-1]
+        assert of_arm["final"].keys() == TAGS
+    for tag, value in result["difference"].items():
+        pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
+        assert value == pytest.approx(pair[1] - pair[0])
+    assert result["timing"]["step_ratio"] > 0
+    assert result["model"]["gradient_path"]["training"] == "closed form"
+
+
+def test_tensorboard_has_identical_tags_in_both_arms(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    assert {entry.name for entry in (run / "tb").iterdir()} == {"baseline", "regularised"}
+    result = json.loads((run / "result.json").read_text())
+    for arm in ("baseline", "regularised"):
+        events = EventAccumulator(str(run / "tb" / arm))
+        events.Reload()
+        tags = events.Tags()
+        assert set(tags["scalars"]) == TAGS
+        assert {"config/text_summary", "comparison/text_summary"} <= set(tags["tensors"])
+        entropy = [event.value for event in events.Scalars("cam/entropy")]
+        assert entropy == pytest.approx([row["cam/entropy"] for row in result["arms"][arm]["epochs"]], rel=1e-5)
+        assert "_hparams_/session_start_info" in events.summary_metadata
+        if arm == "regularised":
+            assert len(tags["images"]) == 2
+            assert [event.step for event in events.Images(tags["images"][0])] == [1, 2]
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_report_is_one_page_without_network(finished: tuple[Path, str]) -> None:
+    text = (finished[0] / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 2
+    assert all(str(attributes["src"]).startswith("data:image/png") and attributes["alt"] for attributes in images)
+    assert sum(tag == "svg" for tag, _ in page.tags) == 1
+    links = [str(attributes.get(key)) for _, attributes in page.tags for key in ("href", "src", "xlink:href")]
+    assert not [link for link in links if link.startswith(("http", "//"))]
+    assert not any(tag in ("script", "link") for tag, _ in page.tags)
+    assert "small_resnet" in text
+
+
+def test_weights_load_into_the_plain_network(finished: tuple[Path, str]) -> None:
+    for arm in ("baseline", "regularised"):
+        state = torch.load(finished[0] / arm / "weights.pt", weights_only=True)
+        SmallResNet(3).load_state_dict(state)
+    first, second = (torch.load(finished[0] / arm / "weights.pt")["fc.weight"] for arm in ("baseline", "regularised"))
+    assert not torch.equal(first, second)
+
+
+def stripped(result: dict[str, Any]) -> dict[str, Any]:
+    """Without what time changes."""
+    for arm in result["arms"].values():
+        for row in (*arm["epochs"], arm["final"]):
+            for tag in [tag for tag in row if tag.startswith("time/")]:
+                del row[tag]
+    return {arm: of_arm["epochs"] for arm, of_arm in result["arms"].items()}
+
+
+def only_result(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("outputs/**/result.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_same_seed_same_figures_whatever_the_workers_and_weight_zero_equals_baseline(tmp_path: Path) -> None:
+    results = []
+    for number, more in enumerate((["trainer.workers=0"], ["trainer.workers=2"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = camtrain(*TINY, "cam.weight=0", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        results.append(stripped(only_result(folder)))
+    assert results[0] == results[1]
+    assert results[0]["baseline"] == results[0]["regularised"]
+    assert math.isfinite(results[0]["baseline"][-1]["cam/entropy"])
+
+
+def test_sweep(tmp_path: Path, command: Command) -> None:
+    done = command("-m", *TINY, "trainer.max_steps=2", "cam.weight=0.5,1", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    results = [json.loads((sweep / str(job) / "result.json").read_text()) for job in range(4)]
+    assert [(r["config"]["cam"]["weight"], r["seed"]) for r in results] == [(0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)]
+    assert (sweep / "0" / ".hydra" / "overrides.yaml").exists()
+
+
+def test_a_sweep_is_checked_before_its_first_job(tmp_path: Path, command: Command) -> None:
+    done = command("-m", *TINY, "cam.weight=0.1,-1")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "camtrain: error: cam.weight=-1 is out of range: it must be at least 0\n",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+WRONG = {
+    "model=resnet19": r"model=resnet19: no such choice; choose one of .*resnet18",
+    "dataset=folder": r"dataset.root is not set",
+    "dataset=folder dataset.root=nowhere": r"dataset.root=nowhere: there is no such folder",
+    "cam.wieght=1": r"cam.wieght: no such key; cam has variant, score, weight",
+    "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number",
+    "cam.weight=-1": r"cam.weight=-1 is out of range: it must be at least 0",
+    "cam.score=prob": r"cam.score: prob does not fit; it must be one of logit, log_prob",
+    "trainer.batch_size=0": r"trainer.batch_size=0 is out of range: it must be at least 2",
+    "trainer.epochs=1.5": r"trainer.epochs: 1.5 does not fit; it must be a whole number",
+    "optim.lr=0": r"optim.lr=0 is out of range: it must be above 0",
+    "dataset.crop_scale=[0.9,0.2]": r"dataset.crop_scale=\[0.9, 0.2\] must be two shares",
+    "dataset.flip=maybe": r"dataset.flip: maybe does not fit; it must be true or false",
+    "dataset.root=x": r"dataset.root: no such key; dataset has name, image_size",
+    "sed=1": r"sed: no such key; there are dataset, model",
+    "cam.weight=[1": r"cannot read 'cam.weight=\[1'",
+    "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer with a grid; it has .*layer3 \(4 x 4\)",
+    "model.name=resnet19": r"model.name=resnet19: no such network",
+    "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",
+    "cam=cam model=vgg11 dataset.image_size=64": r"cam.variant=cam needs global average pooling",
+    "trainer.device=cuda": r"trainer.device=cuda: torch finds no CUDA device",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+def test_wrong_overrides_are_one_line_and_write_nothing(overrides: str, tmp_path: Path, command: Command) -> None:
+    if "cuda" in overrides and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    arguments = overrides.split() if "dataset=folder" in overrides else ["dataset=fake", *overrides.split()]
+    done = command(*arguments)
+    said = done.stderr or done.stdout
+    assert done.returncode == 2, said
+    assert said.count("\n") == 1, said
+    assert re.match(f"camtrain: error: {WRONG[overrides]}", said), said
+    assert not list(tmp_path.iterdir())
+
+
+def tiny_folder(root: Path, size: int = 40) -> Path:
+    for split in ("train", "val"):
+        for kind, name in enumerate(("cat", "dog")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (size, size), (40 * number, 200 * kind, 90)).save(
+                    root / split / name / f"{number}.png"
+                )
+    return root
+
+
+def test_bad_data_and_weights_are_one_line_and_write_nothing(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def said(root: Path, *more: str) -> str:
+        done = camtrain("dataset=folder", f"dataset.root={root}", "dataset.image_size=32", *more, cwd=work)
+        text = done.stderr + done.stdout
+        assert done.returncode == 2, text
+        assert text.count("\n") == 1, text
+        assert not list(work.iterdir())
+        return text
+
+    empty = tiny_folder(tmp_path / "empty")
+    (empty / "train" / "cow").mkdir()
+    assert "cow: no pictures in this class folder" in said(empty)
+
+    broken = tiny_folder(tmp_path / "broken")
+    (broken / "train" / "dog" / "3.png").write_bytes(b"no picture")
+    assert "3.png: not a picture that can be read" in said(broken)
+
+    masks = tiny_folder(tmp_path / "masks")
+    (masks / "masks" / "train" / "cat").mkdir(parents=True)
+    Image.new("L", (7, 9)).save(masks / "masks" / "train" / "cat" / "0.png")
+    assert "the mask is 7x9 pixels" in said(masks)
+
+    torch.save(get_model("squeezenet1_0").state_dict(), tmp_path / "other.pth")
+    whole = tiny_folder(tmp_path / "whole")
+    assert "weights of another network" in said(whole, "model=resnet18", f"model.weights={tmp_path / 'other.pth'}")
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file where the folder should be")
+    done = camtrain(*TINY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(r"camtrain: error: .*outputs.*; choose another folder with hydra.run.dir=FOLDER\n", done.stderr)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["outputs"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into read-only folders")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    done = camtrain(*TINY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Permission denied" in done.stderr
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path, command: Command) -> None:
+    assert command(*TINY, "trainer.max_steps=1", "hydra.run.dir=here").returncode == 0
+    before = (tmp_path / "here" / "result.json").read_text()
+    again = command(*TINY, "trainer.max_steps=1", "hydra.run.dir=here")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stdout + again.stderr
+    assert (tmp_path / "here" / "result.json").read_text() == before
+
+
+def test_a_loss_that_explodes_is_said_and_the_result_is_marked(tmp_path: Path, command: Command) -> None:
+    done = command(*TINY, "optim.name=sgd", "optim.lr=1e12", "optim.schedule=constant", "trainer.epochs=3")
+    assert done.returncode == 2
+    assert re.search(r"arm's loss is (nan|inf) in epoch \d+, step \d+: lower optim.lr", done.stdout + done.stderr)
+    assert only_result(tmp_path)["status"] == "failed"
+
+
+def test_interrupt(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "camtrain", "dataset=fake", "dataset.train=512", "trainer.epochs=1000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/runs/*/regularised/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().endswith("camtrain: interrupted")
+    assert "Traceback" not in errors
+    assert only_result(tmp_path)["status"] == "interrupted"
+
+
+def test_help_names_every_choice_and_does_not_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['camtrain', '--help']; from camtrain.cli import main; main();"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    for group in ("dataset", "model", "cam", "optim", "trainer", "experiment"):
+        assert group in done.stdout
+        for choice in (ROOT / "conf" / group).glob("*.yaml"):
+            assert choice.stem in done.stdout, f"{group}={choice.stem} is not in the help"
+
+
+def test_version_and_configuration(command: Command, tmp_path: Path) -> None:
+    assert re.fullmatch(r"camtrain \d+\.\d+\.\d+\n", command("--version").stdout)
+    shown = command("--cfg", "job", "experiment=paper", "dataset.root=x").stdout
+    for line in ("name: resnet50", "weights: IMAGENET1K_V1", "score: logit", "unit: nats", "weight: 100.0"):
+        assert line in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_tab_completion(command: Command) -> None:
+    for line, expected in (
+        ("camtrain model=res", {"model=resnet18", "model=resnet34", "model=resnet50"}),
+        ("camtrain cam.sc", {"cam.score="}),
+        ("camtrain datas", {"dataset=", "dataset."}),
+    ):
+        done = command("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+        assert expected <= set(done.stdout.split()), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("choice", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
+def test_every_network_trains(choice: str, command: Command, tmp_path: Path) -> None:
+    small = ("dataset.image_size=64", "dataset.train=8", "dataset.val=4", "trainer.batch_size=4", "trainer.max_steps=2")
+    done = command("dataset=fake", f"model={choice}", "evaluate.pictures=1", *small)
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert min(result["model"]["grid"]) >= 4
+    assert result["status"] == "completed"
+
+
+def test_real_photographs(photographs: Path, command: Command, tmp_path: Path) -> None:
+    done = command(
+        "dataset=folder",
+        f"dataset.root={photographs / 'tiny_animals'}",
+        "dataset.image_size=96",
+        "model=squeezenet1_0",
+        f"model.weights={photographs / 'pretrained' / 'squeezenet1_0_deepcompression.pth'}",
+        "trainer.epochs=2",
+        "trainer.batch_size=8",
+    )
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert result["model"]["gradient_path"] == {"training": "autograd", "evaluation": "autograd"}
+    assert result["data"]["val_with_region"] == 24
+    for arm in ("baseline", "regularised"):
+        final = result["arms"][arm]["final"]
+        # Two epochs of six steps learn little, and SqueezeNet's last ReLU leaves many fresh classes without any map.
+        assert 0.05 < final["cam/energy_in_mask"] < 1
+        assert final["cam/dead_rate"] < 0.9

@@ -1,0 +1,293 @@
+"""Data sets: exact masks, regions that travel with their pictures, order and augmentation, folders and their errors."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from camtrain.config import FakeConfig, FolderConfig, ShapesConfig
+from camtrain.data import shapes
+from camtrain.data.build import build
+from camtrain.data.folder import FolderPictures
+from camtrain.data.pictures import (
+    ArrayPictures,
+    Augmentation,
+    all_batches,
+    cut,
+    draw_crops,
+    epoch_plans,
+    middle,
+    steps_per_epoch,
+    training_batches,
+)
+from camtrain.errors import UserError
+from camtrain.streams import Stream, stream, torch_seed
+
+
+def test_shapes_are_a_function_of_seed_and_split() -> None:
+    one, again = shapes.generate(16, 32, 3, 0), shapes.generate(16, 32, 3, 0)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    for other in (shapes.generate(16, 32, 4, 0), shapes.generate(16, 32, 3, 1)):
+        assert not torch.equal(one[0], other[0])
+
+
+def test_shapes_are_small_whole_and_of_every_class() -> None:
+    pictures, target, masks = shapes.generate(160, 64, 0, 0)
+    assert pictures.shape == (160, 3, 64, 64)
+    assert torch.bincount(target).tolist() == [20] * len(shapes.CLASSES)
+    share = masks.float().mean((1, 2))
+    assert share.min() > 0.005
+    assert share.max() < 0.15
+    edge = torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1)
+    assert edge.float().mean() < 0.01, "objects are cut off at the edge"
+
+
+def test_shapes_mask_is_where_the_object_was_painted() -> None:
+    # The disc's mask has the area and the roundness of a disc.
+    _, target, masks = shapes.generate(8, 256, 0, 0)
+    disc = masks[target == 0][0]
+    rows, columns = disc.nonzero(as_tuple=True)
+    height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+    assert abs(height - width) <= 1
+    assert int(disc.sum()) == pytest.approx(np.pi * (height / 2) ** 2, rel=0.03)
+
+
+def marked(width: int = 40, height: int = 30) -> tuple[Image.Image, Image.Image]:
+    """A picture that is white exactly where its region is 1."""
+    region = np.zeros((height, width), np.uint8)
+    region[5:20, 8:33] = 1
+    return Image.fromarray(np.repeat(region[..., None] * 255, 3, 2)), Image.fromarray(region)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_region_travels_with_its_picture_through_crops_and_mirrors(seed: int) -> None:
+    picture, region = marked()
+    (crop,) = draw_crops([picture.size], Augmentation((0.3, 1.0), flip=True), np.random.default_rng(seed))
+    pixels, mask = cut(picture, region, crop, 32)
+    white = pixels[0].float() / 255
+    assert (white - mask.float()).abs().mean() < 0.06  # they differ in antialiased edges only
+    assert torch.equal(white.round()[mask == 1], torch.ones(int(mask.sum()))) or (white[mask == 1] > 0.2).all()
+
+
+def test_mirror_is_exact_for_arrays() -> None:
+    images = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)
+    regions = (images[:, 0] > 128).to(torch.uint8)
+    pictures = ArrayPictures(["a", "b"], images, torch.tensor([0, 1, 0, 1]), regions)
+    crops = [middle(8, 8)._replace(mirrored=number % 2 == 0) for number in range(4)]
+    got, masks = pictures.fetch([0, 1, 2, 3], crops)
+    assert torch.equal(got[0], images[0].flip(2))
+    assert torch.equal(got[1], images[1])
+    assert torch.equal(masks, (got[:, 0] > 128).to(torch.uint8))
+
+
+def test_arrays_can_be_cropped_too() -> None:
+    train, _ = build(ShapesConfig(train=16, val=8, image_size=32), seed=0)
+    whole = next(training_batches(train, 8, 1, 0, Augmentation((1.0, 1.0), False), 0))
+    part = next(training_batches(train, 8, 1, 0, Augmentation((0.2, 0.4), False), 0))
+    assert torch.equal(whole.targets, part.targets)
+    assert part.images.shape == whole.images.shape
+    assert not torch.equal(whole.images, part.images)
+
+
+def test_crops_lie_in_the_picture_and_cover_the_asked_share() -> None:
+    sizes = [(300, 200)] * 500
+    crops = draw_crops(sizes, Augmentation((0.25, 0.5), True), np.random.default_rng(0))
+    for crop in crops:
+        assert 0 <= crop.left < crop.right <= 300
+        assert 0 <= crop.top < crop.bottom <= 200
+        assert 0.24 <= (crop.right - crop.left) * (crop.bottom - crop.top) / 60_000 <= 0.501
+    assert 0.4 < np.mean([crop.mirrored for crop in crops]) < 0.6
+
+
+def test_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
+    plans = epoch_plans(50, 8, seed=1, epoch=2)
+    assert len(plans) == steps_per_epoch(50, 8) == 6
+    seen = [index for plan in plans for index in plan.indices]
+    assert len(set(seen)) == 48
+    assert plans == epoch_plans(50, 8, seed=1, epoch=2)
+    assert plans != epoch_plans(50, 8, seed=1, epoch=3)
+    assert plans != epoch_plans(50, 8, seed=2, epoch=2)
+    assert len(epoch_plans(5, 8, 0, 0)) == 1
+
+
+def test_streams_are_independent() -> None:
+    draws = {stream(0, purpose, epoch, step).random() for purpose in Stream for epoch in range(3) for step in range(3)}
+    assert len(draws) == len(Stream) * 9
+    assert torch_seed(0, Stream.dropout, 1, 2) == torch_seed(0, Stream.dropout, 1, 2)
+
+
+def write_folder(
+    root: Path, mask: Callable[[int, int], np.ndarray] | None = None, classes: tuple[str, ...] = ("cat", "dog")
+) -> FolderConfig:
+    """A miniature folder data set with pictures of different sizes."""
+    for split in ("train", "val"):
+        for kind, name in enumerate(classes):
+            for number in range(3):
+                width, height = 40 + 4 * number, 30 + 6 * kind
+                path = root / split / name / f"picture {number} ä.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                colour = (40, 60 * number, 100 * kind)
+                Image.new("RGB", (width, height), colour).save(path)
+                if mask is not None:
+                    target = root / "masks" / split / name / path.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(mask(width, height)).save(target)
+    return FolderConfig(root=str(root), image_size=24, crop_scale=[0.5, 1.0])
+
+
+def box_mask(width: int, height: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[5:15, 10:20] = 3
+    mask[15:17, 10:20] = 255
+    return mask
+
+
+def test_folder_with_masks(tmp_path: Path) -> None:
+    train, val = build(write_folder(tmp_path, box_mask), seed=0)
+    assert list(train.classes) == ["cat", "dog"]
+    assert len(train.targets) == len(val.targets) == train.with_region == 6
+    assert isinstance(train, FolderPictures)
+    region = np.asarray(train.region(0))
+    assert sorted(np.unique(region)) == [0, 1, 255]
+    assert (region == 1).sum() == 100
+    batch = next(all_batches(val, 6, 0))
+    assert batch.images.shape == (6, 3, 24, 24)
+    assert batch.images.max() <= 1
+    assert set(batch.regions.unique().tolist()) == {0, 1, 255}
+
+
+def test_folder_with_boxes(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    with (tmp_path / "boxes.csv").open("w", newline="") as opened:
+        rows = csv.writer(opened)
+        rows.writerow(["path", "class", "xmin", "ymin", "xmax", "ymax"])
+        rows.writerow(["train/cat/picture 0 ä.png", "cat", 2, 3, 12, 8])
+        rows.writerow(["train/cat/picture 0 ä.png", "cat", 20, 3, 22, 5])
+    train, val = build(config, 0)
+    assert (train.with_region, val.with_region) == (1, 0)
+    assert isinstance(train, FolderPictures)
+    region = np.asarray(train.region(0))
+    assert region.sum() == 10 * 5 + 2 * 2
+    assert region[3:8, 2:12].all()
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    train, _ = build(write_folder(tmp_path, box_mask), seed=0)
+    augmentation = Augmentation((0.5, 1.0), True)
+    alone = list(training_batches(train, 2, 2, 7, augmentation, workers=0))
+    helped = list(training_batches(train, 2, 2, 7, augmentation, workers=2))
+    assert len(alone) == len(helped) == 6
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not torch.equal(alone[0].images, alone[3].images)
+
+
+def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    picture = Image.new("RGB", (40, 20), (255, 0, 0))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "train" / "cat" / "a turned.jpg", exif=exif)
+    train, _ = build(config, 0)
+    at = [path.name for path in train.paths].index("a turned.jpg")  # type: ignore[attr-defined]
+    assert train.size(at) == (20, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_pictures_of_other_modes(tmp_path: Path, mode: str) -> None:
+    config = write_folder(tmp_path)
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.new(mode, (40, 30)).save(tmp_path / "train" / "cat" / f"a.{suffix}")
+    train, _ = build(config, 0)
+    images, _ = train.fetch([0], None)
+    assert images.shape == (1, 3, 24, 24)
+
+
+def folder_error(config: FolderConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        build(config, 0)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_folder_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
+    def fresh(name: str, mask: Callable[[int, int], np.ndarray] | None = None) -> tuple[Path, FolderConfig]:
+        return tmp_path / name, write_folder(tmp_path / name, mask)
+
+    root, config = fresh("empty class")
+    (root / "train" / "horse").mkdir()
+    assert "horse: no pictures" in folder_error(config)
+
+    root, config = fresh("no picture")
+    (root / "val" / "dog" / "broken.jpg").write_text("not a picture")
+    assert "broken.jpg: not a picture" in folder_error(config)
+
+    root, config = fresh("mask size", box_mask)
+    Image.new("L", (9, 9)).save(root / "masks" / "train" / "cat" / "picture 1 ä.png")
+    assert "the mask is 9x9 pixels" in folder_error(config)
+
+    root, config = fresh("binary masks", lambda w, h: (box_mask(w, h) > 0).astype(np.uint8) * 255)
+    assert "dataset.void=null" in folder_error(config)
+    config.void = None
+    assert build(config, 0)[0].with_region == 6
+
+    root, config = fresh("colour mask", lambda w, h: np.zeros((h, w, 3), np.uint8))
+    assert "one channel" in folder_error(config)
+
+    root, config = fresh("unknown class")
+    (root / "val" / "cow").mkdir()
+    Image.new("RGB", (9, 9)).save(root / "val" / "cow" / "a.png")
+    assert "cow: this class has no pictures in the training split" in folder_error(config)
+
+    root, config = fresh("no split")
+    (root / "val").rename(root / "validation")
+    assert "neither val/ nor images/val/" in folder_error(config)
+
+    root, config = fresh("columns")
+    (root / "boxes.csv").write_text("file,x\n")
+    assert "no column path, xmax" in folder_error(config)
+    (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/cat/picture 0 ä.png,1,2,three,4\n")
+    assert "boxes.csv line 2: a coordinate is not a number" in folder_error(config)
+    config.boxes = "other.csv"
+    assert "dataset.boxes=other.csv" in folder_error(config)
+
+    assert "at least two class folders" in folder_error(write_folder(tmp_path / "one class", classes=("cat",)))
+
+
+def test_a_truncated_picture_is_named_also_from_a_worker(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole = tmp_path / "train" / "cat" / "a cut.jpg"
+    Image.fromarray(noise).save(whole)
+    whole.write_bytes(whole.read_bytes()[:2500])
+    train, _ = build(config, 0)
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=r"a cut\.jpg: the picture cannot be decoded") as caught:
+            list(training_batches(train, 7, 1, 0, Augmentation((1.0, 1.0), False), workers))
+        assert "\n" not in str(caught.value)
+
+
+def test_fake() -> None:
+    train, val = build(FakeConfig(classes=4, train=8, val=4, image_size=16), seed=0)
+    assert len(train.classes) == 4
+    assert train.fetch([0, 1], None)[1].amax((1, 2)).tolist() == [1, 1]
+    assert len(val.targets) == 4
+
+
+def test_real_photographs_with_masks(photographs: Path) -> None:
+    train, val = build(FolderConfig(root=str(photographs / "tiny_animals"), image_size=96), 0)
+    assert (len(train.targets), len(val.targets)) == (48, 24)
+    assert (train.with_region, val.with_region) == (48, 24)
+    batch = next(all_batches(val, 24, 0))
+    share = (batch.regions == 1).float().mean((1, 2))
+    assert 0.05 < float(share.mean()) < 0.7
