@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -160,7 +161,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         log.warning("Note: %s", note)
     log.info("run folder   %s", folder)
     log.info("report       %s", page)
-    log.info("TensorBoard  tensorboard --logdir %s", shlex.quote(str(folder / "tb")))
+    log.info("TensorBoard  %s --logdir %s", tensorboard_command(), shlex.quote(str(folder / "tb")))
     return finished
 
 
@@ -210,6 +211,12 @@ def draw(
         )
         for row in range(len(shown))
     ]
+
+
+def tensorboard_command() -> str:
+    """How to start TensorBoard from here: by name where the shell finds it, else by its path beside this Python."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else shlex.quote(str(beside))
 
 
 def step_times(epochs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,7 +81,10 @@ def test_output_ends_with_the_comparison_and_where_everything_is(finished: tuple
         assert label in out
     assert re.search(r"baseline +regularised +difference", out)
     assert f"report       {run / 'report.html'}" in out
-    assert f"tensorboard --logdir {run / 'tb'}" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("TensorBoard"))
+    program, *arguments = shlex.split(line)[1:]
+    assert arguments == ["--logdir", str(run / "tb")]
+    assert shutil.which(program), f"{program} cannot be started as printed"
 
 
 def test_result(finished: tuple[Path, str]) -> None:

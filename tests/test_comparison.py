@@ -1,0 +1,64 @@
+"""The table and what has to be said about it."""
+
+from __future__ import annotations
+
+import math
+
+from camtrain import comparison
+from camtrain.config import CamConfig, Score
+
+NAN = math.nan
+
+
+def final(**changed: tuple[float, float]) -> dict[str, dict[str, float]]:
+    values = {
+        "accuracy/val": (0.9, 0.9),
+        "cam/entropy": (3.0, 1.5),
+        "cam/dead_rate": (0.0, 0.0),
+        "cam/energy_in_mask": (0.2, 0.4),
+        "cam/pointing": (0.5, 0.5),
+        "time/step": (0.01, 0.0105),
+    } | {name.replace("__", "/"): pair for name, pair in changed.items()}
+    return {
+        "baseline": {tag: pair[0] for tag, pair in values.items()},
+        "regularised": {tag: pair[1] for tag, pair in values.items()},
+    }
+
+
+def test_verdicts_follow_the_direction_of_each_indicator() -> None:
+    verdicts = {row.indicator.tag: row.verdict for row in comparison.rows(final())}
+    assert verdicts == {
+        "accuracy/val": "",
+        "cam/entropy": "better",
+        "cam/dead_rate": "",
+        "cam/energy_in_mask": "better",
+        "cam/pointing": "",
+        "time/step": "worse",
+    }
+
+
+def test_text_table() -> None:
+    text = comparison.as_text(final(cam__entropy=(3.0, NAN)))
+    lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert lines["step time, ms"][3:7] == ["10.0", "10.5", "+0.5", "x"]
+    assert lines["entropy, nats"][2:] == ["3.000", "-", "-", "-"]
+    assert "contrast" not in text, "nobody measured it"
+    assert comparison.as_markdown(final()).count("\n") == 7
+
+
+def warnings(cam: CamConfig | None = None, **changed: tuple[float, float]) -> str:
+    return " ".join(comparison.warnings(final(**changed), cam or CamConfig()))
+
+
+def test_a_good_result_needs_no_warning() -> None:
+    assert warnings() == ""
+
+
+def test_failures_are_named() -> None:
+    assert "dead" in warnings(cam__dead_rate=(0.0, 0.9))
+    assert "log_prob" in warnings(CamConfig(score=Score.logit), cam__dead_rate=(0.0, 0.9))
+    assert "log_prob" not in warnings(cam__dead_rate=(0.0, 0.9))
+    assert "5.0 points less accurate" in warnings(accuracy__val=(0.90, 0.85))
+    assert "not measured" in warnings(cam__energy_in_mask=(NAN, NAN))
+    assert "sharper is not better" in warnings(cam__energy_in_mask=(0.4, 0.3))
+    assert "same training" in warnings(CamConfig(weight=0.0))

@@ -1,0 +1,51 @@
+"""Files that are whole or not there, and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+import torch
+
+from camtrain import checkpoint
+from camtrain.arm import Arm, Paths, make_optimiser, train_step
+from camtrain.config import CamConfig, ModelConfig, OptimConfig
+from camtrain.files import write_atomically, write_text
+from camtrain.model import build
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file.txt"
+    write_text(path, "old")
+
+    def fail(opened: BinaryIO) -> None:
+        opened.write(b"half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def fresh() -> Arm:
+    model = build(ModelConfig(name="small_resnet"), 3, 32, 0).classifier
+    return Arm("baseline", model, make_optimiser(model, OptimConfig(), 1e-3), False, Paths(True, True))
+
+
+def test_a_restored_arm_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    def step(arm: Arm, number: int) -> None:
+        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(number))
+        train_step(arm, images, torch.tensor([0, 1, 2, 0]), CamConfig(), 0.0, observe=False)
+
+    through, stopped = fresh(), fresh()
+    for arm in (through, stopped):
+        step(arm, 0)
+    checkpoint.save(stopped, tmp_path, epochs_done=1)
+    resumed = fresh()
+    assert checkpoint.restore(resumed, tmp_path) == 1
+    for arm in (through, resumed):
+        step(arm, 1)
+    pairs = zip(through.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
