@@ -122,6 +122,9 @@ def job(cfg: DictConfig, failures: list[UserError]) -> float | None:
         discard(folder)
         failures.append(error)
         return None
+    except KeyboardInterrupt:
+        discard(folder)
+        raise
     except Exception:
         log.exception("camtrain: unexpected error")
         raise

@@ -111,7 +111,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
             log.info("%s", narration.EPOCH_HEADING)
             for epoch in range(-(-total // steps)):
                 bar.set_description(f"epoch {epoch + 1}/{config.trainer.epochs}")
-                of_epoch = time.perf_counter()
                 trained = train_epoch(
                     arms,
                     batches,
@@ -128,7 +127,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 for arm in arms:
                     figures[arm.name] |= trained[arm.name].summary()
                     figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
-                    figures[arm.name]["time/epoch"] = time.perf_counter() - of_epoch
                     epochs[arm.name].append(figures[arm.name])
                     checkpoint.save(arm, folder / arm.name, epoch + 1)
                 board.scalars(figures, epoch + 1)

@@ -27,7 +27,8 @@ class Epoch:
 
     losses: dict[str, list[Tensor]] = field(default_factory=dict)
     correct: list[Tensor] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # of each timed step
+    timed: list[float] = field(default_factory=list)  # seconds of each step that is comparable between arms
+    seconds: float = 0.0  # of all steps
     seen: int = 0
 
     def add(self, step: Step, pictures: int) -> None:
@@ -45,8 +46,9 @@ class Epoch:
         """Means over the epoch, by tag."""
         means = {tag: float(torch.stack(values).double().mean()) for tag, values in self.losses.items()}
         means["accuracy/train"] = float(torch.stack(self.correct).sum()) / self.seen
-        if self.seconds:
-            means["time/step"] = statistics.median(self.seconds)
+        means["time/epoch"] = self.seconds
+        if self.timed:
+            means["time/step"] = statistics.median(self.timed)
         return means
 
 
@@ -97,9 +99,12 @@ def train_epoch(
             started = time.perf_counter()
             taken = train_step(arm, batch.images, batch.targets, config.cam, weight, observe)
             _synchronise(device)
-            if not observe and (weight > 0 or not config.cam.weight):
-                records[arm.name].seconds.append(time.perf_counter() - started)
-            records[arm.name].add(taken, len(batch.targets))
+            seconds = time.perf_counter() - started
+            record = records[arm.name]
+            record.add(taken, len(batch.targets))
+            record.seconds += seconds
+            if not observe and (weight > 0 or config.cam.weight == 0):
+                record.timed.append(seconds)
             if (observe or step == steps - 1) and not torch.isfinite(taken.loss):
                 raise UserError(
                     f"the {arm.name} arm's loss is {float(taken.loss)} in epoch {epoch + 1}, step {step + 1}:"

@@ -6,6 +6,7 @@ as well. Augmentation is drawn from the (seed, epoch, step) stream.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -208,12 +209,18 @@ def all_batches(pictures: Pictures, batch_size: int, workers: int) -> Generator[
     return _batches(pictures, plans, 0, None, workers)
 
 
+def _ignore_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches the workers as well; the main process ends them, without their tracebacks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _batches(
     pictures: Pictures, plans: Iterator[Plan], seed: int, augmentation: Augmentation | None, workers: int
 ) -> Generator[Batch, None, None]:
     maker = _Maker(pictures, seed, augmentation)
     # Each plan is one item: the loader's own batching is off.
-    for item in DataLoader(maker, batch_size=None, sampler=plans, num_workers=workers):
+    loader = DataLoader(maker, batch_size=None, sampler=plans, num_workers=workers, worker_init_fn=_ignore_interrupts)
+    for item in loader:
         if isinstance(item, UserError):
             raise item
         yield item
