@@ -35,12 +35,7 @@ def score(logits: Tensor, target: Tensor, kind: Score) -> Tensor:
     of_target = logits.gather(1, target[:, None])[:, 0]
     if kind is Score.logit:
         return of_target
-    return of_target - _others(logits, target).logsumexp(1)
-
-
-def _others(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits with the target class taken out (set to minus infinity)."""
-    return logits.scatter(1, target[:, None], -torch.inf)
+    return of_target - logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
 
 
 def head_gradient(logits: Tensor, target: Tensor, kind: Score, class_weights: Tensor, cells: int) -> Tensor:
@@ -63,9 +58,12 @@ def head_gradient(logits: Tensor, target: Tensor, kind: Score, class_weights: Te
         class_weights: weight of the linear layer, (classes, channels).
         cells: :math:`N`, height times width of the activations.
     """
-    weights = class_weights[target]
-    if kind is Score.log_prob:
-        weights = weights - _others(logits, target).softmax(1) @ class_weights
+    if kind is Score.logit:
+        weights = class_weights[target]
+    else:
+        own = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+        others = logits.masked_fill(own.bool(), -torch.inf).softmax(1)
+        weights = (own - others) @ class_weights
     return (weights / cells)[:, :, None, None]
 
 
@@ -104,7 +102,14 @@ def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     Returns:
         (batch, height, width), before ReLU.
     """
-    return torch.einsum("bk,bkhw->bhw", gradients.mean((-2, -1)), activations)
+    weights = gradients.mean((-2, -1))[:, :, None]
+    cells = activations.flatten(2)
+    # The product is written so that its backward hands the network a gradient in the activations' own memory layout.
+    if activations.is_contiguous(memory_format=torch.channels_last):
+        maps = cells.mT @ weights
+    else:
+        maps = weights.mT @ cells
+    return maps.reshape(activations.shape[0], *activations.shape[2:])
 
 
 def class_activation_map(variant: CamVariant, activations: Tensor, gradients: Tensor) -> Tensor:

@@ -41,9 +41,9 @@ def distribution(maps: Tensor) -> tuple[Tensor, Tensor]:
     positive = positive_part(maps)
     total = positive.sum((1, 2))
     dead = total <= DEAD_BELOW
-    # The inner `where` keeps 0/0 out of the backward pass; the outer one makes a dead map's distribution exactly zero.
-    shares = positive / torch.where(dead, torch.ones_like(total), total)[:, None, None]
-    return torch.where(dead[:, None, None], torch.zeros_like(shares), shares), dead
+    # 0 for a dead map, without a 0/0 that would reach the backward pass.
+    scale = (~dead).to(total.dtype) / total.masked_fill(dead, 1.0)
+    return positive * scale[:, None, None], dead
 
 
 def _live(values: Tensor, dead: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class MapEntropy(NamedTuple):
     def mean(self) -> Tensor:
         """Mean of q H over the pictures whose map is alive; 0 if there are none. Scalar."""
         alive = (~self.dead).sum().clamp_min(1)
-        return (self.confidence * self.entropy).masked_fill(self.dead, 0).sum() / alive
+        return (self.confidence * self.entropy).sum() / alive
 
 
 def map_entropy(maps: Tensor, logits: Tensor, target: Tensor, config: CamConfig) -> MapEntropy:

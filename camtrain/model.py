@@ -231,13 +231,13 @@ def _layer(config: ModelConfig, layers: dict[str, tuple[int, int, int]]) -> str:
 
 
 def _stem(network: nn.Module) -> list[str]:
-    """The first two layers of stride 2: convolutions or pools."""
+    """The first two layers of stride 2, convolutions or pools, the later one first: it is the cheaper one to widen."""
     strided = [
         name
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.stride in (2, (2, 2))
     ]
-    return strided[:2]
+    return strided[:2][::-1]
 
 
 def _traced(network: nn.Module, layer: str, classes: int) -> Classifier:

@@ -52,7 +52,7 @@ def test_logits_are_those_of_the_plain_network() -> None:
 
 
 def test_stem_is_adapted_only_where_the_map_would_be_too_coarse() -> None:
-    assert build(ModelConfig(name="resnet18"), 3, 64, 0).stem == ("conv1",)
+    assert build(ModelConfig(name="resnet18"), 3, 64, 0).stem == ("maxpool",)
     assert build(ModelConfig(name="resnet18"), 3, 128, 0).stem == ()
     kept = build(ModelConfig(name="resnet18", stem=Stem.keep), 3, 64, 0)
     assert kept.stem == ()
