@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,7 +45,7 @@ class Step(NamedTuple):
 
     loss: Tensor  # scalar
     classification: Tensor  # scalar
-    cam_entropy: Tensor | None  # scalar, None where it was not computed
+    cam_entropy: Tensor | None  # scalar, None where it was not observed
     correct: Tensor  # scalar, number of pictures classified rightly
 
 
@@ -127,7 +129,7 @@ def train_step(arm: Arm, images: Tensor, target: Tensor, cam: CamConfig, weight:
         target: (batch,) int64.
         cam: the CAM term.
         weight: its scheduled weight; ignored for an arm that is not regularised.
-        observe: measure the map's entropy even where it does not enter the loss.
+        observe: report the map's entropy, also where it does not enter the loss.
     """
     output = arm.model(images)
     classification = cross_entropy(output.logits, target, reduction="none")
@@ -144,7 +146,7 @@ def train_step(arm: Arm, images: Tensor, target: Tensor, cam: CamConfig, weight:
         return Step(
             loss.detach(),
             classification.detach().mean(),
-            None if term is None else term.mean().detach(),
+            term.mean().detach() if term is not None and observe else None,
             (output.logits.argmax(1) == target).sum(),
         )
 
@@ -163,7 +165,7 @@ def probe(model: Classifier, images: Tensor, target: Tensor, cam: CamConfig) -> 
     match cam.path:
         case GradientPath.closed if not (training and evaluation):
             raise UserError(f"cam.path=closed needs {linear_head}, which this network has not; use cam.path=auto")
-        case GradientPath.autograd if cam.variant is CamVariant.gradcam:
+        case GradientPath.autograd:
             return Paths(False, False)
     return Paths(training, evaluation)
 
@@ -180,25 +182,29 @@ def _closed_form_holds(model: Classifier, images: Tensor, target: Tensor, kind: 
     return bool(torch.allclose(closed, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max())))
 
 
-def check_alive(model: Classifier, images: Tensor, target: Tensor, cam: CamConfig, paths: Paths) -> float:
+def check_alive(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], cam: CamConfig, paths: Paths) -> float:
     """Norm of the CAM term's gradient on the weights below the target layer, which has to be above zero.
 
-    A map that was detached somewhere would train nothing and be noticed by nobody.
+    A map that was detached somewhere would train nothing and be noticed by nobody. The first of the batches (pictures,
+    targets) that has a gradient is enough: a fresh network may well have no map at all in a small one.
 
     Raises:
-        UserError: the gradient is zero or not finite.
+        UserError: the gradient is zero or not finite in every batch.
     """
     model = copy.deepcopy(model).train()
-    output = model(images)
-    maps = make_map(model, output, target, cam.variant, cam.score, paths.training, train=True)
-    term = map_entropy(maps, output.logits, target, cam)
-    (at_layer,) = torch.autograd.grad(term.mean(), output.activations, retain_graph=True)
-    below = torch.autograd.grad(output.activations, list(model.parameters()), at_layer, allow_unused=True)
-    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in below if gradient is not None))
-    if not 0 < norm < math.inf:
-        raise UserError(
-            f"the CAM term has a gradient of {norm:g} below the target layer"
-            f" ({int(term.dead.sum())} of {len(target)} maps are dead):"
-            " it would train nothing; choose another model.layer or cam.score=log_prob"
-        )
-    return norm
+    unweighted = dataclasses.replace(cam, confidence_exponent=0.0)
+    norm, dead, count = 0.0, 0, 0
+    for images, target in batches:
+        output = model(images)
+        maps = make_map(model, output, target, cam.variant, cam.score, paths.training, train=True)
+        term = map_entropy(maps, output.logits, target, unweighted)
+        (at_layer,) = torch.autograd.grad(term.mean(), output.activations, retain_graph=True)
+        below = torch.autograd.grad(output.activations, list(model.parameters()), at_layer, allow_unused=True)
+        norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in below if gradient is not None))
+        if 0 < norm < math.inf:
+            return norm
+        dead, count = dead + int(term.dead.sum()), count + len(target)
+    raise UserError(
+        f"the CAM term has a gradient of {norm:g} below the target layer ({dead} of {count} maps are dead):"
+        " it would train nothing; choose another model.layer or cam.score=log_prob"
+    )

@@ -105,10 +105,8 @@ def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     weights = gradients.mean((-2, -1))[:, :, None]
     cells = activations.flatten(2)
     # The product is written so that its backward hands the network a gradient in the activations' own memory layout.
-    if activations.is_contiguous(memory_format=torch.channels_last):
-        maps = cells.mT @ weights
-    else:
-        maps = weights.mT @ cells
+    channels_last = activations.is_contiguous(memory_format=torch.channels_last)
+    maps = cells.mT @ weights if channels_last else weights.mT @ cells
     return maps.reshape(activations.shape[0], *activations.shape[2:])
 
 

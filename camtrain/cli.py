@@ -5,17 +5,22 @@ torch is imported when a job starts, so that `--help`, `--cfg job` and a mistype
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.metadata
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import ValueType
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camtrain.complaints import CONFIG_ERRORS, explain
 from camtrain.config import Config, check, register
@@ -30,45 +35,50 @@ CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_d
 
 USAGE, INTERRUPTED = 2, 130
 
+RESULT = "result.json"  # camtrain.result.NAME, which would bring torch with it
+
 
 def main() -> None:
     """Entry point of the `camtrain` command."""
     if sys.argv[1:] == ["--version"]:
         print(f"camtrain {importlib.metadata.version('camtrain')}")
         return
-    full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
-    if not full_error:
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, instead of Hydra printing its own
-    failures: list[UserError] = []
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, instead of Hydra printing its own
+    failed: list[Path] = []
     register()
     try:
-        preflight(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(lambda cfg: job(cfg, failures))()
+        existing = preflight(sys.argv[1:])
+        task = functools.partial(job, existing=existing, failed=failed)
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except KeyboardInterrupt:
         print("\ncamtrain: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (UserError, *CONFIG_ERRORS) as error:
         if full_error:
             raise
-        fail(str(error) if isinstance(error, UserError) else explain(error))
+        complain(str(error) if isinstance(error, UserError) else explain(error))
+        sys.exit(USAGE)
     except OSError as error:
         if full_error:
             raise
-        fail(
-            f"{error.filename or 'output'}: {error.strerror or error}; choose another folder with hydra.run.dir=FOLDER"
-        )
-    if failures:
+        where, why = error.filename or "output", error.strerror or str(error)
+        complain(f"{where}: {why}; choose another folder with hydra.run.dir=FOLDER")
+        sys.exit(USAGE)
+    if failed:
+        remove_if_only(failed[-1].parent, {"multirun.yaml"})
         sys.exit(USAGE)
 
 
-def fail(message: str) -> None:
-    """Print the one line and end with exit code 2."""
+def complain(message: str) -> None:
+    """Print the one line."""
     print(f"camtrain: error: {message}", file=sys.stderr)
-    sys.exit(USAGE)
 
 
 def typed(cfg: DictConfig) -> Config:
     """The composed configuration as checked dataclasses."""
+    for key in unknown_keys(cfg):
+        raise UserError(f"{key}: no such key; a + in front of it does not make one")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key} is not set: give it as {key}=VALUE")
     config = OmegaConf.to_object(cfg)
@@ -77,36 +87,76 @@ def typed(cfg: DictConfig) -> Config:
     return config
 
 
-def preflight(arguments: list[str]) -> None:
+def unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys that the schema has not: Hydra adds them where an override begins with +."""
+    node: Any = OmegaConf.get_type(cfg)
+    known = {entry.name for entry in dataclasses.fields(node)}
+    for name in map(str, cfg):
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif not OmegaConf.is_missing(cfg, name) and isinstance(cfg[name], DictConfig):
+            yield from unknown_keys(cfg[name], f"{prefix}{name}.")
+
+
+def preflight(arguments: list[str]) -> set[Path]:
     """Compose and check every job of the command before anything is written.
 
     In a sweep every value is tried with the first value of the others. Commands that only show something (`--help`,
-    `--cfg`) or change where the configuration comes from are left to Hydra.
+    `--cfg`) or change where the configuration comes from, and sweeps over a glob, are left to Hydra.
+
+    Returns:
+        The run folder, if it was there before.
+
+    Raises:
+        UserError: a value out of range, or a run folder that already holds a run.
     """
     flags = {argument for argument in arguments if argument.startswith("-")}
     if not flags <= {"-m", "--multirun"}:
-        return
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+        return set()
+    overrides = OverridesParser.create().parse_overrides([part for part in arguments if not part.startswith("-")])
     choices = []
-    for override in OverridesParser.create().parse_overrides(overrides):
-        if flags and override.is_discrete_sweep():
+    for override in overrides:
+        if override.is_sweep_override() and not flags:
+            raise UserError(f"{override.input_line}: several values for one key are a sweep; write camtrain -m ...")
+        if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+            return set()
+        if override.is_discrete_sweep():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             choices.append([str(override.input_line)])
     first = [options[0] for options in choices]
-    jobs = [first] + [
+    others = [
         [*first[:position], value, *first[position + 1 :]]
         for position, options in enumerate(choices)
         for value in options[1:]
     ]
+    existing: set[Path] = set()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        for job_overrides in jobs:
-            typed(hydra.compose("config", overrides=job_overrides))
+        for of_job in (first, *others):
+            try:
+                cfg = hydra.compose("config", overrides=of_job, return_hydra_config=True)
+            except ValueError as error:  # Hydra's way to refuse a group that is not set to a name
+                wrong = [text for text in of_job if "." not in text.partition("=")[0]]
+                raise UserError(f"{' '.join(wrong)}: a group is set to the name of one of its choices") from error
+            with open_dict(cfg):
+                folder = None if flags else Path(cfg.pop("hydra").run.dir).absolute()
+                cfg.pop("hydra", None)
+            typed(cfg)
+            if folder is not None and folder.exists():
+                existing.add(folder)
+                if (folder / RESULT).exists():
+                    raise UserError(f"{folder} already holds a run: choose another hydra.run.dir=FOLDER")
+    return existing
 
 
-def job(cfg: DictConfig, failures: list[UserError]) -> float | None:
+def job(cfg: DictConfig, existing: set[Path], failed: list[Path]) -> float | None:
     """One run. A user's error ends it in one line; the other jobs of a sweep go on.
+
+    Args:
+        cfg: the composed configuration.
+        existing: folders that were there before the command and are not removed.
+        failed: gets the run folder of a job that a user's error ended.
 
     Returns:
         The regularised arm's validation accuracy, for sweepers that optimise.
@@ -118,12 +168,13 @@ def job(cfg: DictConfig, failures: list[UserError]) -> float | None:
 
         result = run(config, folder)
     except UserError as error:
-        log.error("camtrain: error: %s", error)
-        discard(folder)
-        failures.append(error)
+        complain(str(error))
+        note(f"camtrain: error: {error}")
+        discard(folder, existing)
+        failed.append(folder)
         return None
     except KeyboardInterrupt:
-        discard(folder)
+        discard(folder, existing)
         raise
     except Exception:
         log.exception("camtrain: unexpected error")
@@ -131,15 +182,33 @@ def job(cfg: DictConfig, failures: list[UserError]) -> float | None:
     return float(result["arms"]["regularised"]["final"]["accuracy/val"])
 
 
-def discard(folder: Path) -> None:
+def note(message: str) -> None:
+    """Write a line to the run's log file alone: the terminal has it already."""
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def discard(folder: Path, existing: set[Path]) -> None:
     """Remove a run folder in which no run began: only Hydra's own files are in it."""
-    if {entry.name for entry in folder.iterdir()} - {".hydra", "camtrain.log"}:
+    if (folder / RESULT).exists():
         return
     for handler in list(logging.getLogger().handlers):
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
             handler.close()
             logging.getLogger().removeHandler(handler)
-    shutil.rmtree(folder)
-    for parent in list(folder.parents)[:2]:
-        if parent.name in ("runs", "sweeps", "outputs") and not any(parent.iterdir()):
-            parent.rmdir()
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    (folder / "camtrain.log").unlink(missing_ok=True)
+    if folder not in existing:
+        remove_if_only(folder, set())
+
+
+def remove_if_only(folder: Path, names: set[str]) -> None:
+    """Remove a folder of ours that holds nothing but these files, and then `runs`, `sweeps` and `outputs` if empty."""
+    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= names:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+        if folder.parent.name in ("runs", "sweeps", "outputs"):
+            remove_if_only(folder.parent, set())

@@ -50,7 +50,7 @@ def _about_key(error: OmegaConfBaseException) -> str:
 def _said(error: OmegaConfBaseException) -> str:
     # OmegaConf keeps the offending value only in its sentence, in quotes.
     quoted = _first_line(error).split("'")
-    return quoted[1] if len(quoted) > 2 else "this value"
+    return quoted[1] if len(quoted) > 2 and quoted[1] not in (error.key, error.full_key) else "this value"
 
 
 def _kind(node: Any, name: str) -> str | None:

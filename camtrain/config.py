@@ -120,7 +120,7 @@ class FolderConfig(DatasetConfig):
 @dataclass
 class ModelConfig:
     name: str = MISSING  # small_resnet, or any torchvision classifier
-    weights: str | None = None  # null, a torchvision weights name (IMAGENET1K_V1), or a file
+    weights: str | None = None  # null or none, a torchvision weights name (IMAGENET1K_V1), or a file
     layer: str | None = None  # target layer of the map; null: the last one with a grid
     stem: Stem = Stem.auto  # auto: lower the strides of the stem until the map has 4 x 4 cells
 
@@ -205,12 +205,15 @@ def check(config: Config) -> None:
         if "low" in entry.metadata and value is not None:
             low, high, above = (entry.metadata[name] for name in ("low", "high", "above"))
             for item in value if isinstance(value, list) else [value]:
-                if not (low < item <= high if above else low <= item <= high):
+                if not math.isfinite(item) or not (low < item <= high if above else low <= item <= high):
                     bounds = f"above {low:g}" if above else f"at least {low:g}"
-                    if high < math.inf:
-                        bounds += f" and at most {high:g}"
+                    bounds += f" and at most {high:g}" if high < math.inf else " and finite" * math.isinf(item)
                     raise UserError(f"{key}={item:g} is out of range: it must be {bounds}")
-    low, high = crop_range(config.dataset)
+    crop_range(config.dataset)
+    if not isinstance(config.dataset, DATASETS[config.dataset.name]):
+        raise UserError(
+            f"dataset.name={config.dataset.name.value}: choose the data set with dataset={config.dataset.name.value}"
+        )
     if isinstance(config.dataset, FolderConfig) and not Path(config.dataset.root).expanduser().is_dir():
         raise UserError(f"dataset.root={config.dataset.root}: there is no such folder")
 

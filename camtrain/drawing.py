@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
 def density(maps: Tensor) -> Tensor:
     """Attention relative to uniform, :math:`N P`: (batch, height, width), mean 1; all zero for a dead map."""
     shares, _ = distribution(maps)
-    return shares * shares[0].numel()
+    return shares * (shares.shape[1] * shares.shape[2])
 
 
 def strip(drawn: Drawn, arms: Sequence[str]) -> Pixels:

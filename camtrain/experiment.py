@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ from camtrain.data.pictures import Augmentation, Batch, Pictures, all_batches, s
 from camtrain.errors import UserError
 from camtrain.evaluate import evaluate, forward_maps
 from camtrain.model import build as build_model
+from camtrain.model import is_pretrained
 from camtrain.streams import Stream, stream, torch_seed
 from camtrain.tensorboard import Board
 from camtrain.train import train_epoch
 
 log = logging.getLogger("camtrain")
+
+PROBED_BATCHES = 4
+"""Training batches of which at least one must have a live CAM term before training starts."""
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
@@ -57,16 +62,14 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
     model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
     augmentation = Augmentation(crop_range(config.dataset), config.dataset.flip)
-    first = next(training_batches(train_pictures, config.trainer.batch_size, 1, config.seed, augmentation, 0)).to(
-        device
-    )
+    early = training_batches(train_pictures, config.trainer.batch_size, 1, config.seed, augmentation, workers=0)
+    first, *more = ((batch.images, batch.targets) for batch in (b.to(device) for b in islice(early, PROBED_BATCHES)))
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
-        paths = probe(model, first.images, first.targets, config.cam)
+        paths = probe(model, *first, config.cam)
         if config.cam.weight > 0:
-            check_alive(model, first.images, first.targets, config.cam, paths)
-    pretrained = config.model.weights is not None
-    rate = config.optim.lr or default_learning_rate(config.optim.name, pretrained, model)
+            check_alive(model, [first, *more], config.cam, paths)
+    rate = config.optim.lr or default_learning_rate(config.optim.name, is_pretrained(config.model), model)
     arms = make_arms(model, config.optim, rate, paths)
     measured, shown = choose_pictures(val_pictures, config)
     result.claim(folder)

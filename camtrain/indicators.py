@@ -100,7 +100,7 @@ def dispersion(maps: Tensor) -> Tensor:
         (batch,); nan for dead maps.
     """
     shares, dead = distribution(maps)
-    cells = shares[0].numel()
+    cells = shares.shape[1] * shares.shape[2]
     return _live((shares * cells - 1).square().mean((1, 2)), dead)
 
 
@@ -114,7 +114,7 @@ def contrast(maps: Tensor) -> Tensor:
         (batch,); nan for dead maps.
     """
     shares, dead = distribution(maps)
-    cells = shares[0].numel()
+    cells = shares.shape[1] * shares.shape[2]
     active = (shares >= 0.5 * shares.amax((1, 2), keepdim=True)).to(shares.dtype)
     inactive = 1 - active
     mean_active = (shares * active).sum((1, 2)) / active.sum((1, 2)).clamp_min(1)

@@ -46,7 +46,7 @@ def map_entropy(maps: Tensor, logits: Tensor, target: Tensor, config: CamConfig)
     entropy = shannon(shares)
     if config.unit is EntropyUnit.normalised:
         # A map of one cell has ln N = 0, and its entropy is 0 in any unit.
-        entropy = entropy / max(math.log(shares[0].numel()), 1e-12)
+        entropy = entropy / max(math.log(shares.shape[1] * shares.shape[2]), 1e-12)
     probability = logits.detach().to(entropy.dtype).softmax(1).gather(1, target[:, None])[:, 0]
     return MapEntropy(entropy, probability**config.confidence_exponent, dead)
 

@@ -85,7 +85,7 @@ def build(config: ModelConfig, classes: int, image_size: int, seed: int) -> Buil
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = _network(config.name, classes)
-    if config.weights is not None:
+    if config.weights is not None and is_pretrained(config):
         _load(network, config.weights, config.name, classes)
     for module in network.modules():
         if hasattr(module, "inplace"):  # an in-place ReLU after the target layer would overwrite the activations
@@ -108,7 +108,19 @@ def build(config: ModelConfig, classes: int, image_size: int, seed: int) -> Buil
             f" at dataset.image_size={image_size}; use dataset.image_size={needed}, model.stem=auto or an earlier"
             " model.layer"
         )
-    return Built(_traced(network, layer, classes), layer, (height, width), layers[layer][0], tuple(stem))
+    classifier = _traced(network, layer, classes)
+    with torch.no_grad():
+        activations = classifier.eval()(torch.zeros(1, 3, image_size, image_size)).activations
+    if activations.shape[1:] != layers[layer]:
+        raise UserError(
+            f"model.layer={layer}: the network uses this layer more than once; choose the block that holds it"
+        )
+    return Built(classifier.train(), layer, (height, width), layers[layer][0], tuple(stem))
+
+
+def is_pretrained(config: ModelConfig) -> bool:
+    """Whether weights are loaded; `model.weights` may be null or the word none."""
+    return config.weights not in (None, "none")
 
 
 def _network(name: str, classes: int) -> nn.Module:

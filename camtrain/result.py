@@ -19,7 +19,7 @@ NAME = "result.json"
 
 
 def claim(folder: Path) -> None:
-    """Take the run folder. Two runs started in the same second would otherwise write into one another.
+    """Take the run folder, so that two runs cannot write into one another.
 
     Raises:
         UserError: another run has it.
@@ -27,7 +27,7 @@ def claim(folder: Path) -> None:
     try:
         os.close(os.open(folder / NAME, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
-        raise UserError(f"{folder} already holds a run: start this one again, or choose hydra.run.dir=FOLDER") from None
+        raise UserError(f"{folder} already holds a run: choose another hydra.run.dir=FOLDER") from None
 
 
 def difference(final: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

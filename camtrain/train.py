@@ -18,7 +18,10 @@ from camtrain.loss import scheduled_weight
 from camtrain.streams import Stream, torch_seed
 
 OBSERVE_EVERY = 10
-"""Steps between measurements of the map's entropy in an arm that does not train it. Such a step is not timed."""
+"""Steps between measurements of the map's entropy, in the arm that trains it and in the one that does not.
+
+Such a step is not timed: it costs the baseline what a plain training would not pay.
+"""
 
 
 @dataclass
@@ -28,10 +31,11 @@ class Epoch:
     losses: dict[str, list[Tensor]] = field(default_factory=dict)
     correct: list[Tensor] = field(default_factory=list)
     timed: list[float] = field(default_factory=list)  # seconds of each step that is comparable between arms
-    seconds: float = 0.0  # of all steps
+    steps: int = 0
     seen: int = 0
 
     def add(self, step: Step, pictures: int) -> None:
+        self.steps += 1
         for tag, value in (
             ("loss/total", step.loss),
             ("loss/classification", step.classification),
@@ -46,9 +50,9 @@ class Epoch:
         """Means over the epoch, by tag."""
         means = {tag: float(torch.stack(values).double().mean()) for tag, values in self.losses.items()}
         means["accuracy/train"] = float(torch.stack(self.correct).sum()) / self.seen
-        means["time/epoch"] = self.seconds
         if self.timed:
             means["time/step"] = statistics.median(self.timed)
+            means["time/epoch"] = means["time/step"] * self.steps
         return means
 
 
@@ -102,7 +106,6 @@ def train_epoch(
             seconds = time.perf_counter() - started
             record = records[arm.name]
             record.add(taken, len(batch.targets))
-            record.seconds += seconds
             if not observe and (weight > 0 or config.cam.weight == 0):
                 record.timed.append(seconds)
             if (observe or step == steps - 1) and not torch.isfinite(taken.loss):

@@ -77,7 +77,7 @@ def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name
     cam = CamConfig(confidence_exponent=0.0)
     paths = probe(model, *batch(), cam)
     torch.manual_seed(0)
-    assert check_alive(model, *batch(), cam, paths) > 0
+    assert check_alive(model, [batch()], cam, paths) > 0
 
     def gradient(weight: float) -> Tensor:
         arm = Arm(
@@ -104,8 +104,8 @@ def test_a_term_that_cannot_train_is_refused() -> None:
     model = classifier("small_resnet")
     with torch.no_grad():
         model.backbone.get_submodule("fc").weight.fill_(-1.0)  # type: ignore[union-attr,operator]
-    with pytest.raises(UserError, match="4 of 4 maps are dead"):
-        check_alive(model, *batch(), CamConfig(score=Score.logit), Paths(True, True))
+    with pytest.raises(UserError, match="8 of 8 maps are dead"):
+        check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit), Paths(True, True))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_run_folder(finished: tuple[Path, str]) -> None:
     run, _ = finished
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", run.name)
     assert {entry.name for entry in run.iterdir()} == {
         ".hydra",
         "camtrain.log",
@@ -170,12 +170,16 @@ def only_result(folder: Path) -> dict[str, Any]:
 
 def test_same_seed_same_figures_whatever_the_workers_and_weight_zero_equals_baseline(tmp_path: Path) -> None:
     results = []
+    # MobileNet has dropout: equal weights need the same draws in both arms.
     for number, more in enumerate((["trainer.workers=0"], ["trainer.workers=2"])):
         folder = tmp_path / str(number)
         folder.mkdir()
-        done = camtrain(*TINY, "cam.weight=0", *more, cwd=folder)
+        done = camtrain(*TINY, "model=mobilenet_v3_small", "cam.weight=0", *more, cwd=folder)
         assert done.returncode == 0, done.stderr
         results.append(stripped(only_result(folder)))
+        (run,) = (folder / "outputs" / "runs").iterdir()
+        weights = [torch.load(run / arm / "weights.pt") for arm in ("baseline", "regularised")]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert results[0] == results[1]
     assert results[0]["baseline"] == results[0]["regularised"]
     assert math.isfinite(results[0]["baseline"][-1]["cam/entropy"])
@@ -219,6 +223,12 @@ WRONG = {
     "model.name=resnet19": r"model.name=resnet19: no such network",
     "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",
     "cam=cam model=vgg11 dataset.image_size=64": r"cam.variant=cam needs global average pooling",
+    "+cam.wieght=5": r"cam.wieght: no such key",
+    "cam=null": r".*cam=null: a group is set to the name of one of its choices",
+    "cam.weight=1,2": r"cam.weight=1,2: several values for one key are a sweep; write camtrain -m",
+    "cam.weight=null": r"cam.weight: this value does not fit; it must be a number",
+    "cam.weight=inf": r"cam.weight=inf is out of range: it must be at least 0 and finite",
+    "dataset.name=shapes": r"dataset.name=shapes: choose the data set with dataset=shapes",
     "trainer.device=cuda": r"trainer.device=cuda: torch finds no CUDA device",
 }
 
@@ -229,8 +239,9 @@ def test_wrong_overrides_are_one_line_and_write_nothing(overrides: str, tmp_path
         pytest.skip("this machine has a CUDA device")
     arguments = overrides.split() if "dataset=folder" in overrides else ["dataset=fake", *overrides.split()]
     done = command(*arguments)
-    said = done.stderr or done.stdout
+    said = done.stderr
     assert done.returncode == 2, said
+    assert not done.stdout
     assert said.count("\n") == 1, said
     assert re.match(f"camtrain: error: {WRONG[overrides]}", said), said
     assert not list(tmp_path.iterdir())
@@ -253,8 +264,9 @@ def test_bad_data_and_weights_are_one_line_and_write_nothing(tmp_path: Path) -> 
 
     def said(root: Path, *more: str) -> str:
         done = camtrain("dataset=folder", f"dataset.root={root}", "dataset.image_size=32", *more, cwd=work)
-        text = done.stderr + done.stdout
+        text = done.stderr
         assert done.returncode == 2, text
+        assert not done.stdout
         assert text.count("\n") == 1, text
         assert not list(work.iterdir())
         return text
@@ -295,11 +307,33 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path, command: Command) -> None:
     assert command(*TINY, "trainer.max_steps=1", "hydra.run.dir=here").returncode == 0
-    before = (tmp_path / "here" / "result.json").read_text()
-    again = command(*TINY, "trainer.max_steps=1", "hydra.run.dir=here")
+    files = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    again = command(*TINY, "cam.weight=0.777", "hydra.run.dir=here")
     assert again.returncode == 2
-    assert "already holds a run" in again.stdout + again.stderr
-    assert (tmp_path / "here" / "result.json").read_text() == before
+    assert "already holds a run" in again.stderr
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "mine").mkdir()
+    done = command("dataset=fake", "model.layer=layer9", "hydra.run.dir=mine")
+    assert done.returncode == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_sweep_goes_on_after_a_job_that_cannot_run(tmp_path: Path, command: Command) -> None:
+    done = command("-m", *TINY, "trainer.max_steps=1", "model.layer=layer9,layer2")
+    assert done.returncode == 2
+    assert done.stderr.count("camtrain: error: model.layer=layer9") == 1
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert {entry.name for entry in sweep.iterdir()} == {"1", "multirun.yaml"}
+
+
+def test_a_sweep_of_which_no_job_can_run_leaves_nothing(tmp_path: Path, command: Command) -> None:
+    assert command("-m", *TINY, "model.layer=layer9", "seed=0,1").returncode == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_explodes_is_said_and_the_result_is_marked(tmp_path: Path, command: Command) -> None:

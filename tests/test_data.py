@@ -202,6 +202,38 @@ def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
     assert train.size(at) == (20, 40)
 
 
+def test_boxes_cover_every_pixel_that_they_touch_and_end_at_the_picture(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    rows = "train/cat/picture 0 ä.png,1.5,2,1.9,3.2\ntrain/cat/picture 0 ä.png,38,-5,99,2\n"
+    (tmp_path / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\n{rows}")
+    train, _ = build(config, 0)
+    region = np.asarray(train.region(0))  # type: ignore[attr-defined]
+    assert sorted(zip(*(part.tolist() for part in region.nonzero()), strict=True)) == [
+        (0, 38),
+        (0, 39),
+        (1, 38),
+        (1, 39),
+        (2, 1),
+        (3, 1),
+    ]
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "train" / "cat" / "a.png")
+    train, _ = build(config, 0)
+    images, _ = train.fetch([0], None)
+    assert 100 < images.float().mean() < 155
+    assert len(images.unique()) > 50
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "._picture.png").write_text("left by a desktop")
+    assert len(build(config, 0)[0].targets) == 6
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_pictures_of_other_modes(tmp_path: Path, mode: str) -> None:
     config = write_folder(tmp_path)
@@ -258,6 +290,17 @@ def test_folder_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     assert "no column path, xmax" in folder_error(config)
     (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/cat/picture 0 ä.png,1,2,three,4\n")
     assert "boxes.csv line 2: a coordinate is not a number" in folder_error(config)
+    for row, said in (
+        ("0.1,0.2,0.5,0.9", "coordinates are pixels"),
+        ("50,2,60,9", "outside its picture of 40x30"),
+        ("9,2,5,9", "empty box"),
+        ("nan,2,5,9", "empty box"),
+        ("1,2,3", "not a number"),
+    ):
+        (root / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\ntrain/cat/picture 0 ä.png,{row}\n")
+        assert said in folder_error(config)
+    (root / "boxes.csv").write_bytes("path,xmin,ymin,xmax,ymax\nä,1,2,3,4\n".encode("latin-1"))
+    assert "not a CSV file in UTF-8" in folder_error(config)
     config.boxes = "other.csv"
     assert "dataset.boxes=other.csv" in folder_error(config)
 

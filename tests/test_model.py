@@ -81,6 +81,15 @@ def test_a_layer_by_name() -> None:
         build(ModelConfig(name="resnet18", layer="layer9"), 3, 64, 0)
 
 
+def test_a_layer_that_is_used_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="more than once"):
+        build(ModelConfig(name="resnet50", layer="layer4.0.relu"), 3, 64, 0)
+
+
+def test_no_weights_by_word() -> None:
+    assert build(ModelConfig(name="small_resnet", weights="none"), 3, 64, 0).layer == "layer3"
+
+
 def test_unknown_networks_and_transformers_without_a_grid() -> None:
     with pytest.raises(UserError, match="resnet18"):
         build(ModelConfig(name="resnet19"), 3, 64, 0)

@@ -4,15 +4,16 @@
     root/masks/{train,val}/CLASS/picture.png    0 background, `void` left out of every score, other values the object
     root/boxes.csv                              columns path, xmin, ymin, xmax, ymax; further columns are ignored
 
-Paths in the boxes file are relative to root, with or without ``images/``; coordinates are pixels of the stored picture,
-maximum edges exclusive. A mask is preferred to boxes. Everything that can be known without decoding the pictures is
-checked when the folder is opened.
+Paths in the boxes file are relative to root, with or without ``images/``; coordinates are pixels of the picture as
+displayed (after the rotation that its EXIF data asks for), maximum edges exclusive. A mask is preferred to boxes.
+Everything that can be known without decoding the pictures is checked when the folder is opened.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +30,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", "
 
 _CHECKED_MASKS = 50  # masks decoded at the start to see whether their values make sense
 
-Box = tuple[float, float, float, float]
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels, right and bottom exclusive."""
 
 
 class FolderPictures:
@@ -45,7 +47,11 @@ class FolderPictures:
         for name in sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
             if name not in self.classes:
                 raise UserError(f"{base / name}: this class has no pictures in the training split; move it or add some")
-            found = sorted(path for path in (base / name).iterdir() if path.suffix.lower() in SUFFIXES)
+            found = sorted(
+                path
+                for path in (base / name).iterdir()
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            )
             if not found:
                 raise UserError(
                     f"{base / name}: no pictures in this class folder ({' '.join(SUFFIXES)}); remove it or add some"
@@ -56,12 +62,12 @@ class FolderPictures:
             raise UserError(f"{base}: no class folders; expected {base}/CLASS/picture.jpg")
         self.targets = torch.tensor(targets)
         self.masks = [_mask_of(root, split, path) for path in self.paths]
-        self.boxes = _read_boxes(root, config.boxes, self.paths)
+        with ThreadPoolExecutor() as pool:
+            self.sizes = list(pool.map(_checked_size, self.paths, self.masks))
+        self.boxes = _read_boxes(root, config.boxes, dict(zip(self.paths, self.sizes, strict=True)))
         self.with_region = sum(
             mask is not None or path in self.boxes for mask, path in zip(self.masks, self.paths, strict=True)
         )
-        with ThreadPoolExecutor() as pool:
-            self.sizes = list(pool.map(_checked_size, self.paths, self.masks))
         self._check_mask_values()
 
     def size(self, index: int) -> tuple[int, int]:
@@ -86,7 +92,7 @@ class FolderPictures:
             return Image.fromarray(region)
         blank = Image.new("L", self.sizes[index], 0)
         for left, top, right, bottom in self.boxes.get(self.paths[index], ()):
-            ImageDraw.Draw(blank).rectangle((left, top, right - 1, bottom - 1), fill=1)
+            ImageDraw.Draw(blank).rectangle((left, top, right - 1, bottom - 1), fill=1)  # Pillow's edges are inclusive
         return blank
 
     def _check_mask_values(self) -> None:
@@ -123,36 +129,46 @@ def _mask_of(root: Path, split: str, path: Path) -> Path | None:
 
 def _mask_values(mask: Path) -> np.ndarray:
     with Image.open(mask) as opened:
-        if opened.mode not in ("L", "P", "1"):
-            raise UserError(f"{mask}: a mask must have one channel of 8 bits (mode L or P), not {opened.mode}")
         return np.asarray(opened).astype(np.uint8)
 
 
 def _checked_size(path: Path, mask: Path | None) -> tuple[int, int]:
     """Width and height as displayed, from the headers of the picture and its mask."""
-    width, height = _header_size(path)
-    if mask is not None and _header_size(mask) != (width, height):
-        found = "x".join(map(str, _header_size(mask)))
+    size, mode = _header(path, turn=True)
+    if mode in ("I", "F"):
         raise UserError(
-            f"{mask}: the mask is {found} pixels, its picture {path} is {width}x{height}; they must be equal"
+            f"{path}: pictures of 32 bits per pixel (mode {mode}) have no range to scale by; convert it to 8 bits"
         )
-    return width, height
+    if mask is not None:
+        mask_size, mask_mode = _header(mask, turn=False)
+        if mask_mode not in ("L", "P", "1"):
+            raise UserError(f"{mask}: a mask must have one channel of 8 bits (mode L or P), not {mask_mode}")
+        if mask_size != size:
+            found, needed = ("x".join(map(str, pair)) for pair in (mask_size, size))
+            raise UserError(f"{mask}: the mask is {found} pixels, its picture {path} is {needed}; they must be equal")
+    return size
 
 
-def _header_size(path: Path) -> tuple[int, int]:
+def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
+    """(width, height) and mode without decoding; `turn` honours the EXIF orientation."""
     try:
         with Image.open(path) as opened:
             width, height = opened.size
-            turned = opened.getexif().get(0x0112, 1) >= 5  # Orientation: 5..8 lie on their side
+            # Asking a PNG for EXIF data that it has not would decode it.
+            exif = opened.getexif() if turn and (opened.format != "PNG" or "exif" in opened.info) else {}
+            turned = exif.get(0x0112, 1) >= 5  # Orientation: 5..8 lie on their side
+            return ((height, width) if turned else (width, height)), opened.mode
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a picture that can be read ({_reason(error)}); repair or remove it") from error
-    return (height, width) if turned else (width, height)
 
 
 def _decode(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
+                picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+            return picture.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path}: the picture cannot be decoded ({_reason(error)}); repair or remove it") from error
 
@@ -161,7 +177,7 @@ def _reason(error: Exception) -> str:
     return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error).splitlines()[0]
 
 
-def _read_boxes(root: Path, name: str | None, paths: Sequence[Path]) -> dict[Path, list[Box]]:
+def _read_boxes(root: Path, name: str | None, sizes: Mapping[Path, tuple[int, int]]) -> dict[Path, list[Box]]:
     """Boxes of each picture. A file that was asked for by another name than the default must be there."""
     if name is None:
         return {}
@@ -170,22 +186,39 @@ def _read_boxes(root: Path, name: str | None, paths: Sequence[Path]) -> dict[Pat
         if name == FolderConfig.boxes:
             return {}
         raise UserError(f"dataset.boxes={name}: there is no file {file}")
-    known = set(paths)
     boxes: dict[Path, list[Box]] = {}
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        rows = csv.DictReader(opened)
-        missing = {"path", "xmin", "ymin", "xmax", "ymax"} - set(rows.fieldnames or ())
-        if missing:
-            raise UserError(f"{file}: no column {', '.join(sorted(missing))}; needed: path, xmin, ymin, xmax, ymax")
-        for row in rows:
-            path = next((base / row["path"] for base in (root, root / "images") if base / row["path"] in known), None)
-            if path is None:
-                continue  # of another split, or of a picture that is not there
-            try:
-                left, top, right, bottom = (float(row[column]) for column in ("xmin", "ymin", "xmax", "ymax"))
-            except (TypeError, ValueError):
-                raise UserError(f"{file} line {rows.line_num}: a coordinate is not a number") from None
-            if left >= right or top >= bottom:
-                raise UserError(f"{file} line {rows.line_num}: an empty box; each maximum must exceed its minimum")
-            boxes.setdefault(path, []).append((left, top, right, bottom))
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            rows = csv.DictReader(opened)
+            missing = {"path", "xmin", "ymin", "xmax", "ymax"} - set(rows.fieldnames or ())
+            if missing:
+                raise UserError(f"{file}: no column {', '.join(sorted(missing))}; needed: path, xmin, ymin, xmax, ymax")
+            for row in rows:
+                given = row["path"] or ""
+                path = next((base / given for base in (root, root / "images") if base / given in sizes), None)
+                if path is not None:  # else it is of the other split, or of a picture that is not there
+                    boxes.setdefault(path, []).append(_box(row, sizes[path], f"{file} line {rows.line_num}"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: not a CSV file in UTF-8 ({_reason(error)})") from error
     return boxes
+
+
+def _box(row: Mapping[str, str | None], size: tuple[int, int], where: str) -> Box:
+    """The whole pixels that a box touches, inside its picture."""
+    try:
+        left, top, right, bottom = (float(row[column] or "") for column in ("xmin", "ymin", "xmax", "ymax"))
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: a coordinate is not a number") from None
+    if not (left < right and top < bottom):
+        raise UserError(f"{where}: an empty box; each maximum must exceed its minimum")
+    width, height = size
+    if right <= 1 and bottom <= 1 and min(size) > 1:
+        raise UserError(f"{where}: the box lies within one pixel; coordinates are pixels, not shares of the picture")
+    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
+        raise UserError(f"{where}: the box lies outside its picture of {width}x{height} pixels")
+    return (
+        max(0, math.floor(left)),
+        max(0, math.floor(top)),
+        min(width, math.ceil(right)),
+        min(height, math.ceil(bottom)),
+    )

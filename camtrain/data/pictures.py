@@ -150,7 +150,7 @@ class ArrayPictures:
 
 
 class Plan(NamedTuple):
-    """One batch to be made: which pictures, and the stream of their augmentation (None: middle square, as they are)."""
+    """One batch to be made: which pictures, and the stream of their augmentation."""
 
     indices: list[int]
     epoch: int

@@ -4,7 +4,7 @@ Each picture shows one object of one of eight classes, small, rotated, in any co
 distractors: fragments (bars, blobs, elbows) that belong to no class and are drawn like the objects. The class must be
 read from the outline alone, because ground, colour, size, place, angle and distractors are drawn independently of it.
 
-Everything is a function of the seed and the picture's number; nothing is downloaded or stored.
+Everything is a function of the seed and the numbers of pictures and pixels; nothing is downloaded or stored.
 """
 
 from __future__ import annotations
