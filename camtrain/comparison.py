@@ -35,6 +35,8 @@ INDICATORS = (
     Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),
 )
 
+CONCENTRATION = ("cam/entropy", "cam/area", "cam/dispersion", "cam/contrast")
+
 # Above this share of dead maps, the concentration figures describe a selection.
 DEAD_LIMIT = 0.01
 ACCURACY_LIMIT = 0.01
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     indicator: Indicator
     baseline: float
     regularised: float
+    dying: bool = False  # the regularised arm's maps die: concentration is that of the few that are left
 
     @property
     def difference(self) -> float:
@@ -56,6 +59,8 @@ class Row(NamedTuple):
     @property
     def verdict(self) -> str:
         """better, worse, or empty where the direction means nothing or the figures are equal."""
+        if self.dying and self.indicator.tag in CONCENTRATION:
+            return "dead maps"
         change = round(self.difference, self.indicator.digits)
         if not self.indicator.better or not math.isfinite(change) or change == 0:
             return ""
@@ -71,11 +76,12 @@ class Row(NamedTuple):
 def rows(final: Mapping[str, Figures]) -> list[Row]:
     """One row per indicator that at least one arm has."""
     found = []
+    dying = maps_die(final)
     for indicator in INDICATORS:
         scale = 1000 if indicator.tag == "time/step" else 1
         pair = [final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED)]
         if any(math.isfinite(value) for value in pair):
-            found.append(Row(indicator, *pair))
+            found.append(Row(indicator, *pair, dying))
     return found
 
 
@@ -113,17 +119,23 @@ def as_markdown(final: Mapping[str, Figures]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def maps_die(final: Mapping[str, Figures]) -> bool:
+    """Whether the regularised arm has more dead maps than the baseline, and more than a few."""
+    baseline, regularised = (final[arm]["cam/dead_rate"] for arm in (BASELINE, REGULARISED))
+    return regularised > max(DEAD_LIMIT, baseline)
+
+
 def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
     """What a reader must know before believing the table."""
     baseline, regularised = final[BASELINE], final[REGULARISED]
     if cam.weight == 0:
         yield "cam.weight is 0: both arms are the same training."
-    dead = regularised["cam/dead_rate"]
     other = ", or use cam.score=log_prob" if cam.score is Score.logit else ""
-    if dead > DEAD_LIMIT and dead > baseline["cam/dead_rate"]:
+    if maps_die(final):
+        dead, before = regularised["cam/dead_rate"], baseline["cam/dead_rate"]
         yield (
-            f"{dead:.1%} of the regularised arm's maps are dead (baseline {baseline['cam/dead_rate']:.1%}): they"
-            f" explain nothing, and the concentration figures are of the rest only. Lower cam.weight{other}."
+            f"{dead:.1%} of the regularised arm's maps are dead (baseline {before:.1%}): they explain nothing, and the"
+            f" concentration figures are of the rest only. Lower cam.weight{other}."
         )
     lost = baseline["accuracy/val"] - regularised["accuracy/val"]
     if lost > ACCURACY_LIMIT:

@@ -104,9 +104,8 @@ def _table(final: Mapping[str, comparison.Figures]) -> str:
         label, *numbers, verdict = comparison.cells(row)
         meaning = f"<small>{html.escape(row.indicator.meaning)}</small>"
         cells = "".join(f"<td>{number}</td>" for number in numbers)
-        body.append(
-            f'<tr><td>{label}{meaning}</td>{cells}<td class="word"><span class="{verdict}">{verdict}</span></td></tr>'
-        )
+        said = f'<span class="{verdict.partition(" ")[0]}">{verdict}</span>'
+        body.append(f'<tr><td>{label}{meaning}</td>{cells}<td class="word">{said}</td></tr>')
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 

@@ -37,6 +37,12 @@ def test_verdicts_follow_the_direction_of_each_indicator() -> None:
     }
 
 
+def test_the_entropy_of_dead_maps_is_not_called_better() -> None:
+    verdicts = {row.indicator.tag: row.verdict for row in comparison.rows(final(cam__dead_rate=(0.0, 0.9)))}
+    assert verdicts["cam/entropy"] == "dead maps"
+    assert verdicts["cam/dead_rate"] == "worse"
+
+
 def test_text_table() -> None:
     text = comparison.as_text(final(cam__entropy=(3.0, NAN)))
     lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
