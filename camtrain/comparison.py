@@ -79,9 +79,9 @@ def rows(final: Mapping[str, Figures]) -> list[Row]:
     dying = maps_die(final)
     for indicator in INDICATORS:
         scale = 1000 if indicator.tag == "time/step" else 1
-        pair = [final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED)]
-        if any(math.isfinite(value) for value in pair):
-            found.append(Row(indicator, *pair, dying))
+        baseline, regularised = (final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED))
+        if math.isfinite(baseline) or math.isfinite(regularised):
+            found.append(Row(indicator, baseline, regularised, dying))
     return found
 
 
