@@ -24,7 +24,8 @@ def explain(error: Exception) -> str:
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice}: no such choice; choose {_either(error.options)}"
+        others = f"; any other classifier of torchvision: model.name={choice}" if group == "model" else ""
+        return f"{group}={choice}: no such choice; choose {_either(error.options)}{others}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         return explain(cause)
     if isinstance(error, OmegaConfBaseException) and error.full_key:

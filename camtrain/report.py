@@ -49,6 +49,7 @@ figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px
 .wrong { text-decoration: underline wavy #d1560b; }
 .curves svg { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85rem; }
+@media (max-width: 40rem) { td small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; } }
 @media print { body { max-width: none; } .wall { grid-template-columns: 1fr 1fr; } figure, tr { break-inside: avoid; } }
 """
 
