@@ -227,12 +227,14 @@ def grids(network: nn.Module, image_size: int) -> dict[str, tuple[int, int, int]
 
 
 def _layer(config: ModelConfig, layers: dict[str, tuple[int, int, int]]) -> str:
-    outer = {name: shape for name, shape in layers.items() if name.count(".") <= 1}
+    # The outermost blocks, or what is in them where there is only one (VGG's features).
+    depth = 0 if sum("." not in name for name in layers) > 1 else 1
+    outer = {name: shape for name, shape in layers.items() if name.count(".") <= depth}
     listing = ", ".join(f"{name} ({height} x {width})" for name, (_, height, width) in outer.items())
     if config.layer is not None:
         if config.layer not in layers:
             raise UserError(
-                f"model.layer={config.layer}: {config.name} has no such layer with a grid; it has {listing}"
+                f"model.layer={config.layer}: {config.name} has no such layer with a grid; it has {listing} and their parts"
             )
         return config.layer
     if not layers:
