@@ -234,7 +234,8 @@ def _layer(config: ModelConfig, layers: dict[str, tuple[int, int, int]]) -> str:
     if config.layer is not None:
         if config.layer not in layers:
             raise UserError(
-                f"model.layer={config.layer}: {config.name} has no such layer with a grid; it has {listing} and their parts"
+                f"model.layer={config.layer}: {config.name} has no such layer with a grid;"
+                f" it has {listing} and their parts"
             )
         return config.layer
     if not layers:
