@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,11 @@ CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_d
 
 USAGE, INTERRUPTED = 2, 130
 
+HYDRA_FLAGS = {
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+}
+
 RESULT = "result.json"  # camtrain.result.NAME, which would bring torch with it
 
 
@@ -46,13 +52,14 @@ def main() -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, instead of Hydra printing its own
     failed: list[Path] = []
+    finished: list[tuple[Path, list[str], dict[str, Any]]] = []
     register()
     try:
         existing = preflight(sys.argv[1:])
-        task = functools.partial(job, existing=existing, failed=failed)
+        task = functools.partial(job, existing=existing, failed=failed, finished=finished)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except KeyboardInterrupt:
-        print("\ncamtrain: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"camtrain: interrupted{interrupt}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (UserError, *CONFIG_ERRORS) as error:
         if full_error:
@@ -65,9 +72,26 @@ def main() -> None:
         where, why = error.filename or "output", error.strerror or str(error)
         complain(f"{where}: {why}; choose another folder with hydra.run.dir=FOLDER")
         sys.exit(USAGE)
+    if len(finished) > 1:
+        summarise(finished)
     if failed:
         remove_if_only(failed[-1].parent, {"multirun.yaml"})
         sys.exit(USAGE)
+
+
+def summarise(finished: list[tuple[Path, list[str], dict[str, Any]]]) -> None:
+    """Print one line per job of a sweep and where all of it is."""
+    from camtrain.comparison import of_sweep
+    from camtrain.experiment import tensorboard_command
+
+    common = set.intersection(*(set(overrides) for _, overrides, _ in finished))
+    jobs = []
+    for folder, overrides, result in finished:
+        own = " ".join(override for override in overrides if override not in common)
+        jobs.append((f"{folder.name}: {own}", {arm: part["final"] for arm, part in result["arms"].items()}))
+    sweep = finished[0][0].parent
+    print(f"\nbaseline > regularised\n{of_sweep(jobs)}\n\nsweep        {sweep}")
+    print(f"TensorBoard  {tensorboard_command()} --logdir {shlex.quote(str(sweep))}")
 
 
 def complain(message: str) -> None:
@@ -111,6 +135,9 @@ def preflight(arguments: list[str]) -> set[Path]:
         UserError: a value out of range, or a run folder that already holds a run.
     """
     flags = {argument for argument in arguments if argument.startswith("-")}
+    for flag in sorted(flags - HYDRA_FLAGS):
+        if flag.startswith("--") and "=" not in flag:
+            raise UserError(f"{flag}: no such flag; settings are written KEY=VALUE, for instance trainer.epochs=3")
     if not flags <= {"-m", "--multirun"}:
         return set()
     overrides = OverridesParser.create().parse_overrides([part for part in arguments if not part.startswith("-")])
@@ -150,13 +177,16 @@ def preflight(arguments: list[str]) -> set[Path]:
     return existing
 
 
-def job(cfg: DictConfig, existing: set[Path], failed: list[Path]) -> float | None:
+def job(
+    cfg: DictConfig, existing: set[Path], failed: list[Path], finished: list[tuple[Path, list[str], dict[str, Any]]]
+) -> float | None:
     """One run. A user's error ends it in one line; the other jobs of a sweep go on.
 
     Args:
         cfg: the composed configuration.
         existing: folders that were there before the command and are not removed.
         failed: gets the run folder of a job that a user's error ended.
+        finished: gets the run folder, overrides and result of every other.
 
     Returns:
         The regularised arm's validation accuracy, for sweepers that optimise.
@@ -168,18 +198,24 @@ def job(cfg: DictConfig, existing: set[Path], failed: list[Path]) -> float | Non
 
         result = run(config, folder)
     except UserError as error:
-        complain(str(error))
+        complain(f"{error}{left_in(folder)}")
         note(f"camtrain: error: {error}")
         discard(folder, existing)
         failed.append(folder)
         return None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         discard(folder, existing)
-        raise
+        raise KeyboardInterrupt(left_in(folder)) from interrupt
     except Exception:
         log.exception("camtrain: unexpected error")
         raise
+    finished.append((folder, list(HydraConfig.get().overrides.task), result))
     return float(result["arms"]["regularised"]["final"]["accuracy/val"])
+
+
+def left_in(folder: Path) -> str:
+    """Where what was done so far is, if a run had begun."""
+    return f"; what was done so far is in {folder}" if (folder / RESULT).exists() else ""
 
 
 def note(message: str) -> None:

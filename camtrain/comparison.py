@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from camtrain.arm import BASELINE, REGULARISED
@@ -37,9 +37,13 @@ INDICATORS = (
 
 CONCENTRATION = ("cam/entropy", "cam/area", "cam/dispersion", "cam/contrast")
 
+# Figures closer than this share of the larger one are called neither better nor worse.
+SAME = 0.01
+
 # Above this share of dead maps, the concentration figures describe a selection.
 DEAD_LIMIT = 0.01
 ACCURACY_LIMIT = 0.01
+ENERGY_LIMIT = 0.01
 
 
 class Row(NamedTuple):
@@ -58,11 +62,12 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """better, worse, or empty where the direction means nothing or the figures are equal."""
+        """better, worse, or empty where the direction means nothing or the figures differ by less than 1 %."""
         if self.dying and self.indicator.tag in CONCENTRATION:
             return "dead maps"
-        change = round(self.difference, self.indicator.digits)
-        if not self.indicator.better or not math.isfinite(change) or change == 0:
+        change = self.difference
+        equal = abs(change) < SAME * max(abs(self.baseline), abs(self.regularised))
+        if not self.indicator.better or not math.isfinite(change) or equal or change == 0:
             return ""
         return "better" if (change > 0) == (self.indicator.better == "higher") else "worse"
 
@@ -102,14 +107,38 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def as_text(final: Mapping[str, Figures]) -> str:
     """The comparison as a table for a terminal."""
-    lines = [HEADINGS, *(cells(row) for row in rows(final))]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    text = []
-    for line in lines:
-        first, *rest = line
-        *numbers, verdict = rest
-        padded = [first.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:-1], strict=True)), verdict]
-        text.append("  ".join(padded).rstrip())
+    return _aligned([HEADINGS, *(cells(row) for row in rows(final))])
+
+
+def of_sweep(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
+    """One line per job of a sweep, baseline > regularised.
+
+    Args:
+        jobs: what sets each job apart, and the last figures of both arms.
+    """
+    tags = ("accuracy/val", "cam/entropy", "cam/energy_in_mask", "cam/dead_rate")
+    shown = [next(indicator for indicator in INDICATORS if indicator.tag == tag) for tag in tags]
+    lines: list[tuple[str, ...]] = [("", *(indicator.label for indicator in shown))]
+    for name, final in jobs:
+        pairs = [
+            Row(entry, final[BASELINE].get(entry.tag, math.nan), final[REGULARISED].get(entry.tag, math.nan))
+            for entry in shown
+        ]
+        lines.append((name, *(f"{row.text(row.baseline)} > {row.text(row.regularised)}" for row in pairs)))
+    return _aligned(lines)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns under a ruled heading: those without a name to the left, the others, which hold numbers, to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    named = [bool(heading) for heading in lines[0]]
+    text = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, named, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
 
 
@@ -142,5 +171,5 @@ def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
         yield f"the regularised arm is {100 * lost:.1f} points less accurate: lower cam.weight or start the term later."
     if not math.isfinite(baseline["cam/energy_in_mask"]):
         yield "no masks or boxes: whether the maps lie on the objects was not measured."
-    elif regularised["cam/energy_in_mask"] < baseline["cam/energy_in_mask"]:
+    elif baseline["cam/energy_in_mask"] - regularised["cam/energy_in_mask"] > ENERGY_LIMIT:
         yield "the regularised maps lie less on the objects than the baseline's: sharper is not better here."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 import types
 import typing
@@ -11,6 +12,8 @@ from typing import Any
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from camtrain.config import Config, keys
+
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
@@ -18,10 +21,9 @@ def explain(error: Exception) -> str:
     """One line for an error in the command line or in a configuration file."""
     cause = error.__cause__
     if isinstance(error, OverrideParseException):
-        return (
-            f"cannot read {error.override!r}: {_first_line(error)};"
-            " write KEY=VALUE, in quotes where VALUE has special characters"
-        )
+        key, _, value = str(error.override).partition("=")
+        quoted = f'{key}="{value.strip(chr(34))}"'
+        return f"cannot read {error.override!r}; a value with special characters needs quotes within quotes: '{quoted}'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         others = f"; any other classifier of torchvision: model.name={choice}" if group == "model" else ""
@@ -39,13 +41,22 @@ def _about_key(error: OmegaConfBaseException) -> str:
         if isinstance(node, type) and dataclasses.is_dataclass(node):
             names = [entry.name for entry in dataclasses.fields(node)]
             where = key.rpartition(".")[0]
-            return f"{key}: no such key; {f'{where} has' if where else 'there are'} {', '.join(names)}"
+            meant = _meant(key)
+            hint = f" (did you mean {meant}?)" if meant else ""
+            return f"{key}: no such key{hint}; {f'{where} has' if where else 'there are'} {', '.join(names)}"
         return f"{key}: no such key"
     if isinstance(error, ValidationError):
         kind = _kind(node, key.rpartition(".")[2].partition("[")[0])
         if kind:
             return f"{key}: {_said(error)} does not fit; it must be {kind}"
     return f"{key}: {_first_line(error)}"
+
+
+def _meant(key: str) -> str | None:
+    """The key of the schema that somebody who wrote `key` most likely had in mind."""
+    known = [name for name, _, _ in keys(Config())]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return next(iter(same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.8)), None)
 
 
 def _said(error: OmegaConfBaseException) -> str:

@@ -79,8 +79,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
     facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, device)
     introduction = list(narration.introduction(facts, config))
-    for line in introduction:
-        log.info("%s", line)
+    for label, text in introduction:
+        log.info("%-9s %s", label, text)
 
     steps = steps_per_epoch(len(train_pictures.targets), config.trainer.batch_size)
     total = min(config.trainer.epochs * steps, config.trainer.max_steps or sys.maxsize)

@@ -102,10 +102,11 @@ def build(config: ModelConfig, classes: int, image_size: int, seed: int) -> Buil
             layers = grids(network, image_size)
     height, width = layers[layer][-2:]
     if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
+        other = "" if config.stem is Stem.auto else ", model.stem=auto"
         needed = -(-image_size * MIN_GRID // min(height, width))
         raise UserError(
             f"model.name={config.name}: its layer {layer} has only {height} x {width} cells"
-            f" at dataset.image_size={image_size}; use dataset.image_size={needed}, model.stem=auto or an earlier"
+            f" at dataset.image_size={image_size}; use dataset.image_size={needed}{other} or an earlier"
             " model.layer"
         )
     classifier = _traced(network, layer, classes)

@@ -73,32 +73,33 @@ def title(config: Config) -> str:
     return f"{data_name(config)}, {config.model.name}, seed {config.seed}"
 
 
-def introduction(told: Mapping[str, Any], config: Config) -> Iterator[str]:
-    """A few lines that say what is about to be trained."""
+def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str, str]]:
+    """A few labelled lines that say what is about to be trained."""
     data, model, environment = told["data"], told["model"], told["environment"]
-    regions = {0: "none with a mask or box", data["val"]: "all with masks or boxes"}.get(
-        data["val_with_region"], f"{data['val_with_region']} with masks or boxes"
-    )
+    regions = {0: "none", data["val"]: "all"}.get(data["val_with_region"], str(data["val_with_region"]))
     yield (
-        f"data      {data['name']}: {data['train']} training and {data['val']} validation pictures ({regions}),"
-        f" {len(data['classes'])} classes, {config.dataset.image_size} px"
+        "data",
+        f"{data['name']}: {data['train']} training pictures, {data['val']} for validation ({regions} of these with"
+        f" masks or boxes), {len(data['classes'])} classes, {config.dataset.image_size} px",
     )
     stem = f", stride 1 at {' and '.join(model['stem_strides_lowered'])}" if model["stem_strides_lowered"] else ""
     yield (
-        f"network   {model['name']}, {model['parameters']:,} weights; map of {model['layer']}:"
-        f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}"
+        "network",
+        f"{model['name']}, {model['parameters']:,} weights; map of {model['layer']}:"
+        f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}",
     )
-    yield f"CAM term  {term(config.cam)}"
+    yield "CAM term", term(config.cam)
     optim, trainer = config.optim, config.trainer
     yield (
-        f"training  {trainer.epochs} epochs in batches of {trainer.batch_size}, {optim.name.value} at"
-        f" {told['learning_rate']:g}, {optim.schedule.value}"
+        "training",
+        f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {trainer.batch_size}, {optim.name.value} at"
+        f" {told['learning_rate']:g}, {optim.schedule.value}",
     )
-    yield f"machine   {environment['device']}, torch {environment['torch']}"
+    yield "machine", f"{environment['device']}, torch {environment['torch']}"
 
 
 EPOCH_HEADING = (
-    f"\n{'':>5}  {'accuracy':^15}  {'entropy':^15}  {'energy in mask':^15}  {'dead rate':^15}\n{'epoch':>5}"
+    f"\n{'':>5}  {'accuracy':^15}  {'entropy':^15}  {'energy in mask':^15}  {'dead rate':>12}\n{'epoch':>5}"
     + (f"  {'base':>7} {'regul.':>7}" * 4)
 )
 

@@ -35,7 +35,9 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-p { max-width: 46rem; } .facts { opacity: .8; margin-top: .2rem; overflow-wrap: anywhere; }
+p { max-width: 46rem; }
+.facts { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem; margin-top: .6rem; }
+dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid #d1560b; background: var(--soft); padding: .5rem .9rem; margin: .5rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -57,7 +59,7 @@ pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85r
 def write(
     path: Path,
     title: str,
-    facts: Sequence[str],
+    facts: Sequence[tuple[str, str]],
     final: Mapping[str, comparison.Figures],
     epochs: Mapping[str, Sequence[comparison.Figures]],
     drawn: Sequence[Drawn],
@@ -69,7 +71,7 @@ def write(
     Args:
         path: of the file.
         title: heading.
-        facts: lines about data, network and run.
+        facts: labelled lines about data, network and run.
         final: last figures of each arm.
         epochs: of each arm, the figures of every epoch.
         drawn: validation pictures with their maps.
@@ -77,17 +79,19 @@ def write(
         config: the configuration as YAML.
     """
     say = html.escape
+    about = "".join(f"<dt>{say(label)}</dt><dd>{say(text)}</dd>" for label, text in facts)
     notes = "".join(f'<p class="warning" role="note">{say(text[0].upper() + text[1:])}</p>' for text in warnings)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{say(title)}</title><style>{STYLE}</style></head><body>
-<h1>{say(title)}</h1><p class="facts">{"<br>".join(say(line) for line in facts)}</p>
+<h1>{say(title)}</h1><dl class="facts">{about}</dl>
 {notes}
 <h2>Comparison</h2>
 <div class="scroll">{_table(final)}</div>
-<p>Indicators of the map are means over the validation pictures, of the true class's logit map; dead maps are left out
-of entropy, area, dispersion and contrast and count as misses in energy in mask and pointing. One run is one seed:
-repeat it with <code>seed=0,1,2</code> before believing a small difference.</p>
+<p>Indicators of the map are means over the validation pictures, of the true class's map of the logit, in both arms and
+whatever score was trained. Dead maps are left out of entropy, area, dispersion and contrast and count as misses in
+energy in mask and pointing. One run is one seed: repeat it with <code>seed=0,1,2</code> before believing a small
+difference.</p>
 {_wall(drawn)}
 <h2>Curves</h2>
 <div class="curves">{_curves(epochs)}</div>

@@ -192,6 +192,10 @@ def test_sweep(tmp_path: Path, command: Command) -> None:
     results = [json.loads((sweep / str(job) / "result.json").read_text()) for job in range(4)]
     assert [(r["config"]["cam"]["weight"], r["seed"]) for r in results] == [(0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)]
     assert (sweep / "0" / ".hydra" / "overrides.yaml").exists()
+    summary = done.stdout[done.stdout.rindex("baseline > regularised") :]
+    final = {arm: results[3]["arms"][arm]["final"]["accuracy/val"] for arm in ("baseline", "regularised")}
+    assert re.search(rf"3: cam.weight=1 seed=1 +{final['baseline']:.3f} > {final['regularised']:.3f}", summary)
+    assert f"--logdir {sweep}" in summary
 
 
 def test_a_sweep_is_checked_before_its_first_job(tmp_path: Path, command: Command) -> None:
@@ -207,7 +211,7 @@ WRONG = {
     "model=resnet19": r"model=resnet19: no such choice; choose one of .*resnet18",
     "dataset=folder": r"dataset.root is not set",
     "dataset=folder dataset.root=nowhere": r"dataset.root=nowhere: there is no such folder",
-    "cam.wieght=1": r"cam.wieght: no such key; cam has variant, score, weight",
+    "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, weight",
     "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number",
     "cam.weight=-1": r"cam.weight=-1 is out of range: it must be at least 0",
     "cam.score=prob": r"cam.score: prob does not fit; it must be one of logit, log_prob",
@@ -217,8 +221,11 @@ WRONG = {
     "dataset.crop_scale=[0.9,0.2]": r"dataset.crop_scale=\[0.9, 0.2\] must be two shares",
     "dataset.flip=maybe": r"dataset.flip: maybe does not fit; it must be true or false",
     "dataset.root=x": r"dataset.root: no such key; dataset has name, image_size",
-    "sed=1": r"sed: no such key; there are dataset, model",
-    "cam.weight=[1": r"cannot read 'cam.weight=\[1'",
+    "sed=1": r"sed: no such key \(did you mean seed\?\); there are dataset, model",
+    "epochs=3": r"epochs: no such key \(did you mean trainer.epochs\?\)",
+    "--epochs 3": r"--epochs: no such flag; settings are written KEY=VALUE",
+    "dataset=folder dataset.root=~/x": r"cannot read 'dataset.root=~/x'; .*quotes: 'dataset.root=\"~/x\"'",
+    "cam.weight=[1": r"cannot read 'cam.weight=\[1'; a value with special characters",
     "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer with a grid; it has .*layer3 \(4 x 4\)",
     "model.name=resnet19": r"model.name=resnet19: no such network",
     "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",
@@ -357,7 +364,8 @@ def test_interrupt(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip().endswith("camtrain: interrupted")
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert errors.strip().endswith(f"camtrain: interrupted; what was done so far is in {run}")
     assert "Traceback" not in errors
     assert only_result(tmp_path)["status"] == "interrupted"
 

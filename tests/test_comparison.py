@@ -43,6 +43,12 @@ def test_the_entropy_of_dead_maps_is_not_called_better() -> None:
     assert verdicts["cam/dead_rate"] == "worse"
 
 
+def test_differences_below_one_percent_are_no_verdict() -> None:
+    verdicts = {row.indicator.tag: row.verdict for row in comparison.rows(final(cam__entropy=(3.0, 2.98)))}
+    assert verdicts["cam/entropy"] == ""
+    assert "sharper" not in warnings(cam__energy_in_mask=(0.400, 0.395))
+
+
 def test_text_table() -> None:
     text = comparison.as_text(final(cam__entropy=(3.0, NAN)))
     lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}

@@ -299,6 +299,8 @@ def test_folder_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     ):
         (root / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\ntrain/cat/picture 0 ä.png,{row}\n")
         assert said in folder_error(config)
+    (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nvall/cat/typo.png,1,2,3,4\n")
+    assert "line 2: there is no picture vall/cat/typo.png" in folder_error(config)
     (root / "boxes.csv").write_bytes("path,xmin,ymin,xmax,ymax\nä,1,2,3,4\n".encode("latin-1"))
     assert "not a CSV file in UTF-8" in folder_error(config)
     config.boxes = "other.csv"

@@ -196,8 +196,13 @@ def _read_boxes(root: Path, name: str | None, sizes: Mapping[Path, tuple[int, in
             for row in rows:
                 given = row["path"] or ""
                 path = next((base / given for base in (root, root / "images") if base / given in sizes), None)
-                if path is not None:  # else it is of the other split, or of a picture that is not there
-                    boxes.setdefault(path, []).append(_box(row, sizes[path], f"{file} line {rows.line_num}"))
+                where = f"{file} line {rows.line_num}"
+                if path is not None:
+                    boxes.setdefault(path, []).append(_box(row, sizes[path], where))
+                elif not any((base / given).is_file() for base in (root, root / "images")):
+                    raise UserError(
+                        f"{where}: there is no picture {given or '(empty path)'} in {root}; correct or remove the line"
+                    )
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: not a CSV file in UTF-8 ({_reason(error)})") from error
     return boxes
