@@ -51,7 +51,7 @@ def evaluate(
             output, maps = forward_maps(arm, batch.images, batch.targets, variant)
             of_batch = dict(of_logits(output.logits, batch.targets))
             of_batch |= of_maps(maps[chosen], batch.regions[chosen])
-            values[arm.name].append({tag: value.cpu() for tag, value in of_batch.items()})
+            values[arm.name].append(of_batch)
     return {
         name: {tag: float(torch.cat([row[tag] for row in rows]).double().nanmean()) for tag in rows[0]}
         for name, rows in values.items()

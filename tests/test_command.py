@@ -415,7 +415,6 @@ def test_real_photographs(photographs: Path, command: Command, tmp_path: Path) -
     done = command(
         "dataset=folder",
         f"dataset.root={photographs / 'tiny_animals'}",
-        "dataset.image_size=96",
         "model=squeezenet1_0",
         f"model.weights={photographs / 'pretrained' / 'squeezenet1_0_deepcompression.pth'}",
         "trainer.epochs=2",
@@ -427,6 +426,5 @@ def test_real_photographs(photographs: Path, command: Command, tmp_path: Path) -
     assert result["data"]["val_with_region"] == 24
     for arm in ("baseline", "regularised"):
         final = result["arms"][arm]["final"]
-        # Two epochs of six steps learn little, and SqueezeNet's last ReLU leaves many fresh classes without any map.
-        assert 0.05 < final["cam/energy_in_mask"] < 1
-        assert final["cam/dead_rate"] < 0.9
+        assert 0.3 < final["cam/energy_in_mask"] < 1
+        assert final["cam/dead_rate"] < 0.1

@@ -75,7 +75,7 @@ def test_region_travels_with_its_picture_through_crops_and_mirrors(seed: int) ->
     pixels, mask = cut(picture, region, crop, 32)
     white = pixels[0].float() / 255
     assert (white - mask.float()).abs().mean() < 0.06  # they differ in antialiased edges only
-    assert torch.equal(white.round()[mask == 1], torch.ones(int(mask.sum()))) or (white[mask == 1] > 0.2).all()
+    assert (white[mask == 1] > 0.2).all()
 
 
 def test_mirror_is_exact_for_arrays() -> None:

@@ -35,7 +35,8 @@ def test_a_sharper_map_is_brighter_on_the_shared_scale() -> None:
     diffuse[4:6, 4:6] = 2.0
     sharp[5, 5] = 1.0
     _, first, second = tiles(strip(drawn(diffuse, sharp), ARMS))
-    assert second.astype(int).sum(2).max() > first.astype(int)[100:, 100:].sum(2).max()
+    # Away from the object's outline, which is bright in both.
+    assert second[100:, 100:].astype(int).sum(2).max() > first[100:, 100:].astype(int).sum(2).max()
 
 
 def test_a_dead_map_is_dark_everywhere() -> None:

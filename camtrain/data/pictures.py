@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Draws for one batch."""
+    """How training pictures are varied."""
 
     crop_scale: tuple[float, float]
     flip: bool
