@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
-from camtrain.cam import autograd_gradient, class_activation_map, head_gradient, score
-from camtrain.config import CamConfig, CamVariant, GradientPath, LrSchedule, OptimConfig, Optimiser, Score
-from camtrain.errors import UserError
-from camtrain.loss import MapEntropy, map_entropy, total_loss
+from camtrain import balance
+from camtrain.balance import Balance
+from camtrain.cam import class_activation_map
+from camtrain.config import AUTO, CamConfig, CamVariant, OptimConfig, Score, Term
+from camtrain.data.pictures import Batch
+from camtrain.head import Path, Paths
+from camtrain.loss import CamTerm, cam_term, classification_loss, total_loss
 from camtrain.model import Classifier, Output
+from camtrain.optim import make_optimiser
+from camtrain.score import Pairs, autograd_gradient, head_gradient, of_pictures, pairs, regions_of
 
 BASELINE, REGULARISED = "baseline", "regularised"
 
 
-class Paths(NamedTuple):
-    """Whether the closed form of the head's gradient holds, found by :func:`probe`."""
-
-    training: bool
-    evaluation: bool
-
-
 @dataclass
 class Arm:
-    """A network in training. `regularised` says whether the CAM term is in its loss."""
+    """A network in training.
+
+    `regularised` says whether the CAM term is in its loss; `balance` finds the term's weight where that is automatic.
+    """
 
     name: str
     model: Classifier
     optimiser: torch.optim.Optimizer
     regularised: bool
     paths: Paths
+    balance: Balance | None = None
 
 
 class Step(NamedTuple):
@@ -45,166 +43,112 @@ class Step(NamedTuple):
 
     loss: Tensor  # scalar
     classification: Tensor  # scalar
-    cam_entropy: Tensor | None  # scalar, None where it was not observed
-    correct: Tensor  # scalar, number of pictures classified rightly
+    cam_term: Tensor | None  # scalar, like the next two None where it was not observed
+    cam_share: Tensor | None  # scalar, the CAM term's share of the learning effort
+    cam_weight: Tensor | None  # scalar
+    logits: Tensor  # (batch, classes)
 
 
-def make_arms(model: Classifier, optim: OptimConfig, peak: float, paths: Paths) -> list[Arm]:
+def make_arms(model: Classifier, optim: OptimConfig, peak: float, paths: Paths, cam: CamConfig) -> list[Arm]:
     """Both arms with the same initial weights, trained at the `peak` rate. The model itself becomes the baseline's."""
-    models = {BASELINE: model, REGULARISED: copy.deepcopy(model)}
+    other = copy.deepcopy(model)
+    auto = Balance(cam.share) if cam.weight == AUTO else None
     return [
-        Arm(name, network, make_optimiser(network, optim, peak), name == REGULARISED, paths)
-        for name, network in models.items()
+        Arm(BASELINE, model, make_optimiser(model, optim, peak), False, paths),
+        Arm(REGULARISED, other, make_optimiser(other, optim, peak), True, paths, auto),
     ]
 
 
-def make_optimiser(model: Classifier, config: OptimConfig, rate: float) -> torch.optim.Optimizer:
-    """The optimiser; weight decay on matrices and kernels only, not on biases and normalisation."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    match config.name:
-        case Optimiser.adamw:
-            return torch.optim.AdamW(groups, lr=rate)
-        case Optimiser.adam:
-            return torch.optim.Adam(groups, lr=rate)
-        case Optimiser.sgd:
-            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0)
-
-
-def default_learning_rate(optimiser: Optimiser, pretrained: bool, model: nn.Module) -> float:
-    """The rate where `optim.lr` is null: 2e-3 for Adam and AdamW, 0.05 for SGD.
-
-    A tenth of that for pretrained weights, and for networks without normalisation layers (VGG, SqueezeNet, AlexNet),
-    which diverge or die at the full rate.
-    """
-    rate = 0.05 if optimiser is Optimiser.sgd else 2e-3
-    normalised = any("Norm" in type(module).__name__ for module in model.modules())
-    return rate if normalised and not pretrained else rate / 10
-
-
-def learning_rate(config: OptimConfig, peak: float, epochs_done: float, epochs: float) -> float:
-    """Learning rate after `epochs_done` of `epochs`: linear warm-up, then constant or half a cosine to zero."""
-    rate = peak
-    if config.schedule is LrSchedule.cosine:
-        rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, epochs_done / epochs)))
-    if epochs_done < config.warmup:
-        rate *= max(epochs_done, 1e-3 * config.warmup) / config.warmup
-    return rate
-
-
-def make_map(
-    model: Classifier, output: Output, target: Tensor, variant: CamVariant, kind: Score, closed: bool, train: bool
+def make_maps(
+    model: Classifier, output: Output, target: Tensor, of: Pairs, cam: CamVariant, kind: Score, path: Path, train: bool
 ) -> Tensor:
-    """The target class's map, (batch, height, width) before ReLU, by closed form or autograd.
+    """A map for the class, or every positive class, of every picture, by closed form or autograd.
 
     Args:
         model: gives the class weights of the closed form.
-        output: of the model's forward pass, with a graph unless `closed`.
-        target: (batch,) int64.
-        variant: which map.
+        output: of the model's forward pass, with a graph unless the path is the closed form.
+        target: (batch,) int64, or (batch, classes) of 0 and 1.
+        of: whose maps.
+        cam: which map.
         kind: which score.
-        closed: use the closed form.
+        path: how the gradient is come by.
         train: keep the graph that a second derivative needs.
+
+    Returns:
+        (maps, height, width), before ReLU.
     """
     logits, activations = output
-    if closed:
+    if path is Path.closed:
         weights = model.class_weights()
         assert weights is not None, "the closed form was chosen for a network without a linear head"
         cells = activations.shape[-2] * activations.shape[-1]
-        gradient = head_gradient(logits, target, kind, weights, cells)
+        gradient = head_gradient(logits, target, kind, of, weights, cells)
     else:
-        gradient = autograd_gradient(score(logits, target, kind), activations, create_graph=train)
-    return class_activation_map(variant, activations, gradient)
+        gradient = autograd_gradient(logits, target, kind, of, activations, create_graph=train)
+    return class_activation_map(cam, of_pictures(activations, target, of), gradient)
 
 
-def train_step(arm: Arm, images: Tensor, target: Tensor, cam: CamConfig, weight: float, observe: bool) -> Step:
+def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe: bool) -> Step:
     """One step: forward, loss, backward, update.
 
     Args:
         arm: what is trained, in place.
-        images: (batch, 3, height, width), 0..1.
-        target: (batch,) int64.
+        batch: pictures, targets and regions.
         cam: the CAM term.
-        weight: its scheduled weight; ignored for an arm that is not regularised.
-        observe: report the map's entropy, also where it does not enter the loss.
+        schedule: share of its full weight, 0..1; ignored for an arm that is not regularised.
+        observe: measure the CAM term and its part of the learning effort, also where it does not enter the loss.
     """
-    output = arm.model(images)
-    classification = cross_entropy(output.logits, target, reduction="none")
-    term: MapEntropy | None = None
-    active = arm.regularised and weight > 0
-    if active or observe:
-        maps = make_map(arm.model, output, target, cam.variant, cam.score, arm.paths.training, train=active)
-        term = map_entropy(maps if active else maps.detach(), output.logits, target, cam)
-    loss = total_loss(classification, term, weight if active else 0.0)
+    output = arm.model(batch.images)
+    activations, path = output.activations, arm.paths.training
+    active = arm.regularised and cam.weight != 0 and schedule > 0
+    measure = active and (observe or arm.balance is not None)
+    classification = classification_loss(output.logits, batch.targets)
+    term = None
+    if active or (observe and path is not Path.mixed):
+        term = term_of(arm.model, output, batch, cam, path, train=active)
+    weight: float | Tensor = 0.0
+    if measure:
+        assert term is not None
+        of_classification = gradient_at(activations, classification.mean())
+        if arm.balance is not None and arm.balance.means is None:
+            arm.balance.update(of_classification.norm(), gradient_at(activations, term.mean()).norm(), term.certainty())
+        activations.retain_grad()
+    if active:
+        weight = schedule * (float(cam.weight) if arm.balance is None else arm.balance.weight())
+    loss = total_loss(classification, term if active else None, weight)
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
+    share = torch.zeros_like(loss)
+    if measure:
+        # What the term added to the gradient that the backward pass brought to the layer anyway.
+        assert activations.grad is not None
+        of_term = (activations.grad.float() - of_classification).norm()
+        share = balance.share(of_classification.norm(), of_term)
+        if arm.balance is not None:
+            assert term is not None
+            arm.balance.update(of_classification.norm(), of_term / weight, term.certainty())
     arm.optimiser.step()
     with torch.no_grad():
         return Step(
             loss.detach(),
             classification.detach().mean(),
             term.mean().detach() if term is not None and observe else None,
-            (output.logits.argmax(1) == target).sum(),
+            share.detach() if observe else None,
+            torch.as_tensor(weight).detach() if observe else None,
+            output.logits.detach(),
         )
 
 
-def probe(model: Classifier, images: Tensor, target: Tensor, cam: CamConfig) -> Paths:
-    """Find out, in training and in evaluation mode, whether the closed form equals autograd's gradient on this batch.
-
-    Raises:
-        UserError: `cam.variant=cam` or `cam.path=closed` for a network whose head has no closed form.
-    """
-    model = copy.deepcopy(model)  # training mode would move batch norm's statistics
-    training, evaluation = (_closed_form_holds(model.train(mode), images, target, cam.score) for mode in (True, False))
-    linear_head = "global average pooling followed by one linear layer"
-    if cam.variant is CamVariant.cam and not (training and evaluation):
-        raise UserError(f"cam.variant=cam needs {linear_head}, which this network has not; use cam=gradcam")
-    match cam.path:
-        case GradientPath.closed if not (training and evaluation):
-            raise UserError(f"cam.path=closed needs {linear_head}, which this network has not; use cam.path=auto")
-        case GradientPath.autograd:
-            return Paths(False, False)
-    return Paths(training, evaluation)
+def term_of(model: Classifier, output: Output, batch: Batch, cam: CamConfig, path: Path, train: bool) -> CamTerm:
+    """The CAM term of a batch from the network's output, which is detached from it unless it is to be trained."""
+    target = batch.targets
+    of = pairs(target)
+    maps = make_maps(model, output, target, of, cam.variant, cam.score, path, train)
+    regions = regions_of(batch.regions, target, of) if cam.term is Term.energy_outside else None
+    return cam_term(maps if train else maps.detach(), output.logits, target, of, cam, regions)
 
 
-def _closed_form_holds(model: Classifier, images: Tensor, target: Tensor, kind: Score) -> bool:
-    with torch.enable_grad():
-        logits, activations = model(images)
-        weights = model.class_weights()
-        if weights is None or weights.shape[1] != activations.shape[1]:
-            return False
-        exact = autograd_gradient(score(logits, target, kind), activations, create_graph=False)
-        cells = activations.shape[-2] * activations.shape[-1]
-        closed = head_gradient(logits, target, kind, weights, cells).expand_as(exact)
-    return bool(torch.allclose(closed, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max())))
-
-
-def check_alive(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], cam: CamConfig, paths: Paths) -> float:
-    """Norm of the CAM term's gradient on the weights below the target layer, which has to be above zero.
-
-    A map that was detached somewhere would train nothing and be noticed by nobody. The first of the batches (pictures,
-    targets) that has a gradient is enough: a fresh network may well have no map at all in a small one.
-
-    Raises:
-        UserError: the gradient is zero or not finite in every batch.
-    """
-    model = copy.deepcopy(model).train()
-    unweighted = dataclasses.replace(cam, confidence_exponent=0.0)
-    norm, dead, count = 0.0, 0, 0
-    for images, target in batches:
-        output = model(images)
-        maps = make_map(model, output, target, cam.variant, cam.score, paths.training, train=True)
-        term = map_entropy(maps, output.logits, target, unweighted)
-        (at_layer,) = torch.autograd.grad(term.mean(), output.activations, retain_graph=True)
-        below = torch.autograd.grad(output.activations, list(model.parameters()), at_layer, allow_unused=True)
-        norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in below if gradient is not None))
-        if 0 < norm < math.inf:
-            return norm
-        dead, count = dead + int(term.dead.sum()), count + len(target)
-    raise UserError(
-        f"the CAM term has a gradient of {norm:g} below the target layer ({dead} of {count} maps are dead):"
-        " it would train nothing; choose another model.layer or cam.score=log_prob"
-    )
+def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:
+    """Gradient of a scalar loss on activations of its own graph, which is kept; in float32."""
+    (gradient,) = torch.autograd.grad(loss, activations, retain_graph=True)
+    return gradient.float()

@@ -16,6 +16,7 @@ def save(arm: Arm, folder: Path, epochs_done: int) -> None:
         "epochs_done": epochs_done,
         "model": arm.model.backbone.state_dict(),
         "optimiser": arm.optimiser.state_dict(),
+        "balance": None if arm.balance is None else arm.balance.means,
     }
     write_atomically(folder / "checkpoint.pt", lambda opened: torch.save(state, opened))
 
@@ -25,6 +26,8 @@ def restore(arm: Arm, folder: Path) -> int:
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     arm.model.backbone.load_state_dict(state["model"])
     arm.optimiser.load_state_dict(state["optimiser"])
+    if arm.balance is not None:
+        arm.balance.means = state["balance"]
     return int(state["epochs_done"])
 
 

@@ -24,7 +24,7 @@ from hydra.core.override_parser.types import ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camtrain.complaints import CONFIG_ERRORS, explain
-from camtrain.config import Config, check, register
+from camtrain.config import Config, Task, check, register
 from camtrain.errors import UserError
 
 log = logging.getLogger("camtrain")
@@ -189,14 +189,18 @@ def job(
         finished: gets the run folder, overrides and result of every other.
 
     Returns:
-        The regularised arm's validation accuracy, for sweepers that optimise.
+        The regularised arm's validation accuracy (mean average precision), for sweepers that optimise.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = typed(cfg)
-        from camtrain.experiment import run
+        from camtrain import experiment
 
-        result = run(config, folder)
+        if config.task is Task.layers:
+            print(experiment.layers(config))
+            discard(folder, existing)
+            return None
+        result = experiment.run(config, folder)
     except UserError as error:
         complain(f"{error}{left_in(folder)}")
         note(f"camtrain: error: {error}")
@@ -210,7 +214,10 @@ def job(
         log.exception("camtrain: unexpected error")
         raise
     finished.append((folder, list(HydraConfig.get().overrides.task), result))
-    return float(result["arms"]["regularised"]["final"]["accuracy/val"])
+    from camtrain.comparison import performance
+
+    final = result["arms"]["regularised"]["final"]
+    return float(final[performance(final)])
 
 
 def left_in(folder: Path) -> str:

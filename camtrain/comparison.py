@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from camtrain.arm import BASELINE, REGULARISED
-from camtrain.config import CamConfig, Score
+from camtrain.config import AUTO, CamConfig, EvaluatedMap, Score
+from camtrain.performance import measure
 
 Figures = Mapping[str, float]
 
@@ -23,6 +24,8 @@ class Indicator(NamedTuple):
 INDICATORS = (
     Indicator("accuracy/val", "accuracy", "higher", 3, "share of validation pictures classified rightly"),
     Indicator("accuracy/train", "accuracy, training", "", 3, "the same in the last epoch's training batches"),
+    Indicator("average_precision/val", "mean average precision", "higher", 3, "over classes, validation pictures"),
+    Indicator("average_precision/train", "the same, training", "", 3, "in the last epoch's training batches"),
     Indicator("cam/entropy", "entropy, nats", "lower", 3, "how much area is active"),
     Indicator("cam/area", "elliptical area, cells", "lower", 3, "how tight the active area is"),
     Indicator("cam/dispersion", "dispersion", "higher", 2, "how uneven the map is; follows the entropy"),
@@ -32,6 +35,8 @@ INDICATORS = (
     Indicator("cam/pointing", "pointing", "higher", 3, "share of pictures whose map peaks on the object"),
     Indicator("confidence/top_probability", "top probability", "", 3, "mean probability of the predicted class"),
     Indicator("confidence/margin", "margin", "", 3, "mean lead of the predicted class over the next"),
+    Indicator("effort/cam_share", "share of learning effort", "", 3, "of the CAM term in the gradient at the layer"),
+    Indicator("effort/cam_weight", "weight of the CAM term", "", 2, "mean over the last epoch"),
     Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),
 )
 
@@ -90,6 +95,12 @@ def rows(final: Mapping[str, Figures]) -> list[Row]:
     return found
 
 
+def performance(figures: Figures) -> str:
+    """Tag of what says how well an arm classifies: accuracy, or average precision in a multi-label set."""
+    accuracy = f"{measure(multilabel=False)}/val"
+    return accuracy if accuracy in figures else f"{measure(multilabel=True)}/val"
+
+
 HEADINGS = ("", "baseline", "regularised", "difference", "ratio", "")
 
 
@@ -106,8 +117,32 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def as_text(final: Mapping[str, Figures]) -> str:
-    """The comparison as a table for a terminal."""
-    return _aligned([HEADINGS, *(cells(row) for row in rows(final))])
+    """The comparison as tables for a terminal."""
+    others = of_other_maps(final)
+    text = _aligned([HEADINGS, *(cells(row) for row in rows(final))])
+    return f"{text}\n\n{OTHER_MAPS}\n{_aligned([MAP_HEADINGS, *others])}" if others else text
+
+
+OTHER_MAPS = "Maps that were not trained, baseline > regularised"
+MAP_HEADINGS = ("", "entropy, nats", "elliptical area", "energy in mask", "pointing", "dead rate")
+
+
+def of_other_maps(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
+    """A line under :data:`MAP_HEADINGS` for each map that was measured beside the trained one."""
+    lines = []
+    for variant in EvaluatedMap:
+        tags = [
+            f"other_maps/{variant.value}/{name}"
+            for name in ("entropy", "area", "energy_in_mask", "pointing", "dead_rate")
+        ]
+        if tags[0] in final[BASELINE]:
+            pairs = [(final[BASELINE][tag], final[REGULARISED][tag]) for tag in tags]
+            lines.append((variant.value, *(" > ".join(_short(value) for value in pair) for pair in pairs)))
+    return lines
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def of_sweep(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
@@ -116,7 +151,7 @@ def of_sweep(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
     Args:
         jobs: what sets each job apart, and the last figures of both arms.
     """
-    tags = ("accuracy/val", "cam/entropy", "cam/energy_in_mask", "cam/dead_rate")
+    tags = (performance(jobs[0][1][BASELINE]), "cam/entropy", "cam/energy_in_mask", "cam/dead_rate")
     shown = [next(indicator for indicator in INDICATORS if indicator.tag == tag) for tag in tags]
     lines: list[tuple[str, ...]] = [("", *(indicator.label for indicator in shown))]
     for name, final in jobs:
@@ -143,9 +178,15 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def as_markdown(final: Mapping[str, Figures]) -> str:
-    """The comparison as a Markdown table."""
-    lines = [HEADINGS, ("---", *["---:"] * 4, "---"), *(cells(row) for row in rows(final))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """The comparison as Markdown tables."""
+    text = _markdown(HEADINGS, [cells(row) for row in rows(final)])
+    others = of_other_maps(final)
+    return f"{text}\n\n{OTHER_MAPS}\n\n{_markdown(MAP_HEADINGS, others)}" if others else text
+
+
+def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    ruler = ["---:" if heading else "---" for heading in headings]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, ruler, *lines))
 
 
 def maps_die(final: Mapping[str, Figures]) -> bool:
@@ -160,15 +201,18 @@ def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
     if cam.weight == 0:
         yield "cam.weight is 0: both arms are the same training."
     other = ", or use cam.score=log_prob" if cam.score is Score.logit else ""
+    lower = "cam.share" if cam.weight == AUTO else "cam.weight"
     if maps_die(final):
         dead, before = regularised["cam/dead_rate"], baseline["cam/dead_rate"]
         yield (
             f"{dead:.1%} of the regularised arm's maps are dead (baseline {before:.1%}): they explain nothing, and the"
-            f" concentration figures are of the rest only. Lower cam.weight{other}."
+            f" concentration figures are of the rest only. Lower {lower}{other}."
         )
-    lost = baseline["accuracy/val"] - regularised["accuracy/val"]
+    tag = performance(baseline)
+    lost = baseline[tag] - regularised[tag]
     if lost > ACCURACY_LIMIT:
-        yield f"the regularised arm is {100 * lost:.1f} points less accurate: lower cam.weight or start the term later."
+        what = "less accurate" if tag == "accuracy/val" else "lower in average precision"
+        yield f"the regularised arm is {100 * lost:.1f} points {what}: lower {lower} or start the term later."
     if not math.isfinite(baseline["cam/energy_in_mask"]):
         yield "no masks or boxes: whether the maps lie on the objects was not measured."
     elif baseline["cam/energy_in_mask"] - regularised["cam/energy_in_mask"] > ENERGY_LIMIT:

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from camtrain.config import Config, keys
+from camtrain.config import AUTO, Config, keys
 
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
@@ -71,6 +71,8 @@ def _kind(node: Any, name: str) -> str | None:
         return None
     hint = typing.get_type_hints(node).get(name)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if {int, float, str} <= set(options):
+        return f"a number or {AUTO}"
     words = []
     for option in options:
         if isinstance(option, type) and issubclass(option, enum.Enum):

@@ -28,9 +28,39 @@ class DatasetName(enum.Enum):
     fake = "fake"
 
 
+class Task(enum.Enum):
+    train = "train"
+    layers = "layers"
+
+
 class CamVariant(enum.Enum):
     cam = "cam"
     gradcam = "gradcam"
+    gradcampp = "gradcampp"
+    hirescam = "hirescam"
+    xgradcam = "xgradcam"
+    layercam = "layercam"
+
+
+class EvaluatedMap(enum.Enum):
+    """Maps that can be measured: those that can be trained through, and two that cannot."""
+
+    cam = "cam"
+    gradcam = "gradcam"
+    gradcampp = "gradcampp"
+    hirescam = "hirescam"
+    xgradcam = "xgradcam"
+    layercam = "layercam"
+    eigencam = "eigencam"
+    scorecam = "scorecam"
+
+
+class Term(enum.Enum):
+    entropy = "entropy"
+    area = "area"
+    dispersion = "dispersion"
+    total_variation = "total_variation"
+    energy_outside = "energy_outside"
 
 
 class Score(enum.Enum):
@@ -54,6 +84,16 @@ class Stem(enum.Enum):
     keep = "keep"
 
 
+class BatchNorm(enum.Enum):
+    batch = "batch"
+    frozen = "frozen"
+
+
+class Precision(enum.Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Optimiser(enum.Enum):
     adamw = "adamw"
     adam = "adam"
@@ -69,6 +109,9 @@ class Device(enum.Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+AUTO = "auto"
 
 
 def _ranged(default: Any, low: float = -math.inf, high: float = math.inf, above: bool = False) -> Any:
@@ -93,6 +136,7 @@ class DatasetConfig:
 class ShapesConfig(DatasetConfig):
     """Generated pictures of geometric objects in clutter."""
 
+    objects: int = _ranged(1, 1, 4)  # most objects in a picture; above 1 each has 1 to so many, of different classes
     train: int = _ranged(4000, 8)
     val: int = _ranged(1000, 8)
 
@@ -123,14 +167,17 @@ class ModelConfig:
     weights: str | None = None  # null or none, a torchvision weights name (IMAGENET1K_V1), or a file
     layer: str | None = None  # target layer of the map; null: the last one with a grid
     stem: Stem = Stem.auto  # auto: lower the strides of the stem until the map has 4 x 4 cells
+    batch_norm: BatchNorm = BatchNorm.batch  # frozen: keep the statistics of the pretrained weights
 
 
 @dataclass
 class CamConfig:
     variant: CamVariant = CamVariant.gradcam
     score: Score = Score.log_prob
-    weight: float = _ranged(3.0, 0)  # of the map's entropy in the loss
-    confidence_exponent: float = _ranged(2.0, 0)  # a picture's entropy counts by p^exponent, p of its class; 0: fully
+    term: Term = Term.entropy  # what is asked of the map, see camtrain.terms
+    weight: int | float | str = _ranged(AUTO, 0)  # of the term in the loss; auto: holds its share of the effort
+    share: float = _ranged(0.5, 0, 0.99, above=True)  # of the learning effort that an automatic weight holds
+    confidence_exponent: float = _ranged(2.0, 0)  # a map's term counts by p^exponent, p of its class; 0: fully
     unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats
     start: float = _ranged(0.0, 0)  # epochs before the term comes in
     ramp: float = _ranged(0.0, 0)  # epochs over which its weight rises linearly to full
@@ -156,12 +203,16 @@ class TrainerConfig:
     threads: int | None = _ranged(None, 1)  # of the CPU; null: as torch finds best
     workers: int = _ranged(0, 0)  # processes that read pictures; results do not depend on it
     channels_last: bool = True  # memory layout; faster for most networks
+    precision: Precision = Precision.float32  # of the network; bfloat16 by autocast, maps and losses stay in float32
+    compile: bool = False  # torch.compile of what can be compiled
 
 
 @dataclass
 class EvaluateConfig:
     max_pictures: int = _ranged(2000, 1)  # validation pictures whose maps are measured, a fixed random choice
     pictures: int = _ranged(8, 0, 64)  # validation pictures whose maps are drawn
+    maps: list[EvaluatedMap] = field(default_factory=list)  # further maps, measured after the last epoch
+    scorecam_pictures: int = _ranged(32, 1)  # pictures for scorecam: a forward pass for every channel of each
     picture_epochs: list[int] | None = _ranged(None, 1)  # null: 1, 2, 4, 8, ... and the last
 
 
@@ -174,6 +225,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: int = _ranged(0, 0, 2**31 - 1)
+    task: Task = Task.train  # layers: list the network's layers instead of training
 
 
 DATASETS = {DatasetName.shapes: ShapesConfig, DatasetName.folder: FolderConfig, DatasetName.fake: FakeConfig}
@@ -205,6 +257,10 @@ def check(config: Config) -> None:
         if "low" in entry.metadata and value is not None:
             low, high, above = (entry.metadata[name] for name in ("low", "high", "above"))
             for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, str):
+                    if item == AUTO:
+                        continue
+                    raise UserError(f"{key}: {item} does not fit; it must be a number or {AUTO}")
                 if not math.isfinite(item) or not (low < item <= high if above else low <= item <= high):
                     bounds = f"above {low:g}" if above else f"at least {low:g}"
                     bounds += f" and at most {high:g}" if high < math.inf else " and finite" * math.isinf(item)

@@ -3,28 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from camtrain import indicators
-from camtrain.arm import Arm, make_map
-from camtrain.config import CamVariant, Score
+from camtrain.arm import Arm, make_maps
+from camtrain.cam import eigencam, scorecam
+from camtrain.config import CamVariant, EvaluatedMap, Score
 from camtrain.data.pictures import Batch
+from camtrain.head import Path
 from camtrain.model import Output
+from camtrain.performance import ACCURACY, PRECISION, mean_average_precision, of_batch
+from camtrain.score import Pairs, is_multilabel, of_pictures, pairs, regions_of
 
 # The map that is measured is that of the logit, as published, whatever score was trained.
 EVALUATED_SCORE = Score.logit
 
 
-def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: CamVariant) -> tuple[Output, Tensor]:
-    """Evaluation-mode output and maps (batch, height, width), before ReLU, detached. Leaves the mode at evaluation."""
-    arm.model.eval()
-    closed = arm.paths.evaluation
-    with torch.set_grad_enabled(not closed):
-        output = arm.model(images)
-        maps = make_map(arm.model, output, target, variant, EVALUATED_SCORE, closed, train=False)
-    return Output(output.logits.detach(), output.activations.detach()), maps.detach()
+class Mapped(NamedTuple):
+    """A batch's output in evaluation mode, detached, and its maps."""
+
+    output: Output
+    of: Pairs
+    maps: Tensor  # (maps, height, width), before ReLU
+
+
+def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: EvaluatedMap) -> Mapped:
+    """The map of the class, or of every positive class, of every picture. Leaves the mode at evaluation.
+
+    Args:
+        arm: whose network.
+        images: (batch, 3, height, width), 0..1.
+        target: (batch,) int64, or (batch, classes) of 0 and 1.
+        variant: which map.
+    """
+    model, path = arm.model.eval(), arm.paths.evaluation
+    of = pairs(target)
+    by_gradient = variant.name in CamVariant.__members__
+    with torch.set_grad_enabled(by_gradient and path is not Path.closed):
+        output = model(images)
+    detached = Output(output.logits.detach(), output.activations.detach())
+    if by_gradient:
+        with torch.set_grad_enabled(path is not Path.closed):
+            maps = make_maps(
+                model, output, target, of, CamVariant[variant.name], EVALUATED_SCORE, path, train=False
+            ).detach()
+    elif variant is EvaluatedMap.eigencam:
+        maps = of_pictures(eigencam(detached.activations), target, of)
+    else:
+        normalised = of_pictures((images - model.mean) / model.std, target, of)
+
+        def score_of(masked: Tensor, number: int) -> Tensor:
+            with torch.no_grad():
+                return model.of_normalised(masked).logits[:, of.classes[number]]
+
+        maps = scorecam(normalised, of_pictures(detached.activations, target, of), score_of)
+    return Mapped(detached, of, maps)
 
 
 def evaluate(
@@ -40,40 +76,79 @@ def evaluate(
         device: where the arms are.
 
     Returns:
-        For each arm, the mean over pictures of every tag. Pictures for which a value is not defined (a dead map's
+        For each arm, the mean over maps or pictures of every tag. Those for which a value is not defined (a dead map's
         entropy, energy in mask without a mask) are left out of its mean; nan if that leaves none.
     """
     values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
+    logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
+    targets = []
     for batch in batches:
         chosen = measured[batch.indices].to(device)
         batch = batch.to(device)
+        if is_multilabel(batch.targets):
+            targets.append(batch.targets)
         for arm in arms:
-            output, maps = forward_maps(arm, batch.images, batch.targets, variant)
-            of_batch = dict(of_logits(output.logits, batch.targets))
-            of_batch |= of_maps(maps[chosen], batch.regions[chosen])
-            values[arm.name].append(of_batch)
+            output, of, maps = forward_maps(arm, batch.images, batch.targets, EvaluatedMap[variant.name])
+            rows = of_pictures(chosen, batch.targets, of)
+            regions = regions_of(batch.regions, batch.targets, of)
+            figures = dict(of_logits(output.logits, batch.targets))
+            figures |= {f"cam/{name}": value for name, value in of_maps(maps[rows], regions[rows]).items()}
+            values[arm.name].append(figures)
+            if targets:
+                logits[arm.name].append(output.logits)
+    means = {name: _means(rows) for name, rows in values.items()}
+    if targets:
+        for name in means:
+            precision = mean_average_precision(torch.cat(logits[name]), torch.cat(targets))
+            means[name] = {f"{PRECISION}/val": precision, **means[name]}
+    return means
+
+
+def evaluate_maps(
+    arms: Sequence[Arm], batches: Iterable[Batch], variant: EvaluatedMap, measured: Tensor, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Indicators of another map than the trained one, with tags `other_maps/<map>/entropy` and so on.
+
+    Arguments as for :func:`evaluate`.
+    """
+    values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
+    for batch in batches:
+        chosen = measured[batch.indices]
+        if not bool(chosen.any()):
+            continue
+        images, targets, regions = (part[chosen].to(device) for part in batch[:3])
+        for arm in arms:
+            _, of, maps = forward_maps(arm, images, targets, variant)
+            values[arm.name].append(of_maps(maps, regions_of(regions, targets, of)))
     return {
-        name: {tag: float(torch.cat([row[tag] for row in rows]).double().nanmean()) for tag in rows[0]}
+        name: {f"other_maps/{variant.value}/{tag}": value for tag, value in _means(rows).items()}
         for name, rows in values.items()
     }
 
 
+def _means(rows: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    return {tag: float(torch.cat([row[tag] for row in rows]).double().nanmean()) for tag in rows[0]}
+
+
 def of_logits(logits: Tensor, target: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """(tag, value of each picture) from the logits alone."""
+    """(tag, value of each picture) from the logits alone. A margin is defined for one class per picture only."""
+    if is_multilabel(target):
+        yield "confidence/top_probability", logits.float().sigmoid().amax(1)
+        return
     top = logits.float().softmax(1).topk(2, dim=1).values
-    yield "accuracy/val", (logits.argmax(1) == target).float()
+    yield f"{ACCURACY}/val", of_batch(logits, target)
     yield "confidence/top_probability", top[:, 0]
     yield "confidence/margin", top[:, 0] - top[:, 1]
 
 
 def of_maps(maps: Tensor, regions: Tensor) -> dict[str, Tensor]:
-    """Every indicator of each picture's map, by tag."""
+    """Every indicator of each map, by name."""
     return {
-        "cam/entropy": indicators.entropy(maps),
-        "cam/area": indicators.area(maps),
-        "cam/dispersion": indicators.dispersion(maps),
-        "cam/contrast": indicators.contrast(maps),
-        "cam/dead_rate": indicators.is_dead(maps).float(),
-        "cam/energy_in_mask": indicators.energy_in_mask(maps, regions),
-        "cam/pointing": indicators.pointing(maps, regions),
+        "entropy": indicators.entropy(maps),
+        "area": indicators.area(maps),
+        "dispersion": indicators.dispersion(maps),
+        "contrast": indicators.contrast(maps),
+        "dead_rate": indicators.is_dead(maps).float(),
+        "energy_in_mask": indicators.energy_in_mask(maps, regions),
+        "pointing": indicators.pointing(maps, regions),
     }

@@ -20,14 +20,18 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain import checkpoint, comparison, drawing, narration, report, result
-from camtrain.arm import BASELINE, REGULARISED, Arm, check_alive, default_learning_rate, make_arms, probe
-from camtrain.config import CamConfig, Config, Device, crop_range, keys
+from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
+from camtrain.compiled import compile_network
+from camtrain.config import CamConfig, Config, Device, EvaluatedMap, Precision, crop_range, keys
 from camtrain.data.build import build as build_data
 from camtrain.data.pictures import Augmentation, Batch, Pictures, all_batches, steps_per_epoch, training_batches
 from camtrain.errors import UserError
-from camtrain.evaluate import evaluate, forward_maps
+from camtrain.evaluate import evaluate, evaluate_maps, forward_maps
 from camtrain.model import build as build_model
-from camtrain.model import is_pretrained
+from camtrain.model import is_pretrained, survey
+from camtrain.optim import default_learning_rate
+from camtrain.preconditions import check_alive, probe_paths
+from camtrain.score import is_multilabel, regions_of
 from camtrain.streams import Stream, stream, torch_seed
 from camtrain.tensorboard import Board
 from camtrain.train import train_epoch
@@ -57,21 +61,29 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         torch.set_num_threads(config.trainer.threads)
     train_pictures, val_pictures = build_data(config.dataset, config.seed)
     built = build_model(
-        config.model, len(train_pictures.classes), config.dataset.image_size, torch_seed(config.seed, Stream.weights)
+        config.model,
+        len(train_pictures.classes),
+        config.dataset.image_size,
+        torch_seed(config.seed, Stream.weights),
+        torch.bfloat16 if config.trainer.precision is Precision.bfloat16 else torch.float32,
     )
     layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
     model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
     augmentation = Augmentation(crop_range(config.dataset), config.dataset.flip)
     early = training_batches(train_pictures, config.trainer.batch_size, 1, config.seed, augmentation, workers=0)
-    first, *more = ((batch.images, batch.targets) for batch in (b.to(device) for b in islice(early, PROBED_BATCHES)))
+    first = [batch.to(device) for batch in islice(early, PROBED_BATCHES)]
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
-        paths = probe(model, *first, config.cam)
-        if config.cam.weight > 0:
-            check_alive(model, [first, *more], config.cam, paths)
+        paths = probe_paths(model, first[0].images, config.cam)
+        if config.cam.weight != 0:
+            check_alive(model, first, config.cam, paths)
     rate = config.optim.lr or default_learning_rate(config.optim.name, is_pretrained(config.model), model)
-    arms = make_arms(model, config.optim, rate, paths)
+    arms = make_arms(model, config.optim, rate, paths, config.cam)
+    if config.trainer.compile:
+        for arm in arms:
+            compile_network(arm.model, paths)
     measured, shown = choose_pictures(val_pictures, config)
+    multilabel = is_multilabel(train_pictures.targets)
     result.claim(folder)
 
     # ---- say what will be done
@@ -111,7 +123,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
             logging_redirect_tqdm([logging.getLogger()]),
         ):
             board.text("config", f"```yaml\n{yaml}\n```")
-            log.info("%s", narration.EPOCH_HEADING)
+            log.info("%s", narration.epoch_heading(multilabel))
             for epoch in range(-(-total // steps)):
                 bar.set_description(f"epoch {epoch + 1}/{config.trainer.epochs}")
                 trained = train_epoch(
@@ -138,10 +150,21 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     drawn = draw(arms, val_pictures, shown, config.cam, device)
                     strips = [drawing.strip(picture, (BASELINE, REGULARISED)) for picture in drawn]
                     board.strips(REGULARISED, strips, epoch + 1)
-                log.info("%s", narration.epoch_line(epoch + 1, figures))
+                log.info("%s", narration.epoch_line(epoch + 1, figures, multilabel))
                 save("running")
 
             # ---- report
+            for variant in dict.fromkeys(config.evaluate.maps):
+                if variant.name == config.cam.variant.name:
+                    continue
+                bar.set_description(f"measuring {variant.value}")
+                some = first_of(measured, config.evaluate.scorecam_pictures)
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, config.trainer.workers)
+                chosen = some if variant is EvaluatedMap.scorecam else measured
+                figures = evaluate_maps(arms, val_batches, variant, chosen, device)
+                for arm in arms:
+                    epochs[arm.name][-1] |= figures[arm.name]
+                board.scalars(figures, len(epochs[BASELINE]))
             final = {arm: rows[-1] for arm, rows in epochs.items()}
             for arm in arms:
                 checkpoint.save_weights(arm, folder / arm.name)
@@ -185,6 +208,11 @@ def choose_pictures(pictures: Pictures, config: Config) -> tuple[Tensor, list[in
     return measured, sorted(shown.tolist())
 
 
+def first_of(chosen: Tensor, count: int) -> Tensor:
+    """The first `count` of the chosen ones, (pictures,) bool."""
+    return chosen & (chosen.cumsum(0) <= count)
+
+
 def picture_epochs(config: Config) -> Sequence[int]:
     """Epochs after which maps are drawn: as configured, or 1, 2, 4, 8, ..."""
     if config.evaluate.picture_epochs is not None:
@@ -198,20 +226,44 @@ def draw(
     """Every arm's map and prediction of the chosen validation pictures."""
     images, regions = pictures.fetch(shown, None)
     batch = Batch(images.float() / 255, pictures.targets[torch.tensor(shown)], regions, torch.tensor(shown)).to(device)
-    outputs = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
-    top = {name: output.logits.softmax(1).max(1) for name, (output, _) in outputs.items()}
-    density = {name: drawing.density(maps) for name, (_, maps) in outputs.items()}
+    variant = EvaluatedMap[cam.variant.name]
+    mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, variant) for arm in arms}
+    # Of several classes in a picture, the first one's map is drawn.
+    first = next(iter(mapped.values())).of.occurrence == 0
+    rows, classes = (part[first].tolist() for part in next(iter(mapped.values())).of)
+    regions = regions_of(batch.regions, batch.targets, next(iter(mapped.values())).of)[first]
+    density = {name: drawing.density(part.maps[first]) for name, part in mapped.items()}
+    said = {name: predictions(part.output.logits[rows], batch.targets[rows], classes) for name, part in mapped.items()}
     return [
         drawing.Drawn(
             batch.images[row],
-            batch.regions[row],
-            pictures.classes[int(batch.targets[row])],
-            {name: maps[row] for name, maps in density.items()},
-            {name: pictures.classes[int(best.indices[row])] for name, best in top.items()},
-            {name: float(best.values[row]) for name, best in top.items()},
+            regions[number],
+            pictures.classes[classes[number]],
+            {name: maps[number] for name, maps in density.items()},
+            {name: pictures.classes[top[number][0]] for name, top in said.items()},
+            {name: top[number][1] for name, top in said.items()},
         )
-        for row in range(len(shown))
+        for number, row in enumerate(rows)
     ]
+
+
+def predictions(logits: Tensor, target: Tensor, drawn: Sequence[int]) -> list[tuple[int, float]]:
+    """Class and probability that stand under each map: the predicted one's, or, of several, the drawn one's."""
+    if is_multilabel(target):
+        return [(kind, float(row[kind])) for kind, row in zip(drawn, logits.sigmoid(), strict=True)]
+    best = logits.softmax(1).max(1)
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def layers(config: Config) -> str:
+    """The network's layers as a table: what has a grid, and how the gradient of a score reaches it.
+
+    Raises:
+        UserError: as for :func:`camtrain.model.build`.
+    """
+    # Which layers there are does not depend on the number of classes.
+    chosen, found = survey(config.model, 10, config.dataset.image_size)
+    return narration.layers(config, chosen, found)
 
 
 def tensorboard_command() -> str:

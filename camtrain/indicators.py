@@ -1,6 +1,6 @@
-r"""Indicators of a class activation map: pure functions, one value per picture.
+r"""Indicators of a class activation map: pure functions, one value per map.
 
-Notation: :math:`L` is the map before ReLU, shape (batch, height, width); :math:`L^+ = \mathrm{relu}(L)`;
+Notation: :math:`L` is the map before ReLU, shape (maps, height, width); :math:`L^+ = \mathrm{relu}(L)`;
 :math:`P = L^+ / \sum L^+` its distribution; :math:`N` = height times width. A map whose :math:`\sum L^+` is not above
 :data:`DEAD_BELOW` is *dead*: it explains nothing. A dead map has no concentration (``nan`` here, left out of every
 mean), counts as a miss in energy in mask and pointing, and is counted in the dead rate.
@@ -22,12 +22,12 @@ VOID = 255
 
 
 def positive_part(maps: Tensor) -> Tensor:
-    """:math:`L^+` in float32 or wider, (batch, height, width)."""
+    """:math:`L^+` in float32 or wider, (maps, height, width)."""
     return maps.to(torch.promote_types(maps.dtype, torch.float32)).relu()
 
 
 def is_dead(maps: Tensor) -> Tensor:
-    """Which maps explain nothing, (batch,) bool."""
+    """Which maps explain nothing, (maps,) bool."""
     return positive_part(maps).sum((1, 2)) <= DEAD_BELOW
 
 
@@ -35,8 +35,8 @@ def distribution(maps: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`P = L^+ / \sum L^+`, and which maps are dead.
 
     Returns:
-        (batch, height, width), summing to 1 over the cells of a live map and all zero for a dead one;
-        (batch,) bool, true where dead. Gradients are finite for both.
+        (maps, height, width), summing to 1 over the cells of a live map and all zero for a dead one;
+        (maps,) bool, true where dead. Gradients are finite for both.
     """
     positive = positive_part(maps)
     total = positive.sum((1, 2))
@@ -51,7 +51,7 @@ def _live(values: Tensor, dead: Tensor) -> Tensor:
 
 
 def shannon(shares: Tensor) -> Tensor:
-    r"""Entropy :math:`-\sum P \ln P` of distributions, in nats, 0..ln N; (batch, height, width) to (batch,).
+    r"""Entropy :math:`-\sum P \ln P` of distributions, in nats, 0..ln N; (maps, height, width) to (maps,).
 
     Zero for an all-zero row. The logarithm is cut off at the smallest normal number, so that value and gradient stay
     finite where :math:`P = 0`.
@@ -63,7 +63,7 @@ def entropy(maps: Tensor) -> Tensor:
     r"""Entropy :math:`-\sum P \ln P` in nats, 0..ln N: how much area is active; lower is sharper (Schöttl 2020, CE).
 
     Returns:
-        (batch,); nan for dead maps.
+        (maps,); nan for dead maps.
     """
     shares, dead = distribution(maps)
     return _live(shannon(shares), dead)
@@ -76,9 +76,16 @@ def area(maps: Tensor) -> Tensor:
     determinant. 0 for a single cell, :math:`(n^2 - 1) / 12` for a uniform n x n map.
 
     Returns:
-        (batch,); nan for dead maps.
+        (maps,); nan for dead maps.
     """
     shares, dead = distribution(maps)
+    return _live(covariance_determinant(shares).clamp_min(0).sqrt(), dead)
+
+
+def covariance_determinant(shares: Tensor) -> Tensor:
+    r"""Determinant :math:`\lambda_1 \lambda_2` of the covariance of cell position under distributions, cells to the
+    fourth; (maps, height, width) to (maps,). Rounding can bring it slightly below 0.
+    """
     height, width = shares.shape[-2:]
     rows = torch.arange(height, dtype=shares.dtype, device=shares.device) - (height - 1) / 2
     columns = torch.arange(width, dtype=shares.dtype, device=shares.device) - (width - 1) / 2
@@ -87,7 +94,7 @@ def area(maps: Tensor) -> Tensor:
     dx = columns - (column_shares @ columns)[:, None]
     var_y, var_x = (row_shares * dy**2).sum(1), (column_shares * dx**2).sum(1)
     cov = torch.einsum("bhw,bh,bw->b", shares, dy, dx)
-    return _live((var_y * var_x - cov**2).clamp_min(0).sqrt(), dead)
+    return var_y * var_x - cov**2
 
 
 def dispersion(maps: Tensor) -> Tensor:
@@ -97,7 +104,7 @@ def dispersion(maps: Tensor) -> Tensor:
     beside the entropy. Computed on :math:`P`, so that no epsilon is needed and the scale of the map does not matter.
 
     Returns:
-        (batch,); nan for dead maps.
+        (maps,); nan for dead maps.
     """
     shares, dead = distribution(maps)
     cells = shares.shape[1] * shares.shape[2]
@@ -111,7 +118,7 @@ def contrast(maps: Tensor) -> Tensor:
     regions" of Schöttl 2020. 0 where every cell is active.
 
     Returns:
-        (batch,); nan for dead maps.
+        (maps,); nan for dead maps.
     """
     shares, dead = distribution(maps)
     cells = shares.shape[1] * shares.shape[2]
@@ -124,7 +131,7 @@ def contrast(maps: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """:math:`L^+` stretched bilinearly to the picture's size, (batch, *size)."""
+    """:math:`L^+` stretched bilinearly to the picture's size, (maps, *size)."""
     return interpolate(positive_part(maps)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -132,17 +139,17 @@ def energy_in_mask(maps: Tensor, region: Tensor) -> Tensor:
     r"""Share of the stretched map inside the object, 0..1 (energy-based pointing game, Wang et al., CVPR-W 2020).
 
     Args:
-        maps: (batch, height, width).
-        region: (batch, picture height, picture width) uint8, 0 background, 255 void, other values the object.
+        maps: (maps, height, width).
+        region: (maps, picture height, picture width) uint8, 0 background, 255 void, other values the object.
 
     Returns:
-        (batch,); 0 for dead maps, nan where the region holds no object.
+        (maps,); 0 for dead maps, nan where the region holds no object.
     """
     stretched = upsample(maps, (region.shape[-2], region.shape[-1]))
     inside, known = (region > 0) & (region != VOID), region != VOID
     total = (stretched * known).sum((1, 2))
     share = (stretched * inside).sum((1, 2)) / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return _scored(torch.where(is_dead(maps), torch.zeros_like(share), share), inside)
+    return _scored(torch.where(is_dead(maps), torch.zeros_like(share), share), region)
 
 
 def pointing(maps: Tensor, region: Tensor) -> Tensor:
@@ -152,14 +159,19 @@ def pointing(maps: Tensor, region: Tensor) -> Tensor:
     :func:`energy_in_mask`.
 
     Returns:
-        (batch,); 0 for dead maps, nan where the region holds no object.
+        (maps,); 0 for dead maps, nan where the region holds no object.
     """
     stretched = upsample(maps, (region.shape[-2], region.shape[-1]))
     inside = (region > 0) & (region != VOID)
     at = stretched.masked_fill(region == VOID, -1).flatten(1).argmax(1)
     hit = inside.flatten(1).gather(1, at[:, None])[:, 0] & ~is_dead(maps)
-    return _scored(hit.to(stretched.dtype), inside)
+    return _scored(hit.to(stretched.dtype), region)
 
 
-def _scored(values: Tensor, inside: Tensor) -> Tensor:
-    return torch.where(inside.any(2).any(1), values, torch.full_like(values, torch.nan))
+def has_object(region: Tensor) -> Tensor:
+    """Which regions show an object, (maps,) bool."""
+    return ((region > 0) & (region != VOID)).any(2).any(1)
+
+
+def _scored(values: Tensor, region: Tensor) -> Tensor:
+    return torch.where(has_object(region), values, torch.full_like(values, torch.nan))

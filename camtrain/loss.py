@@ -1,74 +1,93 @@
-r"""The loss of the regularised arm: classification plus weighted map entropy.
+r"""The loss of the regularised arm: classification plus the weighted CAM term.
 
 .. math::
-    \mathcal L = \frac1B \sum_i \mathrm{CE}_i + \lambda(t)\, \frac1{|\mathcal A|} \sum_{i \in \mathcal A} q_i H_i
+    \mathcal L = \frac1B \sum_i \mathrm{CE}_i + \lambda\, \frac1{|\mathcal A|} \sum_{m \in \mathcal A} q_m T_m
 
-:math:`H_i` is the entropy of picture i's map (Schöttl, arXiv 2009.12546), in nats or divided by :math:`\ln N`;
-:math:`\mathcal A` are the pictures whose map is alive; :math:`q_i = p_i^\gamma` with :math:`p_i` the softmax
-probability of the target class, detached (:math:`\gamma = 0` is the published loss); :math:`\lambda(t)` the scheduled
-weight. Everything is per picture until the last step.
+:math:`T_m` is the term of map m (:mod:`camtrain.terms`; entropy as published by Schöttl, arXiv 2009.12546);
+:math:`\mathcal A` are the maps for which it is defined: those that are alive; :math:`q_m = p_m^\gamma` with
+:math:`p_m` the probability of the map's class, detached (:math:`\gamma = 0` is the published loss). There is a map for
+the class of every picture, or, in a multi-label set, for every positive class of every picture. Everything is per map
+or picture until the last step. :math:`\lambda` is scheduled (:func:`schedule`) or balanced
+(:mod:`camtrain.balance`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from camtrain.config import CamConfig, EntropyUnit
-from camtrain.indicators import distribution, shannon
+from camtrain import terms
+from camtrain.config import CamConfig
+from camtrain.score import Pairs, is_multilabel, probability
 
 
-class MapEntropy(NamedTuple):
-    """The CAM term of each picture."""
+class CamTerm(NamedTuple):
+    """The CAM term of each map."""
 
-    entropy: Tensor  # (batch,) in the configured unit, 0 where dead
-    confidence: Tensor  # (batch,) q, detached
-    dead: Tensor  # (batch,) bool
+    value: Tensor  # (maps,), 0 where it does not count
+    confidence: Tensor  # (maps,) q, detached
+    counts: Tensor  # (maps,) bool: alive, and whatever else the term needs
 
     def mean(self) -> Tensor:
-        """Mean of q H over the pictures whose map is alive; 0 if there are none. Scalar."""
-        alive = (~self.dead).sum().clamp_min(1)
-        return (self.confidence * self.entropy).sum() / alive
+        """Mean of q T over the maps that count; 0 if there are none. Scalar."""
+        return (self.confidence * self.value).sum() / self.counts.sum().clamp_min(1)
+
+    def certainty(self) -> Tensor:
+        """Mean of q over all maps; 0 if there are none. Scalar."""
+        return self.confidence.sum() / max(1, len(self.confidence))
 
 
-def map_entropy(maps: Tensor, logits: Tensor, target: Tensor, config: CamConfig) -> MapEntropy:
-    """The CAM term of each picture, in float32 or wider even under autocast.
+def classification_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each picture, or, for several classes per picture, the mean over classes of the binary one.
 
     Args:
-        maps: (batch, height, width), before ReLU.
         logits: (batch, classes).
-        target: (batch,) int64.
-        config: unit and confidence exponent.
+        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+
+    Returns:
+        (batch,), nats.
     """
-    shares, dead = distribution(maps)
-    entropy = shannon(shares)
-    if config.unit is EntropyUnit.normalised:
-        # A map of one cell has ln N = 0, and its entropy is 0 in any unit.
-        entropy = entropy / max(math.log(shares.shape[1] * shares.shape[2]), 1e-12)
-    probability = logits.detach().to(entropy.dtype).softmax(1).gather(1, target[:, None])[:, 0]
-    return MapEntropy(entropy, probability**config.confidence_exponent, dead)
+    if is_multilabel(target):
+        return binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none").mean(1)
+    return cross_entropy(logits, target, reduction="none")
 
 
-def scheduled_weight(config: CamConfig, epochs_done: float) -> float:
-    """Weight of the CAM term after `epochs_done` epochs: 0 before `start`, then rising over `ramp` to `weight`."""
+def cam_term(
+    maps: Tensor, logits: Tensor, target: Tensor, of: Pairs, config: CamConfig, regions: Tensor | None = None
+) -> CamTerm:
+    """The CAM term of each map, in float32 or wider even under autocast.
+
+    Args:
+        maps: (maps, height, width), before ReLU.
+        logits: (batch, classes).
+        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+        of: whose maps.
+        config: term, unit and confidence exponent.
+        regions: of each map, (maps, picture height, picture width) uint8; needed by `energy_outside` alone.
+    """
+    value, counts = terms.value(config.term, maps, regions, config.unit)
+    return CamTerm(value, probability(logits.detach(), target, of) ** config.confidence_exponent, counts)
+
+
+def schedule(config: CamConfig, epochs_done: float) -> float:
+    """Share of the full weight after `epochs_done` epochs: 0 before `start`, then rising over `ramp` to 1."""
     if epochs_done < config.start:
         return 0.0
-    if config.ramp == 0:
-        return config.weight
-    return config.weight * min(1.0, (epochs_done - config.start) / config.ramp)
+    return 1.0 if config.ramp == 0 else min(1.0, (epochs_done - config.start) / config.ramp)
 
 
-def total_loss(classification: Tensor, term: MapEntropy | None, weight: float) -> Tensor:
+def total_loss(classification: Tensor, term: CamTerm | None, weight: float | Tensor) -> Tensor:
     """Mean classification loss plus the weighted CAM term. Scalar.
 
-    A weight of 0 adds nothing at all, not even zeros to the gradient: the arm then equals the baseline bit for bit.
+    Without a term nothing at all is added, not even zeros to the gradient: the arm then equals the baseline bit for
+    bit.
 
     Args:
-        classification: (batch,) cross-entropy.
-        term: CAM term, or None where it is not computed.
-        weight: scheduled weight.
+        classification: (batch,).
+        term: CAM term, or None where it does not enter.
+        weight: of the term.
     """
     loss = classification.mean()
-    return loss if term is None or weight == 0 else loss + weight * term.mean()
+    return loss if term is None else loss + weight * term.mean()

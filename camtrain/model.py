@@ -1,24 +1,31 @@
 """Networks that give logits and the target layer's activations in one forward pass.
 
-Any classifier of torchvision by name, or the small residual network of :mod:`camtrain.residual`. The network is traced
-(torch.fx), so that no hooks are needed.
+Any classifier of torchvision by name, or the small residual network of :mod:`camtrain.residual`.
 """
 
 from __future__ import annotations
 
+import copy
 import urllib.error
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.models.vision_transformer import interpolate_embeddings
 
-from camtrain.config import ModelConfig, Stem
+from camtrain.config import BatchNorm, ModelConfig, Score, Stem
 from camtrain.errors import UserError
+from camtrain.graph import LOGITS, trace
+from camtrain.head import Path, Paths, probe
+from camtrain.layers import Layer, find, outermost, strides, wrong_size
 from camtrain.residual import SmallResNet
 
 SMALL_RESNET = "small_resnet"
@@ -26,11 +33,9 @@ SMALL_RESNET = "small_resnet"
 MIN_GRID = 4
 """Cells that a map must have in each direction to be worth looking at."""
 
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Flatten)
-
 
 class Output(NamedTuple):
-    logits: Tensor  # (batch, classes)
+    logits: Tensor  # (batch, classes), float32 or wider
     activations: Tensor  # (batch, channels, height, width)
 
 
@@ -38,23 +43,53 @@ class Classifier(nn.Module):
     """Normalises pictures (0..1, ImageNet statistics) and runs the backbone.
 
     Args:
-        backbone: traced network that returns a dict with `logits` and `activations`.
-        linear: name of its last linear layer, if it has one.
+        backbone: traced network that returns a dict with `logits` and the grid of `layer`.
+        layer: name of the target layer.
+        linear: name of the last linear layer, if there is one.
+        frozen: keep batch norm at its stored statistics in training mode as well.
+        precision: what the backbone computes in, by autocast where it is not float32.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, linear: str | None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        layer: str,
+        linear: str | None,
+        frozen: bool = False,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        self.backbone, self.linear = backbone, linear
+        self.backbone, self.layer, self.linear, self.frozen, self.precision = backbone, layer, linear, frozen, precision
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+        # What runs the backbone in training (True) and evaluation mode, where that is not itself: compiled code.
+        self.runs: dict[bool, Callable[[Tensor], dict[str, Tensor]]] = {}
+        # Only the plain attention kernel has a second derivative.
+        self.attention = any(isinstance(module, nn.MultiheadAttention) for module in backbone.modules())
 
     def forward(self, images: Tensor) -> Output:
         """(batch, 3, height, width) in 0..1 to logits and activations."""
-        out = self.backbone((images - self.mean) / self.std)
-        return Output(out["logits"], out["activations"])
+        return self.of_normalised((images - self.mean) / self.std)
+
+    def of_normalised(self, images: Tensor) -> Output:
+        """The same for pictures that are normalised already."""
+        kernel = sdpa_kernel(SDPBackend.MATH) if self.attention else nullcontext()
+        lower = self.precision is not torch.float32
+        with kernel, torch.autocast(images.device.type, self.precision if lower else torch.bfloat16, enabled=lower):
+            out = self.runs.get(self.training, self.backbone)(images)
+        logits = out[LOGITS]
+        return Output(logits.to(torch.promote_types(logits.dtype, torch.float32)), out[self.layer])
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def class_weights(self) -> Tensor | None:
         """Weight of the last linear layer, (classes, features), or None."""
@@ -76,47 +111,120 @@ class Built:
     stem: tuple[str, ...]  # modules whose stride was lowered
 
 
-def build(config: ModelConfig, classes: int, image_size: int, seed: int) -> Built:
+def build(
+    config: ModelConfig, classes: int, image_size: int, seed: int, precision: torch.dtype = torch.float32
+) -> Built:
     """Build the network, load its weights, choose the target layer, adapt the stem if the map would be too coarse.
 
+    Args:
+        config: the model's part of the configuration.
+        classes: outputs of the network.
+        image_size: height and width of the pictures.
+        seed: of the fresh weights.
+        precision: what the backbone computes in.
+
     Raises:
-        UserError: unknown network, weights that do not fit, unknown layer, or a grid that stays too coarse.
+        UserError: unknown network, weights that do not fit, unknown layer, a layer that the score does not depend on,
+            or a grid that stays too coarse.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = _network(config.name, classes)
-    if config.weights is not None and is_pretrained(config):
-        _load(network, config.weights, config.name, classes)
-    for module in network.modules():
-        if hasattr(module, "inplace"):  # an in-place ReLU after the target layer would overwrite the activations
-            cast(Any, module).inplace = False
-    layers = grids(network, image_size)
-    layer = _layer(config, layers)
-    stem: list[str] = []
-    if config.stem is Stem.auto:
-        for name in _stem(network):
-            if min(layers[layer][-2:]) >= MIN_GRID:
-                break
-            cast(Any, network.get_submodule(name)).stride = (1, 1)
-            stem.append(name)
-            layers = grids(network, image_size)
-    height, width = layers[layer][-2:]
+    network, layers, name, stem = _prepare(config, classes, image_size, seed)
+    height, width = layers[name].grid
     if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
         other = "" if config.stem is Stem.auto else ", model.stem=auto"
         needed = -(-image_size * MIN_GRID // min(height, width))
         raise UserError(
-            f"model.name={config.name}: its layer {layer} has only {height} x {width} cells"
+            f"model.name={config.name}: its layer {name} has only {height} x {width} cells"
             f" at dataset.image_size={image_size}; use dataset.image_size={needed}{other} or an earlier"
             " model.layer"
         )
-    classifier = _traced(network, layer, classes)
-    with torch.no_grad():
-        activations = classifier.eval()(torch.zeros(1, 3, image_size, image_size)).activations
-    if activations.shape[1:] != layers[layer]:
+    frozen = config.batch_norm is BatchNorm.frozen
+    if frozen and not is_pretrained(config):
+        raise UserError("model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights")
+    classifier = Classifier(trace(network, {name: layers[name]}), name, _linear(network, classes), frozen, precision)
+    return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem))
+
+
+def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dict[str, tuple[Layer, Paths]]]:
+    """The layer that a map is made of, and every layer that has a grid with the path of the gradient that reaches it.
+
+    Raises:
+        UserError: as for :func:`build`.
+    """
+    network, layers, name, _ = _prepare(config, classes, image_size, seed=0)
+    paths = _paths(network, layers, classes, image_size)
+    return name, {key: (layer, paths[key]) for key, layer in layers.items()}
+
+
+def _prepare(
+    config: ModelConfig, classes: int, image_size: int, seed: int
+) -> tuple[nn.Module, dict[str, Layer], str, list[str]]:
+    """The plain network with its weights and stem, its layers, the chosen one, and whose stride was lowered."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = _network(config.name, classes, image_size)
+    if config.weights is not None and is_pretrained(config):
+        _load(network, config.weights, config.name, classes, image_size)
+    for module in network.modules():
+        if hasattr(module, "inplace"):  # an in-place ReLU after the target layer would overwrite the activations
+            cast(Any, module).inplace = False
+    layers = find(network, image_size)
+    name = _choose(config, network, layers, classes, image_size)
+    stem: list[str] = []
+    if config.stem is Stem.auto:
+        for level in strides(network, image_size):
+            if min(layers[name].grid) >= MIN_GRID:
+                break
+            for strided in level:
+                cast(Any, network.get_submodule(strided)).stride = (1, 1)
+            stem.extend(level)
+            layers = find(network, image_size)
+    return network, layers, name, stem
+
+
+def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], classes: int, image_size: int) -> str:
+    """The layer that was asked for, or the last one with a grid that the score depends on."""
+    if not layers:
+        raise UserError(f"model.name={config.name}: no layer has an output with a grid; choose another network")
+    if config.layer is not None and config.layer not in layers:
+        listing = ", ".join(f"{name} ({layer.height} x {layer.width})" for name, layer in outermost(layers).items())
+        used = config.layer in dict(network.named_modules())
+        problem = "gives no grid of its own, or is used more than once" if used else "is not in it"
         raise UserError(
-            f"model.layer={layer}: the network uses this layer more than once; choose the block that holds it"
+            f"model.layer={config.layer}: {problem} in {config.name}; its outermost layers are {listing};"
+            f" camtrain task=layers model.name={config.name} lists all"
         )
-    return Built(classifier.train(), layer, (height, width), layers[layer][0], tuple(stem))
+    name = config.layer or list(layers)[-1]
+    if _paths(network, {name: layers[name]}, classes, image_size)[name].evaluation is not Path.unreached:
+        return name
+    paths = _paths(network, layers, classes, image_size)
+    reached = [key for key in layers if paths[key].evaluation is not Path.unreached]
+    if config.layer is None and reached:
+        return reached[-1]
+    raise UserError(
+        f"model.layer={name}: the score of a class does not depend on this layer's grid, so it has no map;"
+        f" the last one that it depends on is {reached[-1] if reached else 'none'}"
+    )
+
+
+def _paths(network: nn.Module, layers: Mapping[str, Layer], classes: int, image_size: int) -> dict[str, Paths]:
+    """The path of each layer in both modes, on two pictures of noise."""
+    network = copy.deepcopy(network)  # training mode moves batch norm's statistics
+    traced = trace(network, layers)
+    linear = _linear(network, classes)
+    weights = network.get_submodule(linear).weight if linear else None
+    found = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = torch.randn(2, 3, image_size, image_size)
+
+        def forward(pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            out = dict(traced(pictures))
+            return out.pop(LOGITS), out
+
+        for mode in (True, False):
+            traced.train(mode)
+            found.append(probe(forward, images, Score.logit, cast("Tensor | None", weights)))
+    return {name: Paths(found[0][name], found[1][name]) for name in layers}
 
 
 def is_pretrained(config: ModelConfig) -> bool:
@@ -124,26 +232,43 @@ def is_pretrained(config: ModelConfig) -> bool:
     return config.weights not in (None, "none")
 
 
-def _network(name: str, classes: int) -> nn.Module:
+def _network(name: str, classes: int, image_size: int) -> nn.Module:
     if name == SMALL_RESNET:
         return SmallResNet(classes)
     # The classifiers are the models that live directly in torchvision.models.
     known = models.list_models(module=models)
     if name not in known:
         raise UserError(f"model.name={name}: no such network; choose {SMALL_RESNET} or one of {', '.join(known)}")
-    # These two would otherwise bring auxiliary classifiers and a warning.
-    options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    network = models.get_model(name, weights=None, num_classes=classes, **options)
-    if any(isinstance(module, nn.MultiheadAttention) for module in network.modules()):
-        raise UserError(f"model.name={name}: its attention blocks keep no grid to map; choose a convolutional network")
+    # The first two would otherwise bring auxiliary classifiers and a warning; transformers are made for one size.
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        options = {"image_size": image_size}
+    elif name.startswith("maxvit_"):
+        options = {"input_size": (image_size, image_size)}
+    try:
+        network = models.get_model(name, weights=None, num_classes=classes, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise wrong_size(image_size, error) from error
     assert isinstance(network, nn.Module)
+    final = _final(network, classes)
+    if final is not None:
+        weight = cast(Tensor, network.get_submodule(final).weight)
+        if not bool(weight.any()):
+            # ViT starts with a head of zeros: every map would be dead, and the CAM term without a gradient. As Swin's.
+            nn.init.trunc_normal_(weight, std=0.02)
     return network
 
 
-def _load(network: nn.Module, weights: str, name: str, classes: int) -> None:
+def _load(network: nn.Module, weights: str, name: str, classes: int, image_size: int) -> None:
     """Load a state dict. The final layer keeps its fresh weights where the file was made for other classes."""
     state = _state(weights, name)
     own = network.state_dict()
+    place = "encoder.pos_embedding"
+    if place in state and place in own and state[place].shape != own[place].shape:
+        patch = cast(Any, network).patch_size
+        state = interpolate_embeddings(image_size, patch, OrderedDict(state))
     head = _final(network, classes)
     unknown = sorted(set(state) - set(own))
     missing = sorted(key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
@@ -154,11 +279,14 @@ def _load(network: nn.Module, weights: str, name: str, classes: int) -> None:
         key = (missing or unknown or other)[0]
         problem = "it lacks" if missing else "it has the unknown" if unknown else "another shape of"
         raise UserError(f"model.weights={weights}: these are weights of another network than {name}: {problem} {key}")
-    network.load_state_dict({key: state[key] for key in own if key in state and key not in shapes}, strict=False)
+    for key in own:
+        if key in state and key not in shapes:
+            own[key] = state[key]
+    network.load_state_dict(own)  # with the version numbers of its parts, which torchvision's MNASNet asks for
 
 
 def _state(weights: str, name: str) -> dict[str, Tensor]:
-    path = Path(weights).expanduser()
+    path = FilePath(weights).expanduser()
     if path.is_file():
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -189,82 +317,7 @@ def _final(network: nn.Module, classes: int) -> str | None:
     return names[-1] if names else None
 
 
-def grids(network: nn.Module, image_size: int) -> dict[str, tuple[int, int, int]]:
-    """Named modules whose output has channels and a grid, in the order in which they finish: (channels, height, width).
-
-    The head (the last child with weights and pooling) is left out: what it gives is scores, not features.
-    """
-    found: dict[str, tuple[int, int, int]] = {}
-    children = [name for name, child in network.named_children() if any(True for _ in child.parameters())]
-    head = children[-1]
-
-    def record(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4:
-                found.pop(name, None)
-                found[name] = (int(output.shape[1]), int(output.shape[2]), int(output.shape[3]))
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(record(name))
-        for name, module in network.named_modules()
-        if name and name.split(".")[0] != head and not isinstance(module, _POOLS)
-    ]
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, image_size, image_size))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"dataset.image_size={image_size}: too small for this network ({reason}); use a larger one"
-        ) from error
-    finally:
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _layer(config: ModelConfig, layers: dict[str, tuple[int, int, int]]) -> str:
-    # The outermost blocks, or what is in them where there is only one (VGG's features).
-    depth = 0 if sum("." not in name for name in layers) > 1 else 1
-    outer = {name: shape for name, shape in layers.items() if name.count(".") <= depth}
-    listing = ", ".join(f"{name} ({height} x {width})" for name, (_, height, width) in outer.items())
-    if config.layer is not None:
-        if config.layer not in layers:
-            raise UserError(
-                f"model.layer={config.layer}: {config.name} has no such layer with a grid;"
-                f" it has {listing} and their parts"
-            )
-        return config.layer
-    if not layers:
-        raise UserError(
-            f"model.name={config.name}: no layer has an output of (channels, height, width); choose another network"
-        )
-    return list(layers)[-1]
-
-
-def _stem(network: nn.Module) -> list[str]:
-    """The first two layers of stride 2, convolutions or pools, the later one first: it is the cheaper one to widen."""
-    strided = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.stride in (2, (2, 2))
-    ]
-    return strided[:2][::-1]
-
-
-def _traced(network: nn.Module, layer: str, classes: int) -> Classifier:
-    nodes = get_graph_node_names(network)[1]
-    traced = create_feature_extractor(network, {layer: "activations", nodes[-1]: "logits"})
-    for graph in (traced.train_graph, traced.eval_graph):
-        assert isinstance(graph, fx.Graph)
-        for node in graph.nodes:
-            if node.kwargs.get("inplace"):  # functional in-place ReLU, as in DenseNet
-                node.update_kwarg("inplace", False)
-    traced.recompile()
+def _linear(network: nn.Module, classes: int) -> str | None:
+    """Name of the last layer with one output per class, if it is linear."""
     final = _final(network, classes)
-    linear = final if final and isinstance(network.get_submodule(final), nn.Linear) else None
-    return Classifier(traced, linear)
+    return final if final and isinstance(network.get_submodule(final), nn.Linear) else None

@@ -6,15 +6,19 @@ import enum
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any
 
 import torch
 
-from camtrain.arm import BASELINE, REGULARISED, Paths
-from camtrain.config import CamConfig, Config, EntropyUnit, FolderConfig
+from camtrain.arm import BASELINE, REGULARISED
+from camtrain.config import AUTO, CamConfig, Config, EntropyUnit, FolderConfig, Precision, Term
 from camtrain.data.pictures import Pictures
+from camtrain.head import Path, Paths
+from camtrain.layers import Layer
 from camtrain.model import Built
+from camtrain.performance import measure
+from camtrain.score import is_multilabel
 
 
 def facts(
@@ -28,6 +32,7 @@ def facts(
             "train": len(train.targets),
             "val": len(val.targets),
             "val_with_region": val.with_region,
+            "multilabel": is_multilabel(train.targets),
         },
         "model": {
             "name": config.model.name,
@@ -37,8 +42,8 @@ def facts(
             "stem_strides_lowered": list(built.stem),
             "parameters": sum(parameter.numel() for parameter in built.classifier.parameters()),
             "gradient_path": {
-                "training": "closed form" if paths.training else "autograd",
-                "evaluation": "closed form" if paths.evaluation else "autograd",
+                "training": paths.training.value,
+                "evaluation": paths.evaluation.value,
             },
         },
         "learning_rate": rate,
@@ -56,17 +61,38 @@ def facts(
 def data_name(config: Config) -> str:
     """The data set's name, a folder's own for pictures of one's own."""
     if isinstance(config.dataset, FolderConfig):
-        return Path(config.dataset.root).expanduser().resolve().name
+        return FilePath(config.dataset.root).expanduser().resolve().name
     return config.dataset.name.value
 
 
 def term(cam: CamConfig) -> str:
     """The CAM term in words."""
-    unit = "/ ln N" if cam.unit is EntropyUnit.normalised else "in nats"
+    unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
+    what = f"{cam.variant.value} {cam.term.value.replace('_', ' ')}{unit if cam.term is Term.entropy else ''}"
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
-    return f"{cam.weight:g} x {cam.variant.value} entropy {unit}{confidence}, score {cam.score.value}{start}{ramp}"
+    weight = (
+        f", weight for {cam.share:.0%} of the effort" if cam.weight == AUTO else f" x {cam.weight:g}"
+    )
+    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
+
+
+def layers(config: Config, chosen: str, found: Mapping[str, tuple[Layer, Paths]]) -> str:
+    """The layers of a network as a table; an arrow stands before the one that the map is made of."""
+    lines = [("", "layer", "channels", "grid", "training", "evaluation")]
+    for name, (layer, paths) in found.items():
+        mark = "->" if name == chosen else ""
+        words = (PATHS.get(paths.training, paths.training.value), paths.evaluation.value)
+        lines.append((mark, name, str(layer.channels), f"{layer.height} x {layer.width}", *words))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(
+        [f"{config.model.name} at {config.dataset.image_size} x {config.dataset.image_size} pixels", "", *table]
+    )
+
+
+PATHS = {Path.mixed: "model.batch_norm=frozen only"}
 
 
 def title(config: Config) -> str:
@@ -95,20 +121,26 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
         f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {trainer.batch_size}, {optim.name.value} at"
         f" {told['learning_rate']:g}, {optim.schedule.value}",
     )
-    yield "machine", f"{environment['device']}, torch {environment['torch']}"
+    lower = f", {trainer.precision.value}" if trainer.precision is not Precision.float32 else ""
+    yield "machine", f"{environment['device']}, torch {environment['torch']}{lower}"
 
 
-EPOCH_HEADING = (
-    f"\n{'':>5}  {'accuracy':^15}  {'entropy':^15}  {'energy in mask':^15}  {'dead rate':>12}\n{'epoch':>5}"
-    + (f"  {'base':>7} {'regul.':>7}" * 4)
-)
+MAIN = {"cam/entropy": "entropy", "cam/energy_in_mask": "energy in mask", "cam/dead_rate": "dead rate"}
+"""What is printed of every epoch, beside accuracy or average precision."""
 
 
-def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Both arms' main figures after an epoch, under :data:`EPOCH_HEADING`."""
-    tags = ("accuracy/val", "cam/entropy", "cam/energy_in_mask", "cam/dead_rate")
+def epoch_heading(multilabel: bool) -> str:
+    """Two lines over those of :func:`epoch_line`."""
+    names = (measure(multilabel).replace("_", " "), *MAIN.values())
+    top = "".join(f"  {name:^17}" for name in names).rstrip()
+    return f"\n{'':>5}{top}\n{'epoch':>5}" + f"  {'base':>8} {'regul.':>8}" * len(names)
+
+
+def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]], multilabel: bool) -> str:
+    """Both arms' main figures after an epoch."""
+    tags = (f"{measure(multilabel)}/val", *MAIN)
     pairs = ((figures[BASELINE][tag], figures[REGULARISED][tag]) for tag in tags)
-    return f"{epoch:>5}" + "".join(f"  {first:>7.3f} {second:>7.3f}" for first, second in pairs)
+    return f"{epoch:>5}" + "".join(f"  {first:>8.3f} {second:>8.3f}" for first, second in pairs)
 
 
 def plain(value: Any) -> str | float | bool:

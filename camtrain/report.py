@@ -24,6 +24,7 @@ ARM_DASHES = {BASELINE: (4, 2), REGULARISED: (None, None)}
 
 CURVES = (
     ("accuracy/val", "accuracy"),
+    ("average_precision/val", "mean average precision"),
     ("cam/entropy", "entropy, nats"),
     ("cam/area", "elliptical area, cells"),
     ("cam/energy_in_mask", "energy in mask"),
@@ -88,6 +89,7 @@ def write(
 {notes}
 <h2>Comparison</h2>
 <div class="scroll">{_table(final)}</div>
+{_other_maps(final)}
 <p>Indicators of the map are means over the validation pictures, of the true class's map of the logit, in both arms and
 whatever score was trained. Dead maps are left out of entropy, area, dispersion and contrast and count as misses in
 energy in mask and pointing. One run is one seed: repeat it with <code>seed=0,1,2</code> before believing a small
@@ -112,6 +114,18 @@ def _table(final: Mapping[str, comparison.Figures]) -> str:
         said = f'<span class="{verdict.partition(" ")[0]}">{verdict}</span>'
         body.append(f'<tr><td>{label}{meaning}</td>{cells}<td class="word">{said}</td></tr>')
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _other_maps(final: Mapping[str, comparison.Figures]) -> str:
+    lines = comparison.of_other_maps(final)
+    if not lines:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in comparison.MAP_HEADINGS)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    return (
+        f"<h2>{html.escape(comparison.OTHER_MAPS)}</h2>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _wall(drawn: Sequence[Drawn]) -> str:

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from camtrain.arm import Arm, Step, learning_rate, train_step
-from camtrain.config import Config
+from camtrain.arm import Arm, Step, train_step
+from camtrain.config import Config, Term
 from camtrain.data.pictures import Batch
 from camtrain.errors import UserError
-from camtrain.loss import scheduled_weight
+from camtrain.loss import schedule
+from camtrain.optim import learning_rate
+from camtrain.performance import ACCURACY, PRECISION, mean_average_precision, of_batch
+from camtrain.score import is_multilabel
 from camtrain.streams import Stream, torch_seed
 
 OBSERVE_EVERY = 10
-"""Steps between measurements of the map's entropy, in the arm that trains it and in the one that does not.
+"""Steps between measurements of the CAM term, in the arm that trains it and in the one that does not.
 
 Such a step is not timed: it costs the baseline what a plain training would not pay.
 """
@@ -28,32 +31,38 @@ Such a step is not timed: it costs the baseline what a plain training would not 
 class Epoch:
     """What one arm's training did in one epoch."""
 
-    losses: dict[str, list[Tensor]] = field(default_factory=dict)
-    correct: list[Tensor] = field(default_factory=list)
+    means: dict[str, list[Tensor]] = field(default_factory=dict)  # by tag
+    logits: list[Tensor] = field(default_factory=list)  # like targets of several classes per picture only
+    targets: list[Tensor] = field(default_factory=list)
     timed: list[float] = field(default_factory=list)  # seconds of each step that is comparable between arms
     steps: int = 0
-    seen: int = 0
 
-    def add(self, step: Step, pictures: int) -> None:
+    def add(self, step: Step, target: Tensor, term: Term) -> None:
         self.steps += 1
         for tag, value in (
             ("loss/total", step.loss),
             ("loss/classification", step.classification),
-            ("loss/cam_entropy", step.cam_entropy),
+            (f"loss/cam_{term.value}", step.cam_term),
+            ("effort/cam_share", step.cam_share),
+            ("effort/cam_weight", step.cam_weight),
         ):
             if value is not None:
-                self.losses.setdefault(tag, []).append(value)
-        self.correct.append(step.correct)
-        self.seen += pictures
+                self.means.setdefault(tag, []).append(value)
+        if is_multilabel(target):
+            self.logits.append(step.logits)
+            self.targets.append(target)
+        else:
+            self.means.setdefault(f"{ACCURACY}/train", []).append(of_batch(step.logits, target).mean())
 
     def summary(self) -> dict[str, float]:
-        """Means over the epoch, by tag."""
-        means = {tag: float(torch.stack(values).double().mean()) for tag, values in self.losses.items()}
-        means["accuracy/train"] = float(torch.stack(self.correct).sum()) / self.seen
+        """Figures of the epoch, by tag."""
+        figures = {tag: float(torch.stack(values).double().mean()) for tag, values in self.means.items()}
+        if self.logits:
+            figures[f"{PRECISION}/train"] = mean_average_precision(torch.cat(self.logits), torch.cat(self.targets))
         if self.timed:
-            means["time/step"] = statistics.median(self.timed)
-            means["time/epoch"] = means["time/step"] * self.steps
-        return means
+            figures["time/step"] = statistics.median(self.timed)
+            figures["time/epoch"] = figures["time/step"] * self.steps
+        return figures
 
 
 def train_epoch(
@@ -92,7 +101,7 @@ def train_epoch(
             batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         done = epoch + step / steps_per_epoch
         rate = learning_rate(config.optim, peak_rate, done, config.trainer.epochs)
-        weight = scheduled_weight(config.cam, done)
+        full = schedule(config.cam, done)
         observe = step % OBSERVE_EVERY == 0
         dropout = torch_seed(config.seed, Stream.dropout, epoch, step)
         for arm in arms if step % 2 == 0 else reversed(arms):
@@ -101,12 +110,12 @@ def train_epoch(
             torch.manual_seed(dropout)  # the same dropout in every arm
             _synchronise(device)
             started = time.perf_counter()
-            taken = train_step(arm, batch.images, batch.targets, config.cam, weight, observe)
+            taken = train_step(arm, batch, config.cam, full, observe)
             _synchronise(device)
             seconds = time.perf_counter() - started
             record = records[arm.name]
-            record.add(taken, len(batch.targets))
-            if not observe and (weight > 0 or config.cam.weight == 0):
+            record.add(taken, batch.targets, config.cam.term)
+            if not observe and (full > 0 or config.cam.weight == 0):
                 record.timed.append(seconds)
             if (observe or step == steps - 1) and not torch.isfinite(taken.loss):
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Arms: bit-for-bit equality at weight 0, a live gradient, the probe."""
+"""Arms: bit-for-bit equality at weight 0, a step that trains what it says, effort and balance."""
 
 from __future__ import annotations
 
@@ -8,56 +8,60 @@ import pytest
 import torch
 from torch import Tensor
 
-from camtrain.arm import (
-    BASELINE,
-    REGULARISED,
-    Arm,
-    Paths,
-    check_alive,
-    default_learning_rate,
-    learning_rate,
-    make_arms,
-    make_optimiser,
-    probe,
-    train_step,
-)
-from camtrain.config import CamConfig, CamVariant, GradientPath, LrSchedule, ModelConfig, OptimConfig, Optimiser, Score
-from camtrain.errors import UserError
+from camtrain.arm import BASELINE, REGULARISED, Arm, gradient_at, make_arms, term_of, train_step
+from camtrain.config import CamConfig, CamVariant, ModelConfig, OptimConfig, Term
+from camtrain.data.pictures import Batch
+from camtrain.head import Path, Paths
+from camtrain.loss import classification_loss
 from camtrain.model import Classifier, build
+from camtrain.preconditions import probe_paths
+
+CLOSED = Paths(Path.closed, Path.closed)
 
 
 def classifier(name: str) -> Classifier:
     return build(ModelConfig(name=name), classes=3, image_size=64, seed=0).classifier
 
 
-def batch(step: int = 0, count: int = 4) -> tuple[Tensor, Tensor]:
+def batch(step: int = 0, count: int = 4, multilabel: bool = False) -> Batch:
     generator = torch.Generator().manual_seed(step)
-    return torch.rand(count, 3, 64, 64, generator=generator), torch.arange(count) % 3
+    images = torch.rand(count, 3, 64, 64, generator=generator)
+    targets = torch.arange(count) % 3
+    regions = torch.zeros(count, 64, 64, dtype=torch.uint8)
+    regions[:, 8:40, 16:48] = 1
+    if multilabel:
+        targets = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 1]])[torch.arange(count) % 4]
+        regions[:, :30] *= 2
+    return Batch(images, targets, regions, torch.arange(count))
 
 
-def trained(name: str, cam: CamConfig, weight: float, steps: int = 3) -> list[Arm]:
+def trained(name: str, cam: CamConfig, schedule: float, steps: int = 3, multilabel: bool = False) -> list[Arm]:
     model = classifier(name)
-    paths = probe(model, *batch(), cam)
-    arms = make_arms(model, OptimConfig(), 1e-3, paths)
+    paths = probe_paths(model, batch().images, cam)
+    arms = make_arms(model, OptimConfig(), 1e-3, paths, cam)
     for step in range(steps):
         for arm in arms:
             torch.manual_seed(step)
             arm.model.train()
-            train_step(arm, *batch(step), cam, weight, observe=step == 1)
+            train_step(arm, batch(step, multilabel=multilabel), cam, schedule, observe=step == 1)
     return arms
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0", "mobilenet_v3_small"])
-def test_weight_zero_equals_the_baseline_bit_for_bit(name: str) -> None:
-    baseline, regularised = (arm.model.state_dict() for arm in trained(name, CamConfig(), weight=0.0))
-    assert baseline.keys() == regularised.keys()
-    assert all(torch.equal(baseline[key], regularised[key]) for key in baseline)
+def test_weight_zero_equals_the_baseline_bit_for_bit(name: str, multilabel: bool) -> None:
+    for cam, schedule in ((CamConfig(weight=0), 1.0), (CamConfig(weight=1.0), 0.0), (CamConfig(), 0.0)):
+        arms = trained(name, cam, schedule, multilabel=multilabel)
+        baseline, regularised = (arm.model.state_dict() for arm in arms)
+        assert baseline.keys() == regularised.keys()
+        assert all(torch.equal(baseline[key], regularised[key]) for key in baseline)
 
 
+@pytest.mark.parametrize("weight", [1.0, "auto"])
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
-def test_weight_changes_only_the_regularised_arm(name: str) -> None:
-    plain = trained(name, CamConfig(), weight=0.0)
-    weighted = trained(name, CamConfig(), weight=1.0)
+def test_weight_changes_only_the_regularised_arm(name: str, weight: float | str) -> None:
+    plain = trained(name, CamConfig(weight=weight), schedule=0.0)
+    weighted = trained(name, CamConfig(weight=weight), schedule=1.0)
     before, after = (arms[0].model.state_dict() for arms in (plain, weighted))
     assert all(torch.equal(before[key], after[key]) for key in before)
     first, second = (arm.model.state_dict() for arm in weighted)
@@ -65,102 +69,109 @@ def test_weight_changes_only_the_regularised_arm(name: str) -> None:
 
 
 def test_arms_start_equal_and_apart() -> None:
-    arms = make_arms(classifier("resnet18"), OptimConfig(), 1e-3, Paths(True, True))
+    arms = make_arms(classifier("resnet18"), OptimConfig(), 1e-3, CLOSED, CamConfig())
     assert [arm.name for arm in arms] == [BASELINE, REGULARISED]
+    assert [arm.balance is None for arm in arms] == [True, False]
     first, second = (dict(arm.model.named_parameters()) for arm in arms)
     assert all(torch.equal(first[key], second[key]) and first[key] is not second[key] for key in first)
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "resnet18", "squeezenet1_0", "vgg11", "efficientnet_b0"])
-def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name: str) -> None:
-    model = classifier(name)
-    cam = CamConfig(confidence_exponent=0.0)
-    paths = probe(model, *batch(), cam)
+def trunk_gradient(model: Classifier, paths: Paths, cam: CamConfig, made: Batch) -> Tensor:
+    """Gradient of a step's whole loss on the first kernel."""
+    nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+    arm = Arm(REGULARISED, copy.deepcopy(model).train(), nothing, True, paths)
     torch.manual_seed(0)
-    assert check_alive(model, [batch()], cam, paths) > 0
+    train_step(arm, made, cam, 1.0, observe=False)
+    first = next(p for p in arm.model.parameters() if p.dim() == 4)
+    assert first.grad is not None
+    return first.grad
 
-    def gradient(weight: float) -> Tensor:
-        arm = Arm(
-            REGULARISED,
-            copy.deepcopy(model).train(),
-            torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0),
-            True,
-            paths,
-        )
-        torch.manual_seed(0)
-        train_step(arm, *batch(), cam, weight, observe=False)
-        first = next(p for p in arm.model.parameters() if p.dim() == 4)
-        assert first.grad is not None
-        return first.grad
 
-    plain, once, twice = gradient(0.0), gradient(1.0), gradient(2.0)
+BACKBONES = [
+    *("small_resnet", "resnet18", "resnet50", "squeezenet1_0", "vgg11", "mobilenet_v2", "mobilenet_v3_small"),
+    *("efficientnet_b0", "densenet121", "shufflenet_v2_x0_5", "convnext_tiny", "swin_t", "vit_b_16", "googlenet"),
+]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name: str) -> None:
+    size = 128 if name == "swin_t" else 64
+    model = build(ModelConfig(name=name), classes=3, image_size=size, seed=0).classifier
+    small = batch()
+    images = torch.nn.functional.interpolate(small.images, (size, size))
+    made = Batch(images, small.targets, torch.zeros(4, size, size, dtype=torch.uint8), small.indices)
+    torch.manual_seed(0)
+    paths = probe_paths(model, images, CamConfig())
+    weights = (CamConfig(weight=weight, confidence_exponent=0.0) for weight in (0, 1.0, 2.0))
+    plain, once, twice = (trunk_gradient(model, paths, cam, made) for cam in weights)
     assert float((once - plain).norm()) > 0
     torch.testing.assert_close(
         twice - plain, 2 * (once - plain), rtol=2e-2, atol=1e-3 * float((once - plain).abs().max())
     )
+    model.train()
+    output = model(images)
+    first = next(p for p in model.parameters() if p.dim() == 4)
+    for variant in CamVariant:
+        if variant is not CamVariant.cam or paths.training is Path.closed:
+            cam = CamConfig(variant=variant, confidence_exponent=0.0)
+            term = term_of(model, output, made, cam, paths.training, train=True).mean()
+            (gradient,) = torch.autograd.grad(term, first, retain_graph=True)
+            assert float(gradient.norm()) > 0, variant
+            assert bool(torch.isfinite(gradient).all()), variant
 
 
-def test_a_term_that_cannot_train_is_refused() -> None:
+@pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
+def test_several_classes_per_picture_train_every_class_map(name: str) -> None:
+    model = classifier(name)
+    cam = CamConfig(weight=1.0, confidence_exponent=0.0)
+    paths = probe_paths(model, batch().images, cam)
+    made = batch(multilabel=True)
+    output = model.train()(made.images)
+    term = term_of(model, output, made, cam, paths.training, train=True)
+    assert term.value.shape == (7,)  # 1 + 2 + 3 + 1 positive classes
+    for row, kind, value in zip(*made.targets.nonzero(as_tuple=True), term.value, strict=True):
+        (gradient,) = torch.autograd.grad(output.logits[row, kind], output.activations, retain_graph=True)
+        positive = (gradient.mean((2, 3), keepdim=True) * output.activations).sum(1)[row].relu()
+        shares = positive / positive.sum()
+        expected = -(shares * (shares + 1e-30).log()).sum() / torch.tensor(shares.numel()).log()
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(Term))
+def test_every_term_trains_the_trunk(kind: Term) -> None:
     model = classifier("small_resnet")
-    with torch.no_grad():
-        model.backbone.get_submodule("fc").weight.fill_(-1.0)  # type: ignore[union-attr,operator]
-    with pytest.raises(UserError, match="8 of 8 maps are dead"):
-        check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit), Paths(True, True))
+    cam = CamConfig(term=kind, weight=1.0, confidence_exponent=0.0)
+    for multilabel in (False, True):
+        made = batch(multilabel=multilabel)
+        plain = trunk_gradient(model, CLOSED, CamConfig(weight=0), made)
+        assert float((trunk_gradient(model, CLOSED, cam, made) - plain).norm()) > 0
 
 
-@pytest.mark.parametrize(
-    ("name", "paths"),
-    [
-        ("small_resnet", Paths(True, True)),
-        ("resnet18", Paths(True, True)),
-        ("efficientnet_b0", Paths(False, True)),  # dropout before the linear layer, in training only
-        ("mobilenet_v3_small", Paths(False, False)),
-        ("squeezenet1_0", Paths(False, False)),
-        ("vgg11", Paths(False, False)),
-    ],
-)
-def test_probe(name: str, paths: Paths) -> None:
-    torch.manual_seed(0)
-    assert probe(classifier(name), *batch(), CamConfig()) == paths
+@pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
+@pytest.mark.parametrize("weight", [2.0, "auto"])
+def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight: float | str) -> None:
+    model = classifier(name)
+    cam = CamConfig(weight=weight, share=0.3, confidence_exponent=0.0)
+    paths = probe_paths(model, batch().images, cam)
+    arm = make_arms(model, OptimConfig(), 1e-3, paths, cam)[1]
+    for module in arm.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    output = arm.model.train()(batch().images)
+    term = term_of(arm.model, output, batch(), cam, paths.training, train=True).mean()
+    classification = classification_loss(output.logits, batch().targets).mean()
+    norms = [float(gradient_at(output.activations, loss).norm()) for loss in (classification, term)]
+    step = train_step(arm, batch(), cam, 1.0, observe=True)
+    assert step.cam_share is not None
+    assert step.cam_weight is not None
+    used = float(step.cam_weight)
+    assert used == pytest.approx(2.0 if weight == 2.0 else 0.3 / 0.7 * norms[0] / norms[1], rel=1e-3)
+    assert float(step.cam_share) == pytest.approx(used * norms[1] / (norms[0] + used * norms[1]), rel=1e-3)
 
 
-def test_probe_leaves_the_model_as_it_was() -> None:
-    model = classifier("small_resnet")
-    before = copy.deepcopy(model.state_dict())
-    probe(model, *batch(), CamConfig())
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert model.training
-
-
-def test_cam_and_closed_path_are_refused_where_the_head_has_none() -> None:
-    with pytest.raises(UserError, match="cam=gradcam"):
-        probe(classifier("vgg11"), *batch(), CamConfig(variant=CamVariant.cam))
-    with pytest.raises(UserError, match=r"cam\.path=auto"):
-        probe(classifier("squeezenet1_0"), *batch(), CamConfig(path=GradientPath.closed))
-    assert probe(classifier("small_resnet"), *batch(), CamConfig(path=GradientPath.autograd)) == Paths(False, False)
-
-
-def test_learning_rate() -> None:
-    config = OptimConfig(schedule=LrSchedule.cosine, warmup=2.0)
-    rates = [learning_rate(config, 1.0, done, 10.0) for done in (0.0, 1.0, 2.0, 5.0, 10.0)]
-    assert rates[0] < 0.01
-    assert rates[1] == pytest.approx(0.5 * 0.9755, abs=1e-3)
-    assert rates[3] == pytest.approx(0.5)
-    assert rates[4] == pytest.approx(0.0)
-    assert learning_rate(OptimConfig(schedule=LrSchedule.constant), 0.3, 7.0, 10.0) == 0.3
-
-
-def test_default_learning_rate() -> None:
-    assert default_learning_rate(Optimiser.adamw, False, classifier("resnet18")) == 2e-3
-    assert default_learning_rate(Optimiser.adamw, True, classifier("resnet18")) == pytest.approx(2e-4)
-    assert default_learning_rate(Optimiser.sgd, False, classifier("squeezenet1_0")) == pytest.approx(5e-3)
-
-
-def test_weight_decay_leaves_biases_and_norms_alone() -> None:
-    model = classifier("small_resnet")
-    decayed, spared = make_optimiser(model, OptimConfig(weight_decay=0.3), 1e-3).param_groups
-    assert decayed["weight_decay"] == 0.3
-    assert spared["weight_decay"] == 0.0
-    assert {p.dim() for p in decayed["params"]} == {2, 4}
-    assert {p.dim() for p in spared["params"]} == {1}
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+def test_batch_norm_behind_the_layer_leaves_the_baseline_unobserved() -> None:
+    model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, image_size=64, seed=0).classifier
+    paths = probe_paths(model, batch().images, CamConfig(weight=0))
+    assert paths == Paths(Path.mixed, Path.autograd)
+    arm = make_arms(model, OptimConfig(), 1e-3, paths, CamConfig(weight=0))[0]
+    assert train_step(arm, batch(), CamConfig(weight=0), 1.0, observe=True).cam_term is None

@@ -33,6 +33,8 @@ TAGS = {
     "loss/total",
     "loss/classification",
     "loss/cam_entropy",
+    "effort/cam_share",
+    "effort/cam_weight",
     "cam/entropy",
     "cam/area",
     "cam/dispersion",
@@ -211,8 +213,8 @@ WRONG = {
     "model=resnet19": r"model=resnet19: no such choice; choose one of .*resnet18",
     "dataset=folder": r"dataset.root is not set",
     "dataset=folder dataset.root=nowhere": r"dataset.root=nowhere: there is no such folder",
-    "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, weight",
-    "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number",
+    "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, term, weight",
+    "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number or auto",
     "cam.weight=-1": r"cam.weight=-1 is out of range: it must be at least 0",
     "cam.score=prob": r"cam.score: prob does not fit; it must be one of logit, log_prob",
     "trainer.batch_size=0": r"trainer.batch_size=0 is out of range: it must be at least 2",
@@ -233,8 +235,12 @@ WRONG = {
     "+cam.wieght=5": r"cam.wieght: no such key",
     "cam=null": r".*cam=null: a group is set to the name of one of its choices",
     "cam.weight=1,2": r"cam.weight=1,2: several values for one key are a sweep; write camtrain -m",
-    "cam.weight=null": r"cam.weight: this value does not fit; it must be a number",
+    "cam.weight=null": r"cam.weight: this value does not fit; it must be a number or auto",
     "cam.weight=inf": r"cam.weight=inf is out of range: it must be at least 0 and finite",
+    "model=resnet18 model.layer=layer2 dataset.image_size=64": r"model.layer=layer2: a batch norm behind it",
+    "model=vit_b_16 dataset.image_size=40": r"dataset.image_size=40: this network cannot take it",
+    "model.batch_norm=frozen": r"model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights",
+    "evaluate.maps=[magic]": r"evaluate.maps\[0\]: magic does not fit; it must be",
     "dataset.name=shapes": r"dataset.name=shapes: choose the data set with dataset=shapes",
     "trainer.device=cuda": r"trainer.device=cuda: torch finds no CUDA device",
 }
@@ -403,12 +409,94 @@ def test_tab_completion(command: Command) -> None:
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
 def test_every_network_trains(choice: str, command: Command, tmp_path: Path) -> None:
-    small = ("dataset.image_size=64", "dataset.train=8", "dataset.val=4", "trainer.batch_size=4", "trainer.max_steps=2")
+    size = 128 if choice == "swin_t" else 64
+    small = (
+        f"dataset.image_size={size}",
+        "dataset.train=8",
+        "dataset.val=4",
+        "trainer.batch_size=4",
+        "trainer.max_steps=2",
+    )
     done = command("dataset=fake", f"model={choice}", "evaluate.pictures=1", *small)
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path)
     assert min(result["model"]["grid"]) >= 4
     assert result["status"] == "completed"
+
+
+@pytest.mark.parametrize("choice", sorted(path.stem for path in (ROOT / "conf" / "cam").glob("*.yaml")))
+def test_every_map_trains(choice: str, command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, f"cam={choice}", "trainer.epochs=1")
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert result["config"]["cam"]["variant"] == choice
+    final = result["arms"]["regularised"]["final"]
+    assert 0 < final["effort/cam_share"] < 1
+    assert final["effort/cam_weight"] > 0
+
+
+@pytest.mark.parametrize("term", ["area", "dispersion", "total_variation", "energy_outside"])
+def test_every_term_trains(term: str, command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, f"cam.term={term}", "cam.weight=1")
+    assert done.returncode == 0, done.stderr
+    final = only_result(tmp_path)["arms"]["regularised"]["final"]
+    assert final[f"loss/cam_{term}"] >= 0
+    assert "loss/cam_entropy" not in final
+    assert final["effort/cam_weight"] == 1
+
+
+def test_several_classes_per_picture(command: Command, tmp_path: Path) -> None:
+    small = ("dataset.train=64", "dataset.val=24", "dataset.image_size=32", "trainer.epochs=2", "evaluate.pictures=3")
+    done = command("dataset=shapes_multi", *small, "evaluate.maps=[layercam]")
+    assert done.returncode == 0, done.stderr
+    assert "mean average precision" in done.stdout
+    result = only_result(tmp_path)
+    assert result["data"]["multilabel"]
+    for arm in ("baseline", "regularised"):
+        final = result["arms"][arm]["final"]
+        assert 0 < final["average_precision/val"] < 1
+        assert 0 < final["average_precision/train"] < 1
+        assert "accuracy/val" not in final
+        assert 0 < final["cam/energy_in_mask"] < 1
+
+
+def test_other_maps_are_measured_after_the_last_epoch(command: Command, tmp_path: Path) -> None:
+    others = ["cam", "gradcam", "gradcampp", "hirescam", "xgradcam", "layercam", "eigencam", "scorecam"]
+    done = command(*TINY, f"evaluate.maps=[{','.join(others)}]", "evaluate.scorecam_pictures=3")
+    assert done.returncode == 0, done.stderr
+    assert "Maps that were not trained" in done.stdout
+    result = only_result(tmp_path)
+    first, last = result["arms"]["regularised"]["epochs"]
+    assert not any(tag.startswith("other_maps/") for tag in first)
+    assert {tag.split("/")[1] for tag in last if tag.startswith("other_maps/")} == set(others) - {"gradcam"}
+    # Behind global average pooling these are one map up to its scale.
+    for other in ("cam", "hirescam", "xgradcam"):
+        assert last[f"other_maps/{other}/entropy"] == pytest.approx(last["cam/entropy"], rel=1e-3)
+    assert last["other_maps/layercam/entropy"] != last["cam/entropy"]
+
+
+def test_layers_are_listed_and_nothing_is_written(command: Command, tmp_path: Path) -> None:
+    done = command("task=layers", "model=resnet18", "dataset.image_size=64")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^-> +layer4 +512 +4 x 4 +closed form +closed form$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^ +layer3\.0\.bn1 +256 +8 x 8 +model\.batch_norm=frozen only +autograd$", done.stdout, re.MULTILINE
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_bfloat16_trains(command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, "trainer.precision=bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert "bfloat16" in done.stdout
+    assert only_result(tmp_path)["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_compiled_code_trains(command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, "trainer.compile=true")
+    assert done.returncode == 0, done.stderr
+    assert only_result(tmp_path)["status"] == "completed"
 
 
 def test_real_photographs(photographs: Path, command: Command, tmp_path: Path) -> None:

@@ -7,17 +7,20 @@ import math
 import pytest
 import torch
 
-from camtrain.arm import Arm, Paths, make_optimiser
-from camtrain.config import CamVariant, FakeConfig, ModelConfig, OptimConfig
+from camtrain.arm import Arm
+from camtrain.config import CamVariant, EvaluatedMap, FakeConfig, ModelConfig, OptimConfig, ShapesConfig
 from camtrain.data.build import build as build_data
 from camtrain.data.pictures import all_batches
-from camtrain.evaluate import evaluate, forward_maps, of_maps
+from camtrain.evaluate import evaluate, evaluate_maps, forward_maps, of_maps
+from camtrain.head import Path, Paths
 from camtrain.model import build as build_model
+from camtrain.optim import make_optimiser
 
 
-def arm(closed: bool = True) -> Arm:
-    model = build_model(ModelConfig(name="small_resnet"), 3, 32, 0).classifier
-    return Arm("baseline", model, make_optimiser(model, OptimConfig(), 1e-3), False, Paths(closed, closed))
+def arm(closed: bool = True, classes: int = 3) -> Arm:
+    model = build_model(ModelConfig(name="small_resnet"), classes, 32, 0).classifier
+    path = Path.closed if closed else Path.autograd
+    return Arm("baseline", model, make_optimiser(model, OptimConfig(), 1e-3), False, Paths(path, path))
 
 
 def test_subset_is_measured_whatever_the_batches_hold() -> None:
@@ -31,19 +34,54 @@ def test_subset_is_measured_whatever_the_batches_hold() -> None:
     for tag, value in figures[0].items():
         assert value == pytest.approx(figures[1][tag], abs=1e-5, nan_ok=True)
     images, regions = pictures.fetch([2, 3, 11], None)
-    _, maps = forward_maps(arm(), images.float() / 255, pictures.targets[[2, 3, 11]], CamVariant.gradcam)
+    maps = forward_maps(arm(), images.float() / 255, pictures.targets[[2, 3, 11]], EvaluatedMap.gradcam).maps
     expected = of_maps(maps, regions)
-    for tag, values in expected.items():
+    for name, values in expected.items():
+        tag = f"cam/{name}"
         assert figures[0][tag] == pytest.approx(float(values.nanmean()), abs=1e-5, nan_ok=True)
 
 
 def test_closed_form_and_autograd_measure_the_same() -> None:
     images, target = torch.rand(5, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1])
-    maps = [forward_maps(arm(closed), images, target, CamVariant.gradcam)[1] for closed in (True, False)]
+    maps = [forward_maps(arm(closed), images, target, EvaluatedMap.gradcam).maps for closed in (True, False)]
     torch.testing.assert_close(maps[0], maps[1])
     assert not maps[1].requires_grad
 
 
 def test_nothing_defined_is_nan() -> None:
     regions = torch.zeros(2, 8, 8, dtype=torch.uint8)
-    assert math.isnan(float(of_maps(torch.rand(2, 4, 4), regions)["cam/energy_in_mask"].nanmean()))
+    assert math.isnan(float(of_maps(torch.rand(2, 4, 4), regions)["energy_in_mask"].nanmean()))
+
+
+@pytest.mark.parametrize("variant", list(EvaluatedMap))
+def test_every_map_is_measured_alone_as_with_the_trained_one(variant: EvaluatedMap) -> None:
+    _, pictures = build_data(FakeConfig(image_size=32, val=6), 0)
+    measured = torch.tensor([True, False, True, True, False, False])
+    cpu = torch.device("cpu")
+    alone = evaluate_maps([arm()], all_batches(pictures, 4, 0), variant, measured, cpu)["baseline"]
+    assert {tag.split("/")[1] for tag in alone} == {variant.value}
+    assert 0 <= alone[f"other_maps/{variant.value}/entropy"] <= math.log(16)
+    if variant.name in CamVariant.__members__:
+        whole = evaluate([arm()], all_batches(pictures, 4, 0), CamVariant[variant.name], measured, cpu)["baseline"]
+        for tag, value in alone.items():
+            assert value == pytest.approx(whole[f"cam/{tag.split('/')[2]}"], nan_ok=True)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_several_classes_have_a_map_and_a_region_each(closed: bool) -> None:
+    _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=3), 0)
+    images, regions = pictures.fetch(range(12), None)
+    mapped = forward_maps(arm(closed, 8), images.float() / 255, pictures.targets, EvaluatedMap.gradcam)
+    assert mapped.maps.shape == (int(pictures.targets.sum()), 4, 4)
+    measured = torch.ones(12, dtype=torch.bool)
+    cpu = torch.device("cpu")
+    figures = evaluate([arm(closed, 8)], all_batches(pictures, 5, 0), CamVariant.gradcam, measured, cpu)["baseline"]
+    assert 0 <= figures["average_precision/val"] <= 1
+    assert "accuracy/val" not in figures
+    assert "confidence/margin" not in figures
+    energy = []
+    for row, kind, single in zip(mapped.of.rows, mapped.of.classes, mapped.maps, strict=True):
+        own = (regions[row] == kind + 1).to(torch.uint8)
+        assert bool(own.any())
+        energy.append(float(of_maps(single[None], own[None])["energy_in_mask"]))
+    assert figures["cam/energy_in_mask"] == pytest.approx(sum(energy) / len(energy), abs=1e-5)

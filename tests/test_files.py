@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from camtrain import checkpoint
-from camtrain.arm import Arm, Paths, make_optimiser, train_step
+from camtrain.arm import Arm, make_arms, train_step
 from camtrain.config import CamConfig, ModelConfig, OptimConfig
+from camtrain.data.pictures import Batch
 from camtrain.files import write_atomically, write_text
+from camtrain.head import Path as GradientPath
+from camtrain.head import Paths
 from camtrain.model import build
 
 
@@ -31,13 +34,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def fresh() -> Arm:
     model = build(ModelConfig(name="small_resnet"), 3, 32, 0).classifier
-    return Arm("baseline", model, make_optimiser(model, OptimConfig(), 1e-3), False, Paths(True, True))
+    return make_arms(model, OptimConfig(), 1e-3, Paths(GradientPath.closed, GradientPath.closed), CamConfig())[1]
 
 
 def test_a_restored_arm_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     def step(arm: Arm, number: int) -> None:
         images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(number))
-        train_step(arm, images, torch.tensor([0, 1, 2, 0]), CamConfig(), 0.0, observe=False)
+        batch = Batch(images, torch.tensor([0, 1, 2, 0]), torch.zeros(4, 32, 32, dtype=torch.uint8), torch.arange(4))
+        train_step(arm, batch, CamConfig(), 1.0, observe=False)
 
     through, stopped = fresh(), fresh()
     for arm in (through, stopped):

@@ -10,7 +10,10 @@ from torchvision.models import get_model
 
 from camtrain.config import ModelConfig, Stem
 from camtrain.errors import UserError
-from camtrain.model import build
+from camtrain.head import Path as Path_
+from camtrain.head import Paths
+from camtrain.layers import Layer, Layout
+from camtrain.model import build, survey
 
 LAYERS = {
     "small_resnet": "layer3",
@@ -90,11 +93,66 @@ def test_no_weights_by_word() -> None:
     assert build(ModelConfig(name="small_resnet", weights="none"), 3, 64, 0).layer == "layer3"
 
 
-def test_unknown_networks_and_transformers_without_a_grid() -> None:
+def test_unknown_networks() -> None:
     with pytest.raises(UserError, match="resnet18"):
         build(ModelConfig(name="resnet19"), 3, 64, 0)
-    with pytest.raises(UserError, match="attention"):
-        build(ModelConfig(name="vit_b_16"), 3, 224, 0)
+
+
+def test_branches_of_a_block_are_widened_together() -> None:
+    built = build(ModelConfig(name="regnet_y_400mf"), 3, 64, 0)
+    assert built.stem == ("trunk_output.block1.block1-0.proj.0", "trunk_output.block1.block1-0.f.b.0")
+
+
+class TestTransformers:
+    """Layers that hold their grid in other ways than convolutions do."""
+
+    def test_vit_takes_the_last_layer_whose_patches_reach_the_class_token(self) -> None:
+        built = build(ModelConfig(name="vit_b_16"), 3, 64, 0)
+        assert (built.layer, built.grid, built.channels) == ("encoder.layers.encoder_layer_11.ln_1", (4, 4), 768)
+        output = built.classifier(torch.rand(2, 3, 64, 64))
+        (gradient,) = torch.autograd.grad(output.logits.sum(), output.activations)
+        assert output.activations.shape == gradient.shape == (2, 768, 4, 4)
+        assert bool(gradient.any())
+
+    def test_a_layer_that_the_score_does_not_depend_on_is_refused_and_the_last_one_named(self) -> None:
+        with pytest.raises(UserError, match=r"does not depend.*encoder\.layers\.encoder_layer_11\.ln_1"):
+            build(ModelConfig(name="vit_b_16", layer="encoder.layers.encoder_layer_11"), 3, 64, 0)
+
+    @pytest.mark.parametrize(
+        ("name", "layer"),
+        [("swin_t", "features.7.1"), ("swin_t", "permute"), ("vit_b_16", "encoder.layers.encoder_layer_5.ln_2")],
+    )
+    def test_logits_and_layers_are_those_of_the_plain_network(self, name: str, layer: str) -> None:
+        size = 64 if name == "vit_b_16" else 128
+        built = build(ModelConfig(name=name, layer=layer), 7, size, 0)
+        plain = get_model(name, num_classes=7, **({"image_size": size} if name == "vit_b_16" else {})).eval()
+        plain.load_state_dict(built.classifier.backbone.state_dict())
+        seen = []
+        plain.get_submodule(layer).register_forward_hook(lambda *call: seen.append(call[2]))
+        images = torch.rand(2, 3, size, size)
+        model = built.classifier.eval()
+        output = model(images)
+        torch.testing.assert_close(output.logits, plain((images - model.mean) / model.std), rtol=1e-4, atol=1e-5)
+        grid = {"vit_b_16": lambda x: x[:, 1:].mT.unflatten(2, (4, 4)), "features.7.1": lambda x: x.permute(0, 3, 1, 2)}
+        expected = grid.get(name, grid.get(layer, lambda x: x))(seen[0])
+        torch.testing.assert_close(output.activations, expected, rtol=1e-4, atol=1e-5)
+
+    def test_position_embeddings_are_stretched_to_another_size(self, tmp_path: Path) -> None:
+        torch.save(get_model("vit_b_16", num_classes=9, image_size=96).state_dict(), tmp_path / "weights.pth")
+        built = build(ModelConfig(name="vit_b_16", weights=str(tmp_path / "weights.pth")), 3, 64, 0)
+        assert built.classifier.backbone.state_dict()["encoder.pos_embedding"].shape == (1, 17, 768)
+
+
+def test_survey_names_every_layer_with_its_path() -> None:
+    chosen, found = survey(ModelConfig(name="resnet18"), 3, 64)
+    assert chosen == "layer4"
+    assert found["layer4"] == (Layer(512, 4, 4, Layout.channels_first), Paths(Path_.closed, Path_.closed))
+    assert found["layer4.1.conv2"][1] == Paths(Path_.mixed, Path_.autograd)
+    assert found["layer1"][0].grid == (32, 32)
+    assert "layer1.0.relu" not in found, "it is used twice"
+    chosen, found = survey(ModelConfig(name="vit_b_16"), 3, 64)
+    assert found["encoder"][1] == Paths(Path_.unreached, Path_.unreached)
+    assert found["encoder.layers.encoder_layer_3.ln_2"][1] == Paths(Path_.autograd, Path_.autograd)
 
 
 def test_weights_file_with_another_head(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ def build(config: DatasetConfig, seed: int) -> tuple[Pictures, Pictures]:
         case FolderConfig():
             train = FolderPictures(config, config.train_split)
             return train, FolderPictures(config, config.val_split, train.classes)
-        case ShapesConfig(train=train_count, val=val_count, image_size=size):
+        case ShapesConfig(train=train_count, val=val_count, image_size=size, objects=objects):
             return (
-                ArrayPictures(shapes.CLASSES, *shapes.generate(train_count, size, seed, split=0)),
-                ArrayPictures(shapes.CLASSES, *shapes.generate(val_count, size, seed, split=1)),
+                ArrayPictures(shapes.CLASSES, *shapes.generate(train_count, size, seed, 0, objects)),
+                ArrayPictures(shapes.CLASSES, *shapes.generate(val_count, size, seed, 1, objects)),
             )
         case FakeConfig(classes=classes, image_size=size):
             names = [f"class_{number}" for number in range(classes)]

@@ -25,8 +25,10 @@ class Batch(NamedTuple):
     """Pictures as the network sees them."""
 
     images: Tensor  # (batch, 3, size, size) float32, 0..1
-    targets: Tensor  # (batch,) int64
-    regions: Tensor  # (batch, size, size) uint8: 0 background, 1 object, 255 void; all 0 where none is known
+    targets: Tensor  # (batch,) int64 class numbers, or (batch, classes) int64 of 0 and 1: several classes per picture
+    # (batch, size, size) uint8: 0 background, 255 void, other values the object, in a multi-label set its class number
+    # plus 1; all 0 where none is known
+    regions: Tensor
     indices: Tensor  # (batch,) int64, numbers of the pictures in their split
 
     def to(self, device: torch.device) -> Batch:
@@ -59,7 +61,7 @@ class Pictures(Protocol):
 
     @property
     def targets(self) -> Tensor:
-        """(pictures,) int64."""
+        """(pictures,) int64 class numbers, or (pictures, classes) int64 of 0 and 1."""
 
     @property
     def with_region(self) -> int:

@@ -3,6 +3,7 @@
 Each picture shows one object of one of eight classes, small, rotated, in any colour, on a textured ground among
 distractors: fragments (bars, blobs, elbows) that belong to no class and are drawn like the objects. The class must be
 read from the outline alone, because ground, colour, size, place, angle and distractors are drawn independently of it.
+With `objects` above 1 a picture shows several, each in a quarter of its own: a multi-label set.
 
 Everything is a function of the seed and the numbers of pictures and pixels; nothing is downloaded or stored.
 """
@@ -98,6 +99,7 @@ def _texture(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _draw(target: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures and masks of targets (batch,), one object each, or (batch, classes) of 0 and 1, one of each class."""
     count = len(target)
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -127,25 +129,51 @@ def _draw(target: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor
         )
         paint(cover * present[:, None, None])
 
-    radius = uniform(count, low=0.11, high=0.20) * size
-    centre = radius[:, None] + uniform(count, 2) * (size - 2 * radius[:, None])
-    cover = _coverage(CLASSES, target, centre, radius, uniform(count, high=2 * math.pi), size)
-    paint(cover)
+    if target.dim() == 1:
+        radius = uniform(count, low=0.11, high=0.20) * size
+        centre = radius[:, None] + uniform(count, 2) * (size - 2 * radius[:, None])
+        cover = _coverage(CLASSES, target, centre, radius, uniform(count, high=2 * math.pi), size)
+        paint(cover)
+        mask = (cover >= 0.5).to(torch.uint8)
+    else:
+        mask = torch.zeros(count, size, size, dtype=torch.uint8)
+        quarters = uniform(count, 4).argsort(1)  # each object has a quarter of the picture to itself
+        for number in range(int(target.sum(1).max())):
+            present = target.sum(1) > number
+            kind = (target.cumsum(1) <= number).sum(1).clamp_max(len(CLASSES) - 1)
+            radius = uniform(count, low=0.11, high=0.20) * size
+            corner = torch.stack([quarters[:, number] % 2, quarters[:, number] // 2], 1) * (size / 2)
+            centre = corner + radius[:, None] + uniform(count, 2) * (size / 2 - 2 * radius[:, None])
+            cover = _coverage(CLASSES, kind, centre, radius, uniform(count, high=2 * math.pi), size)
+            cover = cover * present[:, None, None]
+            paint(cover)
+            mask = torch.where(cover >= 0.5, (kind + 1)[:, None, None].to(torch.uint8), mask)
     picture += 0.05 * torch.randn(picture.shape, generator=generator)
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8), (cover >= 0.5).to(torch.uint8)
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8), mask
 
 
-def generate(count: int, size: int, seed: int, split: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw `count` pictures, classes in turn.
+def _several(count: int, objects: int, generator: torch.Generator) -> Tensor:
+    """Targets (count, classes) of 0 and 1, int64: 1 to `objects` different classes in each picture."""
+    wanted = torch.randint(1, objects + 1, (count, 1), generator=generator)
+    rank = torch.rand(count, len(CLASSES), generator=generator).argsort(1).argsort(1)
+    return (rank < wanted).long()
 
-    Returns pictures (count, 3, size, size) uint8; targets (count,) int64; masks (count, size, size) uint8, 1 on the
-    object. `split` separates streams of one seed (0 training, 1 validation).
+
+def generate(count: int, size: int, seed: int, split: int, objects: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw `count` pictures: one object each, classes in turn, or 1 to `objects` of different classes.
+
+    Returns pictures (count, 3, size, size) uint8; targets (count,) int64, or (count, classes) of 0 and 1 where there
+    may be several; masks (count, size, size) uint8, 1 on the object, or its class number plus 1. `split` separates
+    streams of one seed (0 training, 1 validation).
     """
+    stream = (seed * 2 + split) * 1_000_003
     target = torch.arange(count) % len(CLASSES)
+    if objects > 1:
+        target = _several(count, objects, torch.Generator().manual_seed(stream + 1))
     pictures = torch.empty(count, 3, size, size, dtype=torch.uint8)
     masks = torch.empty(count, size, size, dtype=torch.uint8)
     for start in range(0, count, _CHUNK):
         rows = slice(start, min(start + _CHUNK, count))
-        generator = torch.Generator().manual_seed((seed * 2 + split) * 1_000_003 + start)
+        generator = torch.Generator().manual_seed(stream + start)
         pictures[rows], masks[rows] = _draw(target[rows], size, generator)
     return pictures, target, masks

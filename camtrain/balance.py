@@ -1,0 +1,85 @@
+r"""The weight of the CAM term that holds its part of the learning effort.
+
+The *learning effort* is measured where both losses meet, on the activations :math:`A` of the target layer, as the norms
+of their gradients over the whole batch,
+
+.. math::
+    G_\mathrm{CE} = \left\| \partial \overline{\mathrm{CE}} / \partial A \right\|, \qquad
+    G_T = \left\| \partial \overline{q T} / \partial A \right\|, \qquad
+    \rho = \frac{\lambda G_T}{G_\mathrm{CE} + \lambda G_T},
+
+:math:`\lambda` the weight, :math:`\rho` the CAM term's share. `cam.weight=auto` sets
+
+.. math:: \lambda = \frac{\rho^*}{1 - \rho^*} \cdot \frac{\overline{G_\mathrm{CE}}}{\overline{G_T}}
+
+the bars exponential means over steps. As classification is learnt its gradient fades, and the weight with it. The
+wanted share grows with what is learnt, as the confidence weighting of the maps does:
+
+.. math:: \rho^* = \rho_1\, \overline{q}^{\,2},
+
+:math:`\overline q` the mean confidence of the maps and :math:`\rho_1` (`cam.share`) the share once every picture is
+certain. Without the last step a balance would undo the confidence weighting: the smaller the few confident maps'
+gradient, the larger the weight.
+
+Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438 (there among the losses of an audio codec); the
+share that grows with confidence is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MEMORY = 0.98
+"""Part of an exponential mean that stays at each step: it reaches back some fifty steps."""
+
+
+def share(classification: Tensor, weighted_term: Tensor) -> Tensor:
+    r"""The CAM term's share :math:`\rho` of the learning effort, 0..1; 0 where neither loss has a gradient.
+
+    Args:
+        classification: :math:`G_\mathrm{CE}`, scalar.
+        weighted_term: :math:`\lambda G_T`, scalar.
+    """
+    return weighted_term / (classification + weighted_term).clamp_min(torch.finfo(weighted_term.dtype).tiny)
+
+
+@dataclass
+class Balance:
+    """Exponential means of both norms, and the weight they ask for.
+
+    Everything stays on the device: nothing is waited for.
+
+    Args:
+        share: wanted part :math:`\rho_1` of the learning effort once every picture is certain, above 0 and below 1.
+    """
+
+    share: float
+    means: Tensor | None = None
+    """(4,): weight of all steps so far (1 in the long run), :math:`G_\\mathrm{CE}`, :math:`G_T`, q."""
+
+    def update(self, classification: Tensor, term: Tensor, confidence: Tensor) -> None:
+        r"""Take in a step.
+
+        A step in which something is not finite, or the term has no gradient because every map is dead, does not count:
+        the weight must not grow because the maps die.
+
+        Args:
+            classification: :math:`G_\mathrm{CE}`, scalar.
+            term: :math:`G_T`, scalar.
+            confidence: mean q of the maps, scalar.
+        """
+        new = torch.stack([torch.ones_like(term), classification, term, confidence.to(term.dtype)])
+        means = torch.zeros_like(new) if self.means is None else self.means
+        sound = torch.isfinite(new).all() & (term > 0)
+        self.means = torch.where(sound, means + (1 - MEMORY) * (new - means), means)
+
+    def weight(self) -> Tensor:
+        r"""The weight :math:`\lambda`, scalar; 0 as long as no step counted."""
+        assert self.means is not None, "no step was taken in yet"
+        total, classification, term, confidence = self.means.unbind()
+        tiny = torch.finfo(term.dtype).tiny
+        wanted = self.share * (confidence / total.clamp_min(tiny)).square()
+        return wanted / (1 - wanted) * classification / term.clamp_min(tiny)
