@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from camtrain import balance
-from camtrain.balance import Balance
+from camtrain.balance import AtLayer, Balance
 from camtrain.cam import class_activation_map
-from camtrain.config import AUTO, CamConfig, CamVariant, OptimConfig, Score, Term
+from camtrain.config import AUTO, CamConfig, CamVariant, Conflict, OptimConfig, Score, Term
 from camtrain.data.pictures import Batch
 from camtrain.head import Path, Paths
 from camtrain.loss import CamTerm, cam_term, classification_loss, total_loss
 from camtrain.model import Classifier, Output
 from camtrain.optim import make_optimiser
-from camtrain.score import Pairs, autograd_gradient, head_gradient, of_pictures, pairs, regions_of
+from camtrain.score import Pairs, autograd_gradient, head_gradient, is_multilabel, of_pictures, pairs, regions_of
 
 BASELINE, REGULARISED = "baseline", "regularised"
 
@@ -101,32 +101,33 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     output = arm.model(batch.images)
     activations, path = output.activations, arm.paths.training
     active = arm.regularised and cam.weight != 0 and schedule > 0
-    measure = active and (observe or arm.balance is not None)
     classification = classification_loss(output.logits, batch.targets)
     term = None
     if active or (observe and path is not Path.mixed):
         term = term_of(arm.model, output, batch, cam, path, train=active)
     weight: float | Tensor = 0.0
-    if measure:
-        assert term is not None
-        of_classification = gradient_at(activations, classification.mean())
-        if arm.balance is not None and arm.balance.means is None:
-            arm.balance.update(of_classification.norm(), gradient_at(activations, term.mean()).norm(), term.certainty())
-        activations.retain_grad()
-    if active:
+    at_layer = None
+    if active and term is not None:
+        if observe or arm.balance is not None or cam.conflict is Conflict.project:
+            at_layer = AtLayer(
+                gradient_of_classification(arm.model, output, batch.targets, classification, path),
+                activations.shape[2] * activations.shape[3],
+                cam.conflict is Conflict.project,
+            )
+            if arm.balance is not None and arm.balance.means is None:
+                of_term = gradient_at(activations, term.mean()).norm()
+                arm.balance.update(at_layer.square.sum().sqrt(), of_term, term.certainty())
+            activations.register_hook(at_layer)
         weight = schedule * (float(cam.weight) if arm.balance is None else arm.balance.weight())
     loss = total_loss(classification, term if active else None, weight)
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     share = torch.zeros_like(loss)
-    if measure:
-        # What the term added to the gradient that the backward pass brought to the layer anyway.
-        assert activations.grad is not None
-        of_term = (activations.grad.float() - of_classification).norm()
-        share = balance.share(of_classification.norm(), of_term)
+    if at_layer is not None and term is not None:
+        of_classification, of_term = at_layer.norms()
+        share = balance.share(of_classification, of_term)
         if arm.balance is not None:
-            assert term is not None
-            arm.balance.update(of_classification.norm(), of_term / weight, term.certainty())
+            arm.balance.update(of_classification, of_term / weight, term.certainty())
     arm.optimiser.step()
     with torch.no_grad():
         return Step(
@@ -146,6 +147,27 @@ def term_of(model: Classifier, output: Output, batch: Batch, cam: CamConfig, pat
     maps = make_maps(model, output, target, of, cam.variant, cam.score, path, train)
     regions = regions_of(batch.regions, target, of) if cam.term is Term.energy_outside else None
     return cam_term(maps if train else maps.detach(), output.logits, target, of, cam, regions)
+
+
+def gradient_of_classification(
+    model: Classifier, output: Output, target: Tensor, classification: Tensor, path: Path
+) -> Tensor:
+    r"""Gradient of the mean classification loss on the activations, by closed form where the map has one.
+
+    In closed form :math:`(p - t)\, W / (B N)`, the same in every cell, (batch, channels, 1, 1); :math:`p` the softmax
+    or sigmoid, :math:`t` the target as 0 and 1, and a further factor of 1 / classes in a multi-label set.
+    """
+    logits, activations = output
+    weights = model.class_weights()
+    if path is not Path.closed or weights is None:
+        return gradient_at(activations, classification.mean())
+    with torch.no_grad():
+        if is_multilabel(target):
+            of_logits = (logits.sigmoid() - target) / logits.numel()
+        else:
+            own = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+            of_logits = (logits.softmax(1) - own) / len(logits)
+        return (of_logits @ weights / (activations.shape[2] * activations.shape[3]))[:, :, None, None]
 
 
 def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:

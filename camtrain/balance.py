@@ -46,6 +46,46 @@ def share(classification: Tensor, weighted_term: Tensor) -> Tensor:
     return weighted_term / (classification + weighted_term).clamp_min(torch.finfo(weighted_term.dtype).tiny)
 
 
+class AtLayer:
+    r"""A hook on the activations: measures the gradient that the backward pass brings there, and may change it.
+
+    The gradient that comes is :math:`g_i = c_i + t_i` for picture i, the classification loss's and the weighted CAM
+    term's. With `project`, what of the latter opposes the former is taken away:
+
+    .. math:: g_i - \frac{\min(0, \langle t_i, c_i \rangle)}{\|c_i\|^2}\, c_i
+
+    To first order the term then no longer raises the classification loss of its picture. (Gradient surgery, Yu et al.,
+    NeurIPS 2020, arXiv 2001.06782, there between the tasks of a network and for all weights at once.)
+
+    Args:
+        classification: :math:`c`, (batch, channels, height, width), or (batch, channels, 1, 1) if the same in every
+            cell.
+        cells: height times width.
+        project: whether to take away what opposes.
+    """
+
+    def __init__(self, classification: Tensor, cells: int, project: bool) -> None:
+        self.classification, self.project = classification.float(), project
+        same = cells if classification.shape[-2:] == (1, 1) else 1
+        self.square = same * self.classification.square().sum((1, 2, 3))
+        self.term_square: Tensor | None = None
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        wide, c = gradient.float(), self.classification
+        # The full gradients are touched as seldom as possible: t itself is never made.
+        along = (wide.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (wide * c).sum((1, 2, 3))
+        self.term_square = (wide.square().sum() - 2 * along.sum() + self.square.sum()).clamp_min(0)
+        if not self.project:
+            return gradient
+        share_of_c = (along - self.square).clamp_max(0) / self.square.clamp_min(torch.finfo(wide.dtype).tiny)
+        return (wide - share_of_c[:, None, None, None] * c).to(gradient.dtype)
+
+    def norms(self) -> tuple[Tensor, Tensor]:
+        r""":math:`G_\mathrm{CE}` and :math:`\lambda G_T`, before anything was taken away; scalars."""
+        assert self.term_square is not None, "no backward pass reached the activations"
+        return self.square.sum().sqrt(), self.term_square.sqrt()
+
+
 @dataclass
 class Balance:
     """Exponential means of both norms, and the weight they ask for.

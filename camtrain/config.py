@@ -73,6 +73,11 @@ class EntropyUnit(enum.Enum):
     nats = "nats"
 
 
+class Conflict(enum.Enum):
+    keep = "keep"
+    project = "project"
+
+
 class GradientPath(enum.Enum):
     auto = "auto"
     closed = "closed"
@@ -178,6 +183,7 @@ class CamConfig:
     weight: int | float | str = _ranged(AUTO, 0)  # of the term in the loss; auto: holds its share of the effort
     share: float = _ranged(0.5, 0, 0.99, above=True)  # of the learning effort that an automatic weight holds
     confidence_exponent: float = _ranged(2.0, 0)  # a map's term counts by p^exponent, p of its class; 0: fully
+    conflict: Conflict = Conflict.project  # project: take out of the term's gradient what opposes classification
     unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats
     start: float = _ranged(0.0, 0)  # epochs before the term comes in
     ramp: float = _ranged(0.0, 0)  # epochs over which its weight rises linearly to full

@@ -63,25 +63,28 @@ def probe(
         target = torch.arange(len(images), device=images.device) % logits.shape[1]
         of = pairs(target)
         scores = score(logits, target, kind, of)
-        whole, of_first = (
+        # For what does not matter at all, every class is asked: behind a ReLU (SqueezeNet) some have no gradient.
+        every_class = (logits * torch.linspace(1, 2, logits.shape[1], device=logits.device)).sum()
+        reach, whole, of_first = (
             torch.autograd.grad(value, list(grids.values()), retain_graph=True, allow_unused=True)
-            for value in (scores.sum(), scores[0])
+            for value in (every_class, scores.sum(), scores[0])
         )
         closed: dict[int, Tensor] = {}
         if class_weights is not None:
             for cells in {grid.shape[-2] * grid.shape[-1] for grid in grids.values()}:
                 closed[cells] = head_gradient(logits, target, kind, of, class_weights, cells)
     found = {}
-    for name, exact, first in zip(grids, whole, of_first, strict=True):
-        if exact is None or not bool(exact.any()):
+    for name, any_class, exact, first in zip(grids, reach, whole, of_first, strict=True):
+        if any_class is None or exact is None or not bool(any_class.any()):
             found[name] = Path.unreached
             continue
         largest = float(exact.abs().max())
         ours = closed.get(exact.shape[-2] * exact.shape[-1])
-        if first is not None and float(first[1:].abs().max()) > 1e-6 * largest:
+        if first is not None and float(first[1:].abs().max()) > 1e-6 * largest > 0:
             found[name] = Path.mixed
         elif (
-            ours is not None
+            largest > 0
+            and ours is not None
             and ours.shape[1] == exact.shape[1]
             and torch.allclose(ours.expand_as(exact), exact, rtol=1e-3, atol=1e-4 * largest)
         ):

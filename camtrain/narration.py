@@ -72,9 +72,7 @@ def term(cam: CamConfig) -> str:
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
-    weight = (
-        f", weight for {cam.share:.0%} of the effort" if cam.weight == AUTO else f" x {cam.weight:g}"
-    )
+    weight = f", weight for {cam.share:.0%} of the effort" if cam.weight == AUTO else f" x {cam.weight:g}"
     return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch import Tensor
 
-from camtrain.arm import BASELINE, REGULARISED, Arm, gradient_at, make_arms, term_of, train_step
-from camtrain.config import CamConfig, CamVariant, ModelConfig, OptimConfig, Term
+from camtrain.arm import (
+    BASELINE,
+    REGULARISED,
+    Arm,
+    gradient_at,
+    gradient_of_classification,
+    make_arms,
+    term_of,
+    train_step,
+)
+from camtrain.config import CamConfig, CamVariant, Conflict, ModelConfig, OptimConfig, Term
 from camtrain.data.pictures import Batch
 from camtrain.head import Path, Paths
 from camtrain.loss import classification_loss
@@ -175,3 +185,44 @@ def test_batch_norm_behind_the_layer_leaves_the_baseline_unobserved() -> None:
     assert paths == Paths(Path.mixed, Path.autograd)
     arm = make_arms(model, OptimConfig(), 1e-3, paths, CamConfig(weight=0))[0]
     assert train_step(arm, batch(), CamConfig(weight=0), 1.0, observe=True).cam_term is None
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
+def test_conflict_is_taken_out_of_the_gradient_that_reaches_the_trunk(name: str) -> None:
+    model = classifier(name)
+    made = batch()
+    weighted = CamConfig(weight=5.0, confidence_exponent=0.0)
+    paths = probe_paths(model, made.images, weighted)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    output = model.train()(made.images)
+    classification = classification_loss(output.logits, made.targets).mean()
+    term = 5.0 * term_of(model, output, made, weighted, paths.training, train=True).mean()
+    of_classification, of_term = (gradient_at(output.activations, loss) for loss in (classification, term))
+    assert bool(((of_classification * of_term).sum((1, 2, 3)) < 0).any()), "nothing to take out"
+    against = (of_classification * of_term).sum((1, 2, 3), keepdim=True).clamp_max(0)
+    taken = against / of_classification.square().sum((1, 2, 3), keepdim=True) * of_classification
+    kernel = next(p for p in model.parameters() if p.dim() == 4)
+    for conflict, at_layer in (
+        (Conflict.keep, of_classification + of_term),
+        (Conflict.project, of_classification + of_term - taken),
+    ):
+        (expected,) = torch.autograd.grad(output.activations, kernel, at_layer, retain_graph=True)
+        cam = dataclasses.replace(weighted, conflict=conflict)
+        torch.testing.assert_close(
+            trunk_gradient(model, paths, cam, made), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+        )
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_classification_gradient_in_closed_form_is_autograds(multilabel: bool) -> None:
+    model = classifier("small_resnet").double().train()
+    made = batch(multilabel=multilabel)
+    output = model(made.images.double())
+    losses = classification_loss(output.logits, made.targets)
+    closed, exact = (
+        gradient_of_classification(model, output, made.targets, losses, path) for path in (Path.closed, Path.autograd)
+    )
+    assert closed.shape[-2:] == (1, 1)
+    torch.testing.assert_close(closed.float().expand_as(exact), exact)

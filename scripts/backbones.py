@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Make docs/backbones.md: what the CAM term costs and does on many networks.
+
+    scripts/backbones.py [--out FOLDER] [NAME ...]   train; figures are kept in FOLDER, what is there is skipped
+    scripts/backbones.py --out FOLDER --table        only write the table
+
+Each network is trained by the command itself on generated shapes, both arms side by side; the step times are those of
+that run. Peak memory is measured apart, in a process for each arm: the most that the process held in a few training
+steps, less what it held before the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "backbones.md"
+
+NETWORKS = (
+    *("small_resnet", "resnet18", "resnet50", "regnet_y_400mf", "shufflenet_v2_x1_0", "googlenet", "mobilenet_v2"),
+    *("efficientnet_b0", "mobilenet_v3_small", "squeezenet1_1", "densenet121", "convnext_tiny", "vgg11"),
+    *("vit_b_16", "swin_t"),
+)
+
+SETTINGS = ("dataset.train=2000", "dataset.val=500", "evaluate.pictures=0", "trainer.epochs=4")
+
+LARGER = {"swin_t": 128}  # pixels, where the map would have fewer than 4 x 4 cells at the 64 of the others
+
+MEMORY_STEPS = 4
+
+
+def train(name: str, out: Path, more: list[str]) -> None:
+    """Run the command and the two memory measurements; leaves NAME.json."""
+    folder = out / "runs" / name
+    size = LARGER.get(name, 64)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "camtrain", f"model.name={name}", f"dataset.image_size={size}"),
+            *(*SETTINGS, *more, f"hydra.run.dir={folder}"),
+        ],
+        check=True,
+        cwd=ROOT,
+    )
+    result = json.loads((folder / "result.json").read_text())
+    result["memory"] = {
+        arm: int(
+            subprocess.run(
+                [sys.executable, __file__, "--measure", arm, name, str(size)],
+                check=True,
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+            ).stdout
+        )
+        for arm in ("baseline", "regularised")
+    }
+    (out / f"{name}.json").write_text(json.dumps(result))
+
+
+def measure(arm_name: str, name: str, size: int) -> int:
+    """Bytes that a few training steps of one arm add to the process at most."""
+    import resource
+
+    import torch
+
+    from camtrain.arm import make_arms, train_step
+    from camtrain.config import CamConfig, ModelConfig, OptimConfig
+    from camtrain.data import shapes
+    from camtrain.data.pictures import Batch
+    from camtrain.model import build
+    from camtrain.preconditions import probe_paths
+
+    images, targets, regions = shapes.generate(32, size, seed=0, split=0)
+    batch = Batch(images.float() / 255, targets, regions, torch.arange(32))
+    model = build(ModelConfig(name=name), len(shapes.CLASSES), size, seed=0).classifier
+    # Four pictures are enough to find the path, and leave no trace in the peak.
+    paths = probe_paths(model, batch.images[:4], CamConfig())
+    baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths, CamConfig())
+    arm = baseline if arm_name == "baseline" else regularised
+    before = resident()
+    arm.model.train()
+    for _ in range(MEMORY_STEPS):
+        train_step(arm, batch, CamConfig(), 1.0, observe=False)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def resident() -> int:
+    """Bytes that the process holds now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+HEADINGS = (
+    *("network", "layer of the map", "grid", "path in training", "step time", "peak memory"),
+    *("accuracy", "entropy, nats", "area, cells", "energy in mask", "dead rate", "share of effort"),
+)
+
+
+def row(result: dict[str, Any]) -> tuple[str, ...]:
+    model, timing, memory = result["model"], result["timing"], result["memory"]
+    final = [result["arms"][arm]["final"] for arm in ("baseline", "regularised")]
+
+    def both(tag: str, digits: int) -> str:
+        return " → ".join("-" if part[tag] is None else f"{part[tag]:.{digits}f}" for part in final)
+
+    return (
+        model["name"],
+        model["layer"],
+        " x ".join(map(str, model["grid"])),
+        model["gradient_path"]["training"],
+        f"x {timing['step_ratio']:.2f}",
+        f"x {memory['regularised'] / memory['baseline']:.2f}",
+        both("accuracy/val", 3),
+        both("cam/entropy", 2),
+        both("cam/area", 2),
+        both("cam/energy_in_mask", 3),
+        both("cam/dead_rate", 3),
+        f"{final[1]['effort/cam_share']:.2f}",
+    )
+
+
+def table(out: Path) -> str:
+    """The document."""
+    results = [json.loads((out / f"{name}.json").read_text()) for name in NETWORKS if (out / f"{name}.json").exists()]
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *(row(result) for result in results)]
+    environment, config = results[0]["environment"], results[0]["config"]
+    settings, larger = " ".join(SETTINGS), ", ".join(f"{name} {size}" for name, size in LARGER.items())
+    return f"""# Backbones
+
+Made by `scripts/backbones.py` on {environment["device"]}, torch {environment["torch"]}: each network from fresh
+weights, default settings but `{settings}`, seed {config["seed"]}, {config["dataset"]["image_size"]} pixels ({larger}).
+Baseline → regularised; step time and peak memory are those of the regularised arm over the baseline's. So short a
+training says whether the term works and what it costs, not what a network can reach.
+
+""" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "backbones", help="folder of the figures")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--measure", metavar="ARM", help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*", help="networks, and settings KEY=VALUE")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        name, size = arguments.names
+        print(measure(arguments.measure, name, int(size)))
+        return
+    out = arguments.out.absolute()
+    if not arguments.table:
+        out.mkdir(parents=True, exist_ok=True)
+        more = [text for text in arguments.names if "=" in text]
+        for name in [text for text in arguments.names if "=" not in text] or NETWORKS:
+            if not (out / f"{name}.json").exists():
+                train(name, out, more)
+    DOCUMENT.write_text(table(out))
+    print(f"wrote {DOCUMENT}")
+
+
+if __name__ == "__main__":
+    main()
