@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from camtrain import balance
-from camtrain.balance import AtLayer, Balance
+from camtrain.balance import AtLayer, Balance, share_of_effort
 from camtrain.cam import class_activation_map
-from camtrain.config import AUTO, CamConfig, CamVariant, Conflict, OptimConfig, Score, Term
+from camtrain.config import CamConfig, CamVariant, Conflict, OptimConfig, Score, Term
 from camtrain.data.pictures import Batch
 from camtrain.head import Path, Paths
 from camtrain.loss import CamTerm, cam_term, classification_loss, total_loss
@@ -49,13 +48,14 @@ class Step(NamedTuple):
     logits: Tensor  # (batch, classes)
 
 
-def make_arms(model: Classifier, optim: OptimConfig, peak: float, paths: Paths, cam: CamConfig) -> list[Arm]:
+def make_arms(
+    model: Classifier, optim: OptimConfig, peak: float, paths: Paths, balance: Balance | None = None
+) -> list[Arm]:
     """Both arms with the same initial weights, trained at the `peak` rate. The model itself becomes the baseline's."""
     other = copy.deepcopy(model)
-    auto = Balance(cam.share) if cam.weight == AUTO else None
     return [
         Arm(BASELINE, model, make_optimiser(model, optim, peak), False, paths),
-        Arm(REGULARISED, other, make_optimiser(other, optim, peak), True, paths, auto),
+        Arm(REGULARISED, other, make_optimiser(other, optim, peak), True, paths, balance),
     ]
 
 
@@ -116,7 +116,7 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
             )
             if arm.balance is not None and arm.balance.means is None:
                 of_term = gradient_at(activations, term.mean()).norm()
-                arm.balance.update(at_layer.square.sum().sqrt(), of_term, term.certainty())
+                arm.balance.update(at_layer.square.sum().sqrt(), of_term)
             activations.register_hook(at_layer)
         weight = schedule * (float(cam.weight) if arm.balance is None else arm.balance.weight())
     loss = total_loss(classification, term if active else None, weight)
@@ -125,9 +125,9 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     share = torch.zeros_like(loss)
     if at_layer is not None and term is not None:
         of_classification, of_term = at_layer.norms()
-        share = balance.share(of_classification, of_term)
+        share = share_of_effort(of_classification, of_term)
         if arm.balance is not None:
-            arm.balance.update(of_classification, of_term / weight, term.certainty())
+            arm.balance.update(of_classification, of_term / weight)
     arm.optimiser.step()
     with torch.no_grad():
         return Step(

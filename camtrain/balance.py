@@ -12,17 +12,10 @@ of their gradients over the whole batch,
 
 .. math:: \lambda = \frac{\rho^*}{1 - \rho^*} \cdot \frac{\overline{G_\mathrm{CE}}}{\overline{G_T}}
 
-the bars exponential means over steps. As classification is learnt its gradient fades, and the weight with it. The
-wanted share grows with what is learnt, as the confidence weighting of the maps does:
+the bars exponential means over steps and :math:`\rho^*` the wanted share. As classification is learnt its gradient
+fades, and the weight with it; it begins high, because the maps' places are settled early.
 
-.. math:: \rho^* = \rho_1\, \overline{q}^{\,2},
-
-:math:`\overline q` the mean confidence of the maps and :math:`\rho_1` (`cam.share`) the share once every picture is
-certain. Without the last step a balance would undo the confidence weighting: the smaller the few confident maps'
-gradient, the larger the weight.
-
-Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438 (there among the losses of an audio codec); the
-share that grows with confidence is ours.
+Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438, there among the losses of an audio codec.
 """
 
 from __future__ import annotations
@@ -36,7 +29,7 @@ MEMORY = 0.98
 """Part of an exponential mean that stays at each step: it reaches back some fifty steps."""
 
 
-def share(classification: Tensor, weighted_term: Tensor) -> Tensor:
+def share_of_effort(classification: Tensor, weighted_term: Tensor) -> Tensor:
     r"""The CAM term's share :math:`\rho` of the learning effort, 0..1; 0 where neither loss has a gradient.
 
     Args:
@@ -86,32 +79,36 @@ class AtLayer:
         return self.square.sum().sqrt(), self.term_square.sqrt()
 
 
+def default_share(pretrained: bool) -> float:
+    """The share where `cam.share` is null: 0.5 from scratch, 0.25 for pretrained weights.
+
+    A network that learns from nothing can be pressed hard from the start; what pretrained weights know is lost to it.
+    """
+    return 0.25 if pretrained else 0.5
+
+
 @dataclass
 class Balance:
-    """Exponential means of both norms, and the weight they ask for.
+    r"""Exponential means of both norms, and the weight they ask for.
 
     Everything stays on the device: nothing is waited for.
 
     Args:
-        share: wanted part :math:`\rho_1` of the learning effort once every picture is certain, above 0 and below 1.
+        share: wanted part :math:`\rho^*` of the learning effort, above 0 and below 1.
     """
 
     share: float
     means: Tensor | None = None
-    """(4,): weight of all steps so far (1 in the long run), :math:`G_\\mathrm{CE}`, :math:`G_T`, q."""
+    """(2,): :math:`G_\\mathrm{CE}` and :math:`G_T`."""
 
-    def update(self, classification: Tensor, term: Tensor, confidence: Tensor) -> None:
-        r"""Take in a step.
+    def update(self, classification: Tensor, term: Tensor) -> None:
+        r"""Take in :math:`G_\mathrm{CE}` and :math:`G_T` of a step, scalars.
 
-        A step in which something is not finite, or the term has no gradient because every map is dead, does not count:
+        A step in which either is not finite, or the term has no gradient because every map is dead, does not count:
         the weight must not grow because the maps die.
-
-        Args:
-            classification: :math:`G_\mathrm{CE}`, scalar.
-            term: :math:`G_T`, scalar.
-            confidence: mean q of the maps, scalar.
         """
-        new = torch.stack([torch.ones_like(term), classification, term, confidence.to(term.dtype)])
+        new = torch.stack([classification, term])
+        # Both start at zero and lag alike, so their ratio is right from the first step on.
         means = torch.zeros_like(new) if self.means is None else self.means
         sound = torch.isfinite(new).all() & (term > 0)
         self.means = torch.where(sound, means + (1 - MEMORY) * (new - means), means)
@@ -119,7 +116,5 @@ class Balance:
     def weight(self) -> Tensor:
         r"""The weight :math:`\lambda`, scalar; 0 as long as no step counted."""
         assert self.means is not None, "no step was taken in yet"
-        total, classification, term, confidence = self.means.unbind()
-        tiny = torch.finfo(term.dtype).tiny
-        wanted = self.share * (confidence / total.clamp_min(tiny)).square()
-        return wanted / (1 - wanted) * classification / term.clamp_min(tiny)
+        classification, term = self.means.unbind()
+        return self.share / (1 - self.share) * classification / term.clamp_min(torch.finfo(term.dtype).tiny)

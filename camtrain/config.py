@@ -181,7 +181,7 @@ class CamConfig:
     score: Score = Score.log_prob
     term: Term = Term.entropy  # what is asked of the map, see camtrain.terms
     weight: int | float | str = _ranged(AUTO, 0)  # of the term in the loss; auto: holds its share of the effort
-    share: float = _ranged(0.5, 0, 0.99, above=True)  # of the learning effort that an automatic weight holds
+    share: float | None = _ranged(None, 0, 0.99, above=True)  # of the effort; null: see camtrain.balance.default_share
     confidence_exponent: float = _ranged(2.0, 0)  # a map's term counts by p^exponent, p of its class; 0: fully
     conflict: Conflict = Conflict.project  # project: take out of the term's gradient what opposes classification
     unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats

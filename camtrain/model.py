@@ -188,10 +188,10 @@ def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], c
     if config.layer is not None and config.layer not in layers:
         listing = ", ".join(f"{name} ({layer.height} x {layer.width})" for name, layer in outermost(layers).items())
         used = config.layer in dict(network.named_modules())
-        problem = "gives no grid of its own, or is used more than once" if used else "is not in it"
+        problem = "uses this layer more than once, or it gives no grid" if used else "has no such layer"
         raise UserError(
-            f"model.layer={config.layer}: {problem} in {config.name}; its outermost layers are {listing};"
-            f" camtrain task=layers model.name={config.name} lists all"
+            f"model.layer={config.layer}: {config.name} {problem}; it has {listing} and their parts, which"
+            f" camtrain task=layers model.name={config.name} lists"
         )
     name = config.layer or list(layers)[-1]
     if _paths(network, {name: layers[name]}, classes, image_size)[name].evaluation is not Path.unreached:

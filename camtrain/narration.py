@@ -22,7 +22,14 @@ from camtrain.score import is_multilabel
 
 
 def facts(
-    config: Config, train: Pictures, val: Pictures, built: Built, paths: Paths, rate: float, device: torch.device
+    config: Config,
+    train: Pictures,
+    val: Pictures,
+    built: Built,
+    paths: Paths,
+    rate: float,
+    share: float,
+    device: torch.device,
 ) -> dict[str, Any]:
     """What a reader of the result needs to know about data, network and machine."""
     return {
@@ -47,6 +54,7 @@ def facts(
             },
         },
         "learning_rate": rate,
+        "cam_share": share,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -65,14 +73,14 @@ def data_name(config: Config) -> str:
     return config.dataset.name.value
 
 
-def term(cam: CamConfig) -> str:
+def term(cam: CamConfig, share: float) -> str:
     """The CAM term in words."""
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
     what = f"{cam.variant.value} {cam.term.value.replace('_', ' ')}{unit if cam.term is Term.entropy else ''}"
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
-    weight = f", weight for {cam.share:.0%} of the effort" if cam.weight == AUTO else f" x {cam.weight:g}"
+    weight = f", weight for {share:.0%} of the effort" if cam.weight == AUTO else f" x {cam.weight:g}"
     return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
 
 
@@ -112,7 +120,7 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
         f"{model['name']}, {model['parameters']:,} weights; map of {model['layer']}:"
         f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}",
     )
-    yield "CAM term", term(config.cam)
+    yield "CAM term", term(config.cam, told["cam_share"])
     optim, trainer = config.optim, config.trainer
     yield (
         "training",

@@ -19,7 +19,8 @@ from camtrain.arm import (
     term_of,
     train_step,
 )
-from camtrain.config import CamConfig, CamVariant, Conflict, ModelConfig, OptimConfig, Term
+from camtrain.balance import Balance
+from camtrain.config import AUTO, CamConfig, CamVariant, Conflict, ModelConfig, OptimConfig, Term
 from camtrain.data.pictures import Batch
 from camtrain.head import Path, Paths
 from camtrain.loss import classification_loss
@@ -45,10 +46,14 @@ def batch(step: int = 0, count: int = 4, multilabel: bool = False) -> Batch:
     return Batch(images, targets, regions, torch.arange(count))
 
 
+def balance_of(cam: CamConfig) -> Balance | None:
+    return Balance(cam.share or 0.5) if cam.weight == AUTO else None
+
+
 def trained(name: str, cam: CamConfig, schedule: float, steps: int = 3, multilabel: bool = False) -> list[Arm]:
     model = classifier(name)
     paths = probe_paths(model, batch().images, cam)
-    arms = make_arms(model, OptimConfig(), 1e-3, paths, cam)
+    arms = make_arms(model, OptimConfig(), 1e-3, paths, balance_of(cam))
     for step in range(steps):
         for arm in arms:
             torch.manual_seed(step)
@@ -79,7 +84,7 @@ def test_weight_changes_only_the_regularised_arm(name: str, weight: float | str)
 
 
 def test_arms_start_equal_and_apart() -> None:
-    arms = make_arms(classifier("resnet18"), OptimConfig(), 1e-3, CLOSED, CamConfig())
+    arms = make_arms(classifier("resnet18"), OptimConfig(), 1e-3, CLOSED, Balance(0.5))
     assert [arm.name for arm in arms] == [BASELINE, REGULARISED]
     assert [arm.balance is None for arm in arms] == [True, False]
     first, second = (dict(arm.model.named_parameters()) for arm in arms)
@@ -163,7 +168,7 @@ def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight:
     model = classifier(name)
     cam = CamConfig(weight=weight, share=0.3, confidence_exponent=0.0)
     paths = probe_paths(model, batch().images, cam)
-    arm = make_arms(model, OptimConfig(), 1e-3, paths, cam)[1]
+    arm = make_arms(model, OptimConfig(), 1e-3, paths, balance_of(cam))[1]
     for module in arm.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -183,7 +188,7 @@ def test_batch_norm_behind_the_layer_leaves_the_baseline_unobserved() -> None:
     model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, image_size=64, seed=0).classifier
     paths = probe_paths(model, batch().images, CamConfig(weight=0))
     assert paths == Paths(Path.mixed, Path.autograd)
-    arm = make_arms(model, OptimConfig(), 1e-3, paths, CamConfig(weight=0))[0]
+    arm = make_arms(model, OptimConfig(), 1e-3, paths)[0]
     assert train_step(arm, batch(), CamConfig(weight=0), 1.0, observe=True).cam_term is None
 
 

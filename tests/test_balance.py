@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camtrain.balance import MEMORY, AtLayer, Balance, share
+from camtrain.balance import MEMORY, AtLayer, Balance, share_of_effort
 
 
 def scalar(value: float) -> torch.Tensor:
@@ -17,39 +17,33 @@ def scalar(value: float) -> torch.Tensor:
 
 
 def test_share_of_the_effort() -> None:
-    assert float(share(scalar(3.0), scalar(1.0))) == pytest.approx(0.25)
-    assert float(share(scalar(0.0), scalar(1.0))) == 1.0
-    assert float(share(scalar(0.0), scalar(0.0))) == 0.0
+    assert float(share_of_effort(scalar(3.0), scalar(1.0))) == pytest.approx(0.25)
+    assert float(share_of_effort(scalar(0.0), scalar(1.0))) == 1.0
+    assert float(share_of_effort(scalar(0.0), scalar(0.0))) == 0.0
 
 
 def test_weight_holds_the_share_from_the_first_step_on() -> None:
     balance = Balance(share=0.6)
-    balance.update(scalar(2.0), scalar(0.5), scalar(1.0))
+    balance.update(scalar(2.0), scalar(0.5))
     assert float(balance.weight()) == pytest.approx(0.6 / 0.4 * 4.0)
     weight = float(balance.weight())
-    assert float(share(scalar(2.0), scalar(weight * 0.5))) == pytest.approx(0.6)
-
-
-def test_wanted_share_grows_with_confidence() -> None:
-    balance = Balance(share=0.6)
-    balance.update(scalar(1.0), scalar(1.0), scalar(0.5))
-    assert float(balance.weight()) == pytest.approx(0.3 / 0.7)
+    assert float(share_of_effort(scalar(2.0), scalar(weight * 0.5))) == pytest.approx(0.6)
 
 
 def test_means_are_exponential() -> None:
     balance = Balance(share=0.5)
     for classification in (1.0, 3.0):
-        balance.update(scalar(classification), scalar(1.0), scalar(1.0))
+        balance.update(scalar(classification), scalar(1.0))
     expected = (MEMORY * 1.0 + 3.0) / (MEMORY + 1.0)
     assert float(balance.weight()) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("bad", [(1.0, 0.0, 0.0), (float("nan"), 1.0, 1.0), (1.0, float("inf"), 1.0)])
-def test_a_step_of_dead_maps_or_without_sense_does_not_count(bad: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("bad", [(1.0, 0.0), (float("nan"), 1.0), (1.0, float("inf"))])
+def test_a_step_of_dead_maps_or_without_sense_does_not_count(bad: tuple[float, float]) -> None:
     balance = Balance(share=0.5)
     balance.update(*map(scalar, bad))
     assert float(balance.weight()) == 0.0
-    balance.update(scalar(2.0), scalar(1.0), scalar(1.0))
+    balance.update(scalar(2.0), scalar(1.0))
     before = float(balance.weight())
     for _ in range(100):
         balance.update(*map(scalar, bad))
@@ -60,7 +54,7 @@ def test_the_weight_fades_with_the_classification_gradient() -> None:
     balance = Balance(share=0.5)
     weights = []
     for step in range(300):
-        balance.update(scalar(0.98**step), scalar(1.0), scalar(1.0))
+        balance.update(scalar(0.98**step), scalar(1.0))
         weights.append(float(balance.weight()))
     assert all(later < earlier for earlier, later in itertools.pairwise(weights))
     assert weights[-1] < 0.1

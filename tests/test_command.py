@@ -228,7 +228,7 @@ WRONG = {
     "--epochs 3": r"--epochs: no such flag; settings are written KEY=VALUE",
     "dataset=folder dataset.root=~/x": r"cannot read 'dataset.root=~/x'; .*quotes: 'dataset.root=\"~/x\"'",
     "cam.weight=[1": r"cannot read 'cam.weight=\[1'; a value with special characters",
-    "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer with a grid; it has .*layer3 \(4 x 4\)",
+    "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer; it has .*layer3 \(4 x 4\)",
     "model.name=resnet19": r"model.name=resnet19: no such network",
     "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",
     "cam=cam model=vgg11 dataset.image_size=64": r"cam.variant=cam needs global average pooling",
@@ -240,7 +240,7 @@ WRONG = {
     "model=resnet18 model.layer=layer2 dataset.image_size=64": r"model.layer=layer2: a batch norm behind it",
     "model=vit_b_16 dataset.image_size=40": r"dataset.image_size=40: this network cannot take it",
     "model.batch_norm=frozen": r"model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights",
-    "evaluate.maps=[magic]": r"evaluate.maps\[0\]: magic does not fit; it must be",
+    "evaluate.maps=[magic]": r"evaluate.maps\[0\]: Invalid value 'magic', expected one of \[cam, gradcam",
     "dataset.name=shapes": r"dataset.name=shapes: choose the data set with dataset=shapes",
     "trainer.device=cuda": r"trainer.device=cuda: torch finds no CUDA device",
 }

@@ -10,6 +10,7 @@ import torch
 
 from camtrain import checkpoint
 from camtrain.arm import Arm, make_arms, train_step
+from camtrain.balance import Balance
 from camtrain.config import CamConfig, ModelConfig, OptimConfig
 from camtrain.data.pictures import Batch
 from camtrain.files import write_atomically, write_text
@@ -34,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def fresh() -> Arm:
     model = build(ModelConfig(name="small_resnet"), 3, 32, 0).classifier
-    return make_arms(model, OptimConfig(), 1e-3, Paths(GradientPath.closed, GradientPath.closed), CamConfig())[1]
+    return make_arms(model, OptimConfig(), 1e-3, Paths(GradientPath.closed, GradientPath.closed), Balance(0.5))[1]
 
 
 def test_a_restored_arm_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
