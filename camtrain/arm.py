@@ -116,7 +116,7 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
             )
             if arm.balance is not None and arm.balance.means is None:
                 of_term = gradient_at(activations, term.mean()).norm()
-                arm.balance.update(at_layer.square.sum().sqrt(), of_term)
+                arm.balance.update(at_layer.square.sum().sqrt(), of_term, term.counts.any())
             activations.register_hook(at_layer)
         weight = schedule * (float(cam.weight) if arm.balance is None else arm.balance.weight())
     loss = total_loss(classification, term if active else None, weight)
@@ -124,10 +124,10 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     torch.autograd.backward(loss)
     share = torch.zeros_like(loss)
     if at_layer is not None and term is not None:
-        of_classification, of_term = at_layer.norms()
+        of_classification, of_term, measured = at_layer.norms()
         share = share_of_effort(of_classification, of_term)
-        if arm.balance is not None:
-            arm.balance.update(of_classification, of_term / weight)
+        if arm.balance is not None and arm.balance.means is not None:
+            arm.balance.update(of_classification, of_term / weight, measured & term.counts.any())
     arm.optimiser.step()
     with torch.no_grad():
         return Step(
@@ -135,7 +135,7 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
             classification.detach().mean(),
             term.mean().detach() if term is not None and observe else None,
             share.detach() if observe else None,
-            torch.as_tensor(weight).detach() if observe else None,
+            torch.as_tensor(weight, device=loss.device).detach() if observe else None,
             output.logits.detach(),
         )
 

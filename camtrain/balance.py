@@ -47,7 +47,8 @@ class AtLayer:
 
     .. math:: g_i - \frac{\min(0, \langle t_i, c_i \rangle)}{\|c_i\|^2}\, c_i
 
-    To first order the term then no longer raises the classification loss of its picture. (Gradient surgery, Yu et al.,
+    To first order in the activations the term then no longer raises the classification loss of its picture. The head's
+    weights, and paths round the layer, get the gradient as it is. (Gradient surgery, Yu et al.,
     NeurIPS 2020, arXiv 2001.06782, there between the tasks of a network and for all weights at once.)
 
     Args:
@@ -62,9 +63,11 @@ class AtLayer:
         same = cells if classification.shape[-2:] == (1, 1) else 1
         self.square = same * self.classification.square().sum((1, 2, 3))
         self.term_square: Tensor | None = None
+        self.floor = 0.0
 
     def __call__(self, gradient: Tensor) -> Tensor:
         wide, c = gradient.float(), self.classification
+        self.floor = 2e-3 if gradient.dtype is torch.float32 else 2e-2
         # The full gradients are touched as seldom as possible: t itself is never made.
         along = (wide.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (wide * c).sum((1, 2, 3))
         self.term_square = (wide.square().sum() - 2 * along.sum() + self.square.sum()).clamp_min(0)
@@ -73,10 +76,14 @@ class AtLayer:
         share_of_c = (along - self.square).clamp_max(0) / self.square.clamp_min(torch.finfo(wide.dtype).tiny)
         return (wide - share_of_c[:, None, None, None] * c).to(gradient.dtype)
 
-    def norms(self) -> tuple[Tensor, Tensor]:
-        r""":math:`G_\mathrm{CE}` and :math:`\lambda G_T`, before anything was taken away; scalars."""
+    def norms(self) -> tuple[Tensor, Tensor, Tensor]:
+        r""":math:`G_\mathrm{CE}` and :math:`\lambda G_T`, before anything was taken away; scalars.
+
+        Third, whether the latter, which is found as a difference, is more than rounding.
+        """
         assert self.term_square is not None, "no backward pass reached the activations"
-        return self.square.sum().sqrt(), self.term_square.sqrt()
+        classification, term = self.square.sum().sqrt(), self.term_square.sqrt()
+        return classification, term, term > self.floor * classification
 
 
 def default_share(pretrained: bool) -> float:
@@ -101,20 +108,28 @@ class Balance:
     means: Tensor | None = None
     """(2,): :math:`G_\\mathrm{CE}` and :math:`G_T`."""
 
-    def update(self, classification: Tensor, term: Tensor) -> None:
-        r"""Take in :math:`G_\mathrm{CE}` and :math:`G_T` of a step, scalars.
+    def update(self, classification: Tensor, term: Tensor, sound: Tensor) -> None:
+        r"""Take in a step.
 
-        A step in which either is not finite, or the term has no gradient because every map is dead, does not count:
-        the weight must not grow because the maps die.
+        A step that is not sound, because every map was dead or the term too small to be measured, does not count, nor
+        does one that is not finite: the weight must not grow because the maps die.
+
+        Args:
+            classification: :math:`G_\mathrm{CE}`, scalar.
+            term: :math:`G_T`, scalar.
+            sound: whether :math:`G_T` can be trusted, scalar bool.
         """
         new = torch.stack([classification, term])
-        # Both start at zero and lag alike, so their ratio is right from the first step on.
-        means = torch.zeros_like(new) if self.means is None else self.means
-        sound = torch.isfinite(new).all() & (term > 0)
-        self.means = torch.where(sound, means + (1 - MEMORY) * (new - means), means)
+        sound = sound & torch.isfinite(new).all() & (term > 0)
+        if self.means is None:
+            if bool(sound):  # waits for the device, at the first steps only
+                self.means = (1 - MEMORY) * new  # both lag alike, so their ratio is right at once
+            return
+        self.means = torch.where(sound, self.means + (1 - MEMORY) * (new - self.means), self.means)
 
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor | float:
         r"""The weight :math:`\lambda`, scalar; 0 as long as no step counted."""
-        assert self.means is not None, "no step was taken in yet"
+        if self.means is None:
+            return 0.0
         classification, term = self.means.unbind()
         return self.share / (1 - self.share) * classification / term.clamp_min(torch.finfo(term.dtype).tiny)

@@ -159,7 +159,9 @@ def scorecam(
             low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
             scores.append(score_of(image * ((masks - low) / (high - low + 1e-8)), number))
         weights.append(torch.cat(scores).softmax(0))
-    return _weighted_sum(_wide(activations)[0], torch.stack(weights))
+    return _weighted_sum(
+        _wide(activations)[0], torch.stack(weights) if weights else activations.new_zeros(0, activations.shape[1])
+    )
 
 
 def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -27,7 +27,8 @@ def restore(arm: Arm, folder: Path) -> int:
     arm.model.backbone.load_state_dict(state["model"])
     arm.optimiser.load_state_dict(state["optimiser"])
     if arm.balance is not None:
-        arm.balance.means = state["balance"]
+        means = state["balance"]
+        arm.balance.means = None if means is None else means.to(next(arm.model.parameters()).device)
     return int(state["epochs_done"])
 
 

@@ -1,8 +1,8 @@
 """torch.compile for as much of a network as can be compiled.
 
-Compiled code has no second derivative. Where the closed form applies none is needed, and the whole network is compiled;
-elsewhere the trunk below the target layer is, and the head above it, through which the map's gradient is
-differentiated once more, stays as it is.
+Compiled code has no second derivative, and a hook on one of its results does not see what flows back inside it. In
+training the trunk below the target layer is therefore compiled, and the head above it, through which the gradients at
+the layer are taken, stays as it is. In evaluation the whole network is compiled where the map has a closed form.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from camtrain.model import Classifier
 TRUNK, HEAD = 0, 1
 
 
-def compile_network(model: Classifier, paths: Paths) -> None:
+def compile_network(model: Classifier, paths: Paths, backend: str = "inductor") -> None:
     """Let the model run compiled code from now on; its weights stay where they are.
 
     The code is generated at the first batch of each kind. A copy of the model made afterwards would share it, so arms
-    are copied first.
+    are copied first. Backends are those of torch.compile.
     """
-    for mode, path in ((True, paths.training), (False, paths.evaluation)):
+    for mode in (True, False):
         model.train(mode)
         graph = cast(fx.Graph, model.backbone.graph)
         whole = fx.GraphModule(model.backbone, graph)
-        run = torch.compile(whole) if path is Path.closed else _compiled_trunk(model, whole)
+        all_of_it = not mode and paths.evaluation is Path.closed
+        run = torch.compile(whole, backend=backend) if all_of_it else _compiled_trunk(model, whole, backend)
         model.runs[mode] = cast("Callable[[torch.Tensor], dict[str, torch.Tensor]]", run)
     model.train()
 
 
-def _compiled_trunk(model: Classifier, whole: fx.GraphModule) -> fx.GraphModule:
+def _compiled_trunk(model: Classifier, whole: fx.GraphModule, backend: str) -> fx.GraphModule:
     """The network in two parts, of which the first, all that does not depend on the target layer, is compiled."""
     results: Any = whole.graph.output_node().args[0]
     above = {results[model.layer]}
@@ -45,5 +46,5 @@ def _compiled_trunk(model: Classifier, whole: fx.GraphModule) -> fx.GraphModule:
     above.discard(results[model.layer])
     parts = split_module(whole, model.backbone, lambda node: HEAD if node in above else TRUNK)
     trunk = parts.get_submodule(f"submod_{TRUNK}")
-    setattr(parts, f"submod_{TRUNK}", torch.compile(trunk))
+    setattr(parts, f"submod_{TRUNK}", torch.compile(trunk, backend=backend))
     return parts

@@ -79,7 +79,8 @@ def _kind(node: Any, name: str) -> str | None:
             words.append(_either([entry.name for entry in option]))
         elif typing.get_origin(option) is list:
             (item,) = typing.get_args(option)
-            words.append(f"a list, each item {KINDS.get(item, item.__name__)}")
+            kind = _either([entry.name for entry in item]) if issubclass(item, enum.Enum) else KINDS[item]
+            words.append(f"a list, each item {kind}")
         elif option is type(None):
             words.append("null")
         elif option in KINDS:

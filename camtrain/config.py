@@ -193,7 +193,7 @@ class CamConfig:
 @dataclass
 class OptimConfig:
     name: Optimiser = Optimiser.adamw
-    lr: float | None = _ranged(None, 0, above=True)  # null: see camtrain.arm.default_learning_rate
+    lr: float | None = _ranged(None, 0, above=True)  # null: see camtrain.optim.default_learning_rate
     weight_decay: float = _ranged(0.01, 0)
     momentum: float = _ranged(0.9, 0, 1)  # sgd only
     schedule: LrSchedule = LrSchedule.cosine

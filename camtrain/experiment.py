@@ -31,7 +31,7 @@ from camtrain.evaluate import evaluate, evaluate_maps, forward_maps
 from camtrain.model import build as build_model
 from camtrain.model import is_pretrained, survey
 from camtrain.optim import default_learning_rate
-from camtrain.preconditions import check_alive, probe_paths
+from camtrain.preconditions import check_alive, check_maps, probe_paths
 from camtrain.score import is_multilabel, regions_of
 from camtrain.streams import Stream, stream, torch_seed
 from camtrain.tensorboard import Board
@@ -76,6 +76,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
         paths = probe_paths(model, first[0].images, config.cam)
+        check_maps(config.evaluate.maps, paths, built.layer)
         if config.cam.weight != 0:
             check_alive(model, first, config.cam, paths)
     rate = config.optim.lr or default_learning_rate(config.optim.name, is_pretrained(config.model), model)
@@ -92,7 +93,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     # ---- say what will be done
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
-    facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, share, device)
+    facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, share if auto else None, device)
     introduction = list(narration.introduction(facts, config))
     for label, text in introduction:
         log.info("%-9s %s", label, text)

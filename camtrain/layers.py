@@ -52,7 +52,7 @@ def as_layer(shape: tuple[int, ...]) -> Layer | None:
     if len(shape) == 3:
         if shape[0] == shape[1] != shape[2]:
             return Layer(shape[2], shape[0], shape[1], Layout.channels_last)
-        return Layer(shape[0], shape[1], shape[2], Layout.channels_first)
+        return Layer(shape[0], shape[1], shape[2], Layout.channels_first) if shape[1] == shape[2] else None
     if len(shape) == 2:
         for extra, layout in ((0, Layout.tokens), (1, Layout.class_token)):
             side = math.isqrt(max(shape[0] - extra, 0))

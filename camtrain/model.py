@@ -30,6 +30,9 @@ from camtrain.residual import SmallResNet
 
 SMALL_RESNET = "small_resnet"
 
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+"""Mean and standard deviation of ImageNet's pictures, by channel."""
+
 MIN_GRID = 4
 """Cells that a map must have in each direction to be worth looking at."""
 
@@ -40,7 +43,7 @@ class Output(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Normalises pictures (0..1, ImageNet statistics) and runs the backbone.
+    """Normalises pictures (0..1) and runs the backbone.
 
     Args:
         backbone: traced network that returns a dict with `logits` and the grid of `layer`.
@@ -48,6 +51,7 @@ class Classifier(nn.Module):
         linear: name of the last linear layer, if there is one.
         frozen: keep batch norm at its stored statistics in training mode as well.
         precision: what the backbone computes in, by autocast where it is not float32.
+        normalisation: mean and deviation of each channel.
     """
 
     mean: Tensor
@@ -60,11 +64,13 @@ class Classifier(nn.Module):
         linear: str | None,
         frozen: bool = False,
         precision: torch.dtype = torch.float32,
+        normalisation: tuple[list[float], list[float]] = IMAGENET,
     ) -> None:
         super().__init__()
         self.backbone, self.layer, self.linear, self.frozen, self.precision = backbone, layer, linear, frozen, precision
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+        mean, std = normalisation
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
         # What runs the backbone in training (True) and evaluation mode, where that is not itself: compiled code.
         self.runs: dict[bool, Callable[[Tensor], dict[str, Tensor]]] = {}
         # Only the plain attention kernel has a second derivative.
@@ -140,7 +146,8 @@ def build(
     frozen = config.batch_norm is BatchNorm.frozen
     if frozen and not is_pretrained(config):
         raise UserError("model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights")
-    classifier = Classifier(trace(network, {name: layers[name]}), name, _linear(network, classes), frozen, precision)
+    traced = trace(network, {name: layers[name]})
+    classifier = Classifier(traced, name, _linear(network, classes), frozen, precision, normalisation(config))
     return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem))
 
 
@@ -161,12 +168,9 @@ def _prepare(
     """The plain network with its weights and stem, its layers, the chosen one, and whose stride was lowered."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = _network(config.name, classes, image_size)
+        network = _network(config.name, classes, image_size, is_pretrained(config))
     if config.weights is not None and is_pretrained(config):
         _load(network, config.weights, config.name, classes, image_size)
-    for module in network.modules():
-        if hasattr(module, "inplace"):  # an in-place ReLU after the target layer would overwrite the activations
-            cast(Any, module).inplace = False
     layers = find(network, image_size)
     name = _choose(config, network, layers, classes, image_size)
     stem: list[str] = []
@@ -188,7 +192,8 @@ def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], c
     if config.layer is not None and config.layer not in layers:
         listing = ", ".join(f"{name} ({layer.height} x {layer.width})" for name, layer in outermost(layers).items())
         used = config.layer in dict(network.named_modules())
-        problem = "uses this layer more than once, or it gives no grid" if used else "has no such layer"
+        reasons = "more than once, or it gives no grid, or belongs to the head or to a block that counts as one"
+        problem = f"uses this layer {reasons}" if used else "has no such layer"
         raise UserError(
             f"model.layer={config.layer}: {config.name} {problem}; it has {listing} and their parts, which"
             f" camtrain task=layers model.name={config.name} lists"
@@ -227,12 +232,20 @@ def _paths(network: nn.Module, layers: Mapping[str, Layer], classes: int, image_
     return {name: Paths(found[0][name], found[1][name]) for name in layers}
 
 
+def normalisation(config: ModelConfig) -> tuple[list[float], list[float]]:
+    """Mean and deviation that pictures are normalised with: those of the pretrained weights, else ImageNet's."""
+    if not is_pretrained(config) or config.name == SMALL_RESNET:
+        return IMAGENET
+    transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
+    return list(transforms.mean), list(transforms.std)
+
+
 def is_pretrained(config: ModelConfig) -> bool:
     """Whether weights are loaded; `model.weights` may be null or the word none."""
     return config.weights not in (None, "none")
 
 
-def _network(name: str, classes: int, image_size: int) -> nn.Module:
+def _network(name: str, classes: int, image_size: int, pretrained: bool) -> nn.Module:
     if name == SMALL_RESNET:
         return SmallResNet(classes)
     # The classifiers are the models that live directly in torchvision.models.
@@ -243,6 +256,7 @@ def _network(name: str, classes: int, image_size: int) -> nn.Module:
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "init_weights": True}
+        options["transform_input"] = pretrained  # their weights were made for another normalisation
     elif name.startswith("vit_"):
         options = {"image_size": image_size}
     elif name.startswith("maxvit_"):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from camtrain.arm import gradient_at, term_of
-from camtrain.config import CamConfig, CamVariant, GradientPath, Term
+from camtrain.config import CamConfig, CamVariant, EvaluatedMap, GradientPath, Term
 from camtrain.data.pictures import Batch
 from camtrain.errors import UserError
 from camtrain.head import Path, Paths, probe
+from camtrain.indicators import has_object
 from camtrain.model import Classifier
+
+LINEAR_HEAD = "global average pooling followed by one linear layer"
 
 
 def check_path(paths: Paths, cam: CamConfig, layer: str) -> Paths:
@@ -25,7 +28,6 @@ def check_path(paths: Paths, cam: CamConfig, layer: str) -> Paths:
         UserError: the map cannot be made, or not trained through, at this layer.
     """
     training, evaluation = paths
-    linear_head = "global average pooling followed by one linear layer"
     closed = training is evaluation is Path.closed
     if training is Path.mixed and cam.weight != 0:
         raise UserError(
@@ -34,12 +36,22 @@ def check_path(paths: Paths, cam: CamConfig, layer: str) -> Paths:
             " model.batch_norm=frozen"
         )
     if cam.variant is CamVariant.cam and not closed:
-        raise UserError(f"cam.variant=cam needs {linear_head}, which is not what follows {layer}; use cam=gradcam")
+        raise UserError(f"cam.variant=cam needs {LINEAR_HEAD}, which is not what follows {layer}; use cam=gradcam")
     if cam.path is GradientPath.closed and not closed:
-        raise UserError(f"cam.path=closed needs {linear_head}, which is not what follows {layer}; use cam.path=auto")
+        raise UserError(f"cam.path=closed needs {LINEAR_HEAD}, which is not what follows {layer}; use cam.path=auto")
     if cam.path is GradientPath.autograd:
         return Paths(*(Path.autograd if path is Path.closed else path for path in paths))
     return paths
+
+
+def check_maps(maps: Sequence[EvaluatedMap], paths: Paths, layer: str) -> None:
+    """Refuse to measure CAM where it is not defined.
+
+    Raises:
+        UserError: `evaluate.maps` has `cam` for a head without a closed form.
+    """
+    if EvaluatedMap.cam in maps and paths.evaluation is not Path.closed:
+        raise UserError(f"evaluate.maps: cam needs {LINEAR_HEAD}, which is not what follows {layer}; leave it out")
 
 
 def probe_paths(model: Classifier, images: Tensor, cam: CamConfig) -> Paths:
@@ -74,7 +86,8 @@ def check_alive(model: Classifier, batches: Iterable[Batch], cam: CamConfig, pat
     model = copy.deepcopy(model).train()
     unweighted = dataclasses.replace(cam, confidence_exponent=0.0)
     norm, dead, count = 0.0, 0, 0
-    for batch in batches:
+    seen = list(batches)
+    for batch in seen:
         output = model(batch.images)
         term = term_of(model, output, batch, unweighted, paths.training, train=True)
         at_layer = gradient_at(output.activations, term.mean()).to(output.activations.dtype)
@@ -83,7 +96,7 @@ def check_alive(model: Classifier, batches: Iterable[Batch], cam: CamConfig, pat
         if 0 < norm < math.inf:
             return norm
         dead, count = dead + int((~term.counts).sum()), count + len(term.counts)
-    if cam.term is Term.energy_outside and dead == count:
+    if cam.term is Term.energy_outside and not any(bool(has_object(batch.regions).any()) for batch in seen):
         raise UserError(
             "cam.term=energy_outside needs masks or boxes of the training pictures: the first batches have none"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from camtrain.arm import Arm, Step, train_step
-from camtrain.config import Config, Term
+from camtrain.config import AUTO, Config, Term
 from camtrain.data.pictures import Batch
 from camtrain.errors import UserError
 from camtrain.loss import schedule
@@ -120,7 +120,7 @@ def train_epoch(
             if (observe or step == steps - 1) and not torch.isfinite(taken.loss):
                 raise UserError(
                     f"the {arm.name} arm's loss is {float(taken.loss)} in epoch {epoch + 1}, step {step + 1}:"
-                    " lower optim.lr or cam.weight"
+                    f" lower optim.lr or {'cam.share' if config.cam.weight == AUTO else 'cam.weight'}"
                 )
         on_step(step)
     return records

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from camtrain.arm import term_of
+from camtrain.arm import make_arms, term_of, train_step
+from camtrain.balance import Balance
 from camtrain.compiled import compile_network
-from camtrain.config import CamConfig, ModelConfig
+from camtrain.config import CamConfig, Conflict, ModelConfig, OptimConfig
 from camtrain.data import shapes
 from camtrain.data.pictures import Batch
 from camtrain.head import Paths
@@ -93,6 +94,25 @@ def test_bfloat16(name: str) -> None:
     torch.testing.assert_close(logits_lower, logits, rtol=0, atol=0.03 * float(logits.abs().max()))
     torch.testing.assert_close(term_lower, term, rtol=0, atol=0.1)
     assert cosine(gradients, gradients_lower) > 0.8
+
+
+@pytest.mark.parametrize("conflict", list(Conflict))
+@pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
+def test_a_compiled_step_has_the_gradients_and_the_share_of_a_plain_one(name: str, conflict: Conflict) -> None:
+    """With a backend that captures the graphs and differentiates them, but generates no code, which takes a minute."""
+    model, batch = classifier(name), made()
+    paths = probe_paths(model, batch.images, CamConfig())
+    cam = CamConfig(conflict=conflict, confidence_exponent=0.0)
+    gradients, shares = [], []
+    for compiled in (False, True):
+        arm = make_arms(copy.deepcopy(model), OptimConfig(), 1e-3, paths, Balance(0.5))[1]
+        if compiled:
+            compile_network(arm.model, paths, backend="aot_eager")
+        step = train_step(arm, batch, cam, 1.0, observe=True)
+        gradients.append({key: weight.grad for key, weight in arm.model.named_parameters() if weight.grad is not None})
+        shares.append(float(step.cam_share) if step.cam_share is not None else 0.0)
+    assert largest_difference(*gradients) < 1e-3
+    assert shares == pytest.approx([0.5, 0.5], abs=1e-3)
 
 
 @pytest.mark.slow
