@@ -123,7 +123,7 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     share = torch.zeros_like(loss)
-    if at_layer is not None and term is not None:
+    if at_layer is not None and term is not None and (observe or arm.balance is not None):
         of_classification, of_term, measured = at_layer.norms()
         share = share_of_effort(of_classification, of_term)
         if arm.balance is not None and arm.balance.means is not None:

@@ -69,7 +69,6 @@ def measure(arm_name: str, name: str, size: int) -> int:
     import torch
 
     from camtrain.arm import make_arms, train_step
-    from camtrain.balance import Balance
     from camtrain.config import CamConfig, ModelConfig, OptimConfig
     from camtrain.data import shapes
     from camtrain.data.pictures import Batch
@@ -81,7 +80,7 @@ def measure(arm_name: str, name: str, size: int) -> int:
     model = build(ModelConfig(name=name), len(shapes.CLASSES), size, seed=0).classifier
     # Four pictures are enough to find the path, and leave no trace in the peak.
     paths = probe_paths(model, batch.images[:4], CamConfig())
-    baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths, Balance(0.5))
+    baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths)
     arm = baseline if arm_name == "baseline" else regularised
     before = resident()
     arm.model.train()

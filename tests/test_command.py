@@ -426,7 +426,7 @@ def test_every_network_trains(choice: str, command: Command, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (ROOT / "conf" / "cam").glob("*.yaml")))
 def test_every_map_trains(choice: str, command: Command, tmp_path: Path) -> None:
-    done = command(*TINY, f"cam={choice}", "trainer.epochs=1")
+    done = command(*TINY, f"cam={choice}", "trainer.epochs=1", "cam.weight=auto", "cam.conflict=project")
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path)
     assert result["config"]["cam"]["variant"] == choice
