@@ -14,10 +14,10 @@ from camtrain.cam import class_activation_map
 from camtrain.config import CamConfig, CamVariant, Conflict, OptimConfig, Score, Term
 from camtrain.data.pictures import Batch
 from camtrain.head import Path, Paths
-from camtrain.loss import CamTerm, cam_term, classification_loss, total_loss
+from camtrain.loss import CamTerm, cam_term, classification_gradient, classification_loss, total_loss
 from camtrain.model import Classifier, Output
 from camtrain.optim import make_optimiser
-from camtrain.score import Pairs, autograd_gradient, head_gradient, is_multilabel, of_pictures, pairs, regions_of
+from camtrain.score import Pairs, autograd_gradient, head_gradient, of_pictures, pairs, regions_of
 
 BASELINE, REGULARISED = "baseline", "regularised"
 
@@ -109,9 +109,13 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     at_layer = None
     if active and term is not None:
         if observe or arm.balance is not None or cam.conflict is Conflict.project:
+            weights = arm.model.class_weights()
+            cells = activations.shape[2] * activations.shape[3]
             at_layer = AtLayer(
-                gradient_of_classification(arm.model, output, batch.targets, classification, path),
-                activations.shape[2] * activations.shape[3],
+                classification_gradient(output.logits, batch.targets, weights, cells)
+                if path is Path.closed and weights is not None
+                else gradient_at(activations, classification.mean()),
+                cells,
                 cam.conflict is Conflict.project,
             )
             if arm.balance is not None and arm.balance.means is None:
@@ -147,27 +151,6 @@ def term_of(model: Classifier, output: Output, batch: Batch, cam: CamConfig, pat
     maps = make_maps(model, output, target, of, cam.variant, cam.score, path, train)
     regions = regions_of(batch.regions, target, of) if cam.term is Term.energy_outside else None
     return cam_term(maps if train else maps.detach(), output.logits, target, of, cam, regions)
-
-
-def gradient_of_classification(
-    model: Classifier, output: Output, target: Tensor, classification: Tensor, path: Path
-) -> Tensor:
-    r"""Gradient of the mean classification loss on the activations, by closed form where the map has one.
-
-    In closed form :math:`(p - t)\, W / (B N)`, the same in every cell, (batch, channels, 1, 1); :math:`p` the softmax
-    or sigmoid, :math:`t` the target as 0 and 1, and a further factor of 1 / classes in a multi-label set.
-    """
-    logits, activations = output
-    weights = model.class_weights()
-    if path is not Path.closed or weights is None:
-        return gradient_at(activations, classification.mean())
-    with torch.no_grad():
-        if is_multilabel(target):
-            of_logits = (logits.sigmoid() - target) / logits.numel()
-        else:
-            own = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
-            of_logits = (logits.softmax(1) - own) / len(logits)
-        return (of_logits @ weights / (activations.shape[2] * activations.shape[3]))[:, :, None, None]
 
 
 def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:

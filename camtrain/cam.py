@@ -96,7 +96,7 @@ def class_activation_map(variant: CamVariant, activations: Tensor, gradients: Te
     """The map of the chosen variant, (maps, height, width), before ReLU.
 
     Args:
-        variant: which of the six.
+        variant: which of those that can be trained through.
         activations: (maps, channels, height, width).
         gradients: the same shape, or (maps, channels, 1, 1).
     """

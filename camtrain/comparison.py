@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from camtrain.arm import BASELINE, REGULARISED
-from camtrain.config import AUTO, CamConfig, EvaluatedMap, Score
+from camtrain.config import AUTO, CamConfig, CamVariant, Score
 from camtrain.performance import measure
 
 Figures = Mapping[str, float]
@@ -130,7 +130,7 @@ MAP_HEADINGS = ("", "entropy, nats", "elliptical area", "energy in mask", "point
 def of_other_maps(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
     """A line under :data:`MAP_HEADINGS` for each map that was measured beside the trained one."""
     lines = []
-    for variant in EvaluatedMap:
+    for variant in CamVariant:
         tags = [
             f"other_maps/{variant.value}/{name}"
             for name in ("entropy", "area", "energy_in_mask", "pointing", "dead_rate")

@@ -34,16 +34,7 @@ class Task(enum.Enum):
 
 
 class CamVariant(enum.Enum):
-    cam = "cam"
-    gradcam = "gradcam"
-    gradcampp = "gradcampp"
-    hirescam = "hirescam"
-    xgradcam = "xgradcam"
-    layercam = "layercam"
-
-
-class EvaluatedMap(enum.Enum):
-    """Maps that can be measured: those that can be trained through, and two that cannot."""
+    """Maps that can be measured; all but :data:`EVALUATION_ONLY` can also be trained through."""
 
     cam = "cam"
     gradcam = "gradcam"
@@ -53,6 +44,10 @@ class EvaluatedMap(enum.Enum):
     layercam = "layercam"
     eigencam = "eigencam"
     scorecam = "scorecam"
+
+
+EVALUATION_ONLY = (CamVariant.eigencam, CamVariant.scorecam)
+TRAINABLE = tuple(variant for variant in CamVariant if variant not in EVALUATION_ONLY)
 
 
 class Term(enum.Enum):
@@ -217,7 +212,7 @@ class TrainerConfig:
 class EvaluateConfig:
     max_pictures: int = _ranged(2000, 1)  # validation pictures whose maps are measured, a fixed random choice
     pictures: int = _ranged(8, 0, 64)  # validation pictures whose maps are drawn
-    maps: list[EvaluatedMap] = field(default_factory=list)  # further maps, measured after the last epoch
+    maps: list[CamVariant] = field(default_factory=list)  # further maps, measured after the last epoch
     scorecam_pictures: int = _ranged(32, 1)  # pictures for scorecam: a forward pass for every channel of each
     picture_epochs: list[int] | None = _ranged(None, 1)  # null: 1, 2, 4, 8, ... and the last
 
@@ -272,6 +267,12 @@ def check(config: Config) -> None:
                     bounds += f" and at most {high:g}" if high < math.inf else " and finite" * math.isinf(item)
                     raise UserError(f"{key}={item:g} is out of range: it must be {bounds}")
     crop_range(config.dataset)
+    if config.cam.variant in EVALUATION_ONLY:
+        name = config.cam.variant.value
+        raise UserError(
+            f"cam.variant={name} can be measured, by evaluate.maps=[{name}], but not trained through; use one of"
+            f" {', '.join(variant.value for variant in TRAINABLE)}"
+        )
     if not isinstance(config.dataset, DATASETS[config.dataset.name]):
         raise UserError(
             f"dataset.name={config.dataset.name.value}: choose the data set with dataset={config.dataset.name.value}"

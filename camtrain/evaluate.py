@@ -11,7 +11,7 @@ from torch import Tensor
 from camtrain import indicators
 from camtrain.arm import Arm, make_maps
 from camtrain.cam import eigencam, scorecam
-from camtrain.config import CamVariant, EvaluatedMap, Score
+from camtrain.config import EVALUATION_ONLY, CamVariant, Score
 from camtrain.data.pictures import Batch
 from camtrain.head import Path
 from camtrain.model import Output
@@ -30,7 +30,7 @@ class Mapped(NamedTuple):
     maps: Tensor  # (maps, height, width), before ReLU
 
 
-def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: EvaluatedMap) -> Mapped:
+def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: CamVariant) -> Mapped:
     """The map of the class, or of every positive class, of every picture. Leaves the mode at evaluation.
 
     Args:
@@ -41,16 +41,14 @@ def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: EvaluatedMap
     """
     model, path = arm.model.eval(), arm.paths.evaluation
     of = pairs(target)
-    by_gradient = variant.name in CamVariant.__members__
+    by_gradient = variant not in EVALUATION_ONLY
     with torch.set_grad_enabled(by_gradient and path is not Path.closed):
         output = model(images)
     detached = Output(output.logits.detach(), output.activations.detach())
     if by_gradient:
         with torch.set_grad_enabled(path is not Path.closed):
-            maps = make_maps(
-                model, output, target, of, CamVariant[variant.name], EVALUATED_SCORE, path, train=False
-            ).detach()
-    elif variant is EvaluatedMap.eigencam:
+            maps = make_maps(model, output, target, of, variant, EVALUATED_SCORE, path, train=False).detach()
+    elif variant is CamVariant.eigencam:
         maps = of_pictures(eigencam(detached.activations), target, of)
     else:
         normalised = of_pictures((images - model.mean) / model.std, target, of)
@@ -88,7 +86,7 @@ def evaluate(
         if is_multilabel(batch.targets):
             targets.append(batch.targets)
         for arm in arms:
-            output, of, maps = forward_maps(arm, batch.images, batch.targets, EvaluatedMap[variant.name])
+            output, of, maps = forward_maps(arm, batch.images, batch.targets, variant)
             rows = of_pictures(chosen, batch.targets, of)
             regions = regions_of(batch.regions, batch.targets, of)
             figures = dict(of_logits(output.logits, batch.targets))
@@ -105,7 +103,7 @@ def evaluate(
 
 
 def evaluate_maps(
-    arms: Sequence[Arm], batches: Iterable[Batch], variant: EvaluatedMap, measured: Tensor, device: torch.device
+    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor, device: torch.device
 ) -> dict[str, dict[str, float]]:
     """Indicators of another map than the trained one, with tags `other_maps/<map>/entropy` and so on.
 

@@ -23,7 +23,7 @@ from camtrain import checkpoint, comparison, drawing, narration, report, result
 from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
-from camtrain.config import AUTO, CamConfig, Config, Device, EvaluatedMap, Precision, crop_range, keys
+from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, crop_range, keys
 from camtrain.data.build import build as build_data
 from camtrain.data.pictures import Augmentation, Batch, Pictures, all_batches, steps_per_epoch, training_batches
 from camtrain.errors import UserError
@@ -159,12 +159,12 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
             # ---- report
             for variant in dict.fromkeys(config.evaluate.maps):
-                if variant.name == config.cam.variant.name:
+                if variant is config.cam.variant:
                     continue
                 bar.set_description(f"measuring {variant.value}")
                 some = first_of(measured, config.evaluate.scorecam_pictures)
                 val_batches = all_batches(val_pictures, config.trainer.batch_size, config.trainer.workers)
-                chosen = some if variant is EvaluatedMap.scorecam else measured
+                chosen = some if variant is CamVariant.scorecam else measured
                 figures = evaluate_maps(arms, val_batches, variant, chosen, device)
                 for arm in arms:
                     epochs[arm.name][-1] |= figures[arm.name]
@@ -230,8 +230,7 @@ def draw(
     """Every arm's map and prediction of the chosen validation pictures."""
     images, regions = pictures.fetch(shown, None)
     batch = Batch(images.float() / 255, pictures.targets[torch.tensor(shown)], regions, torch.tensor(shown)).to(device)
-    variant = EvaluatedMap[cam.variant.name]
-    mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, variant) for arm in arms}
+    mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
     # Of several classes in a picture, the first one's map is drawn.
     first = next(iter(mapped.values())).of.occurrence == 0
     rows, classes = (part[first].tolist() for part in next(iter(mapped.values())).of)

@@ -158,8 +158,8 @@ def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dic
         UserError: as for :func:`build`.
     """
     network, layers, name, _ = _prepare(config, classes, image_size, seed=0)
-    paths = _paths(network, layers, classes, image_size)
-    return name, {key: (layer, paths[key]) for key, layer in layers.items()}
+    training, evaluation = (_paths(network, layers, classes, image_size, mode) for mode in (True, False))
+    return name, {key: (layer, Paths(training[key], evaluation[key])) for key, layer in layers.items()}
 
 
 def _prepare(
@@ -199,10 +199,10 @@ def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], c
             f" camtrain task=layers model.name={config.name} lists"
         )
     name = config.layer or list(layers)[-1]
-    if _paths(network, {name: layers[name]}, classes, image_size)[name].evaluation is not Path.unreached:
+    if _paths(network, {name: layers[name]}, classes, image_size, training=False)[name] is not Path.unreached:
         return name
-    paths = _paths(network, layers, classes, image_size)
-    reached = [key for key in layers if paths[key].evaluation is not Path.unreached]
+    paths = _paths(network, layers, classes, image_size, training=False)
+    reached = [key for key in layers if paths[key] is not Path.unreached]
     if config.layer is None and reached:
         return reached[-1]
     raise UserError(
@@ -211,25 +211,23 @@ def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], c
     )
 
 
-def _paths(network: nn.Module, layers: Mapping[str, Layer], classes: int, image_size: int) -> dict[str, Paths]:
-    """The path of each layer in both modes, on two pictures of noise."""
+def _paths(
+    network: nn.Module, layers: Mapping[str, Layer], classes: int, image_size: int, training: bool
+) -> dict[str, Path]:
+    """The path of each layer in one mode, on two pictures of noise."""
     network = copy.deepcopy(network)  # training mode moves batch norm's statistics
-    traced = trace(network, layers)
+    traced = trace(network, layers).train(training)
     linear = _linear(network, classes)
     weights = network.get_submodule(linear).weight if linear else None
-    found = []
+
+    def forward(pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        out = dict(traced(pictures))
+        return out.pop(LOGITS), out
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
         images = torch.randn(2, 3, image_size, image_size)
-
-        def forward(pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            out = dict(traced(pictures))
-            return out.pop(LOGITS), out
-
-        for mode in (True, False):
-            traced.train(mode)
-            found.append(probe(forward, images, Score.logit, cast("Tensor | None", weights)))
-    return {name: Paths(found[0][name], found[1][name]) for name in layers}
+        return probe(forward, images, Score.logit, cast("Tensor | None", weights))
 
 
 def normalisation(config: ModelConfig) -> tuple[list[float], list[float]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from camtrain.arm import gradient_at, term_of
-from camtrain.config import CamConfig, CamVariant, EvaluatedMap, GradientPath, Term
+from camtrain.config import CamConfig, CamVariant, GradientPath, Term
 from camtrain.data.pictures import Batch
 from camtrain.errors import UserError
 from camtrain.head import Path, Paths, probe
@@ -44,13 +44,13 @@ def check_path(paths: Paths, cam: CamConfig, layer: str) -> Paths:
     return paths
 
 
-def check_maps(maps: Sequence[EvaluatedMap], paths: Paths, layer: str) -> None:
+def check_maps(maps: Sequence[CamVariant], paths: Paths, layer: str) -> None:
     """Refuse to measure CAM where it is not defined.
 
     Raises:
         UserError: `evaluate.maps` has `cam` for a head without a closed form.
     """
-    if EvaluatedMap.cam in maps and paths.evaluation is not Path.closed:
+    if CamVariant.cam in maps and paths.evaluation is not Path.closed:
         raise UserError(f"evaluate.maps: cam needs {LINEAR_HEAD}, which is not what follows {layer}; leave it out")
 
 

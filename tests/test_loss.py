@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camtrain import cam, score, terms
-from camtrain.config import CamConfig, CamVariant, EntropyUnit, Score, Term
+from camtrain.config import TRAINABLE, CamConfig, EntropyUnit, Score, Term
 from camtrain.indicators import energy_in_mask
 from camtrain.loss import CamTerm, cam_term, classification_loss, schedule, total_loss
 from camtrain.score import pairs
@@ -153,7 +153,7 @@ def test_extremes_have_finite_losses_and_gradients(kind: Score, name: str, size:
     constant = score.head_gradient(logits, target, kind, pairs(target), weight, 16)
     for full in (False, True):
         gradient = constant.expand_as(activations) if full else constant
-        for variant in CamVariant:
+        for variant in TRAINABLE:
             maps = cam.class_activation_map(variant, activations, gradient)
             assert maps.dtype == torch.float32
             for term in Term:

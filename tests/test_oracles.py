@@ -29,7 +29,7 @@ from torchvision.models import get_model
 
 from camtrain import cam, indicators, terms
 from camtrain.arm import Arm, make_maps
-from camtrain.config import CamConfig, CamVariant, EntropyUnit, EvaluatedMap, ModelConfig, Score, Stem
+from camtrain.config import TRAINABLE, CamConfig, CamVariant, EntropyUnit, ModelConfig, Score, Stem
 from camtrain.evaluate import forward_maps
 from camtrain.head import Path
 from camtrain.loss import cam_term
@@ -73,7 +73,7 @@ class Pair(NamedTuple):
         paths = probe_paths(model, self.images, CamConfig(weight=0))  # any layer will do where nothing is trained
         return Arm("ours", model, torch.optim.SGD(model.parameters()), False, paths)
 
-    def maps(self, variant: EvaluatedMap, target: Tensor | None = None) -> Tensor:
+    def maps(self, variant: CamVariant, target: Tensor | None = None) -> Tensor:
         """Our maps, before ReLU."""
         return forward_maps(self.arm(), self.images, self.target if target is None else target, variant).maps
 
@@ -179,10 +179,10 @@ def check(ours: Tensor, raw: np.ndarray, finished: np.ndarray) -> None:
 
 
 METHODS = {
-    EvaluatedMap.gradcam: GradCAM,
-    EvaluatedMap.hirescam: HiResCAM,
-    EvaluatedMap.xgradcam: XGradCAM,
-    EvaluatedMap.layercam: LayerCAM,
+    CamVariant.gradcam: GradCAM,
+    CamVariant.hirescam: HiResCAM,
+    CamVariant.xgradcam: XGradCAM,
+    CamVariant.layercam: LayerCAM,
 }
 CLOSED_FORM = [("small_resnet", None), ("resnet18", None)]
 # Behind the last two, gradients differ from cell to cell; MobileNet's activations may be negative.
@@ -191,7 +191,7 @@ AUTOGRAD = [("mobilenet_v3_small", None), ("squeezenet1_0", None), ("small_resne
 
 @pytest.mark.parametrize("variant", list(METHODS))
 @pytest.mark.parametrize(("name", "layer"), CLOSED_FORM + AUTOGRAD)
-def test_map_equals_the_grad_cam_package(name: str, layer: str | None, variant: EvaluatedMap) -> None:
+def test_map_equals_the_grad_cam_package(name: str, layer: str | None, variant: CamVariant) -> None:
     network = pair(name, layer)
     assert network.arm().paths.evaluation is (Path.closed if (name, layer) in CLOSED_FORM else Path.autograd)
     check(network.maps(variant), *theirs(METHODS[variant], network, network.target))
@@ -218,12 +218,12 @@ def test_gradcam_of_other_layouts_equals_the_grad_cam_package(
     name: str, layer: str | None, size: int, reshape: Callable[[Tensor], Tensor] | None
 ) -> None:
     network = make_pair(name, layer, size)
-    check(network.maps(EvaluatedMap.gradcam), *theirs(GradCAM, network, network.target, reshape=reshape))
+    check(network.maps(CamVariant.gradcam), *theirs(GradCAM, network, network.target, reshape=reshape))
 
 
-@pytest.mark.parametrize("variant", [EvaluatedMap.gradcam, EvaluatedMap.hirescam])
+@pytest.mark.parametrize("variant", [CamVariant.gradcam, CamVariant.hirescam])
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
-def test_maps_of_several_classes_of_a_picture_equal_the_grad_cam_package(name: str, variant: EvaluatedMap) -> None:
+def test_maps_of_several_classes_of_a_picture_equal_the_grad_cam_package(name: str, variant: CamVariant) -> None:
     network = pair(name)
     target = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 1, 0]])
     rows, classes = target.nonzero(as_tuple=True)
@@ -264,7 +264,7 @@ def test_gradcampp_without_epsilon_equals_the_grad_cam_package_where_gradients_a
 @pytest.mark.parametrize(("name", "layer"), CLOSED_FORM + AUTOGRAD)
 def test_eigencam_equals_the_grad_cam_package_up_to_the_sign_of_each_map(name: str, layer: str | None) -> None:
     network = pair(name, layer)
-    maps = network.maps(EvaluatedMap.eigencam)
+    maps = network.maps(CamVariant.eigencam)
     check(maps, *theirs(EigenCAM, network, network.target, signs_of=maps))
 
 
@@ -280,7 +280,7 @@ def test_scorecam_equals_the_grad_cam_package(
     monkeypatch.setattr(torch.nn, "UpsamplingBilinear2d", plain_stretching)
     network = pair(name, layer, sharper=sharper)
     raw, finished = theirs(ScoreCAM, network, network.target)
-    maps = network.maps(EvaluatedMap.scorecam)
+    maps = network.maps(CamVariant.scorecam)
     check(maps, raw, finished)
     activations = network.built.classifier(network.images).activations
     assert deviation(activations.mean(1), raw) > 0.1  # with weights that are all the same it would be this
@@ -289,7 +289,7 @@ def test_scorecam_equals_the_grad_cam_package(
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0", "mobilenet_v3_small"])
 def test_gradcam_equals_captum_and_torch_cam(name: str) -> None:
     network = pair(name)
-    maps = network.maps(EvaluatedMap.gradcam)
+    maps = network.maps(CamVariant.gradcam)
     method = LayerGradCam(network.plain, network.layer)
     of_captum = method.attribute(network.normalised, target=network.target, relu_attributions=False)
     assert deviation(maps, of_captum[:, 0].detach().numpy()) < TOLERANCE
@@ -308,7 +308,7 @@ def test_cam_equals_torch_cam(name: str) -> None:
     with TorchCam(network.plain, network.built.layer, "fc") as extractor, torch.no_grad():
         network.plain(network.normalised)
         (of_torchcam,) = extractor(network.target.tolist(), normalized=False)
-    assert deviation(network.maps(EvaluatedMap.cam), of_torchcam.numpy()) < TOLERANCE
+    assert deviation(network.maps(CamVariant.cam), of_torchcam.numpy()) < TOLERANCE
 
 
 def mean_entropy(maps: Tensor) -> Tensor:
@@ -387,7 +387,7 @@ def term_of_a_small_head(
 
 
 @pytest.mark.parametrize("kind", list(Score))
-@pytest.mark.parametrize("variant", list(CamVariant))
+@pytest.mark.parametrize("variant", TRAINABLE)
 def test_first_and_second_derivatives_of_the_entropy_equal_finite_differences(variant: CamVariant, kind: Score) -> None:
     # With this seed the maps keep clear of ReLU's kink.
     generator = torch.Generator().manual_seed(211)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +33,10 @@ def made(count: int = 16) -> Batch:
 
 def classifier(name: str) -> Classifier:
     """In training mode, but without dropout, whose random numbers depend on memory layout and generated code."""
-    model = build(ModelConfig(name=name), 3, 64, 0).classifier.train()
+    return without_dropout(build(ModelConfig(name=name), 3, 64, 0).classifier.train())
+
+
+def without_dropout(model: Classifier) -> Classifier:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -64,36 +68,65 @@ def largest_difference(one: Gradients, other: Gradients) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_channels_last(name: str) -> None:
-    model = classifier(name)
+@pytest.mark.parametrize(("precision", "of_gradients"), [(torch.float64, 1e-9), (torch.float32, 5e-3)])
+def test_channels_last(name: str, precision: torch.dtype, of_gradients: float) -> None:
+    """The same to float64's digits; in float32 a fresh network's batch norms enlarge the rounding of its kernels."""
+    model = classifier(name).to(precision)
     other = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = made()
+    batch = batch._replace(images=batch.images.to(precision))
     logits, term, gradients = pass_through(model, batch)
     last = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
     logits_last, term_last, gradients_last = pass_through(other, last)
     torch.testing.assert_close(logits_last, logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(term_last, term, rtol=1e-4, atol=1e-4)
-    assert largest_difference(gradients, gradients_last) < 5e-3
+    assert largest_difference(gradients, gradients_last) < of_gradients
 
 
-@pytest.mark.parametrize("name", [*NAMES, "vit_b_16"])
-def test_bfloat16(name: str) -> None:
-    """Eight bits of mantissa: a relative step of 0.4 % in every operation.
-
-    Logits agree to 3 % of the largest and terms to 0.1 of their range. Gradients through a fresh network with batch
-    norm agree in direction; their size is not what rounding leaves alone.
-    """
-    model = classifier(name)
+def in_bfloat16(model: Classifier, batch: Batch) -> tuple[Gradients, Gradients]:
+    """Gradients in float32 and with bfloat16 autocast; logits and terms are compared on the way."""
     lower = copy.deepcopy(model)
     lower.precision = torch.bfloat16
-    batch = made(4 if name == "vit_b_16" else 16)
     logits, term, gradients = pass_through(model, batch)
     logits_lower, term_lower, gradients_lower = pass_through(lower, batch)
     assert logits_lower.dtype == term_lower.dtype == torch.float32
     assert all(gradient.dtype == torch.float32 for gradient in gradients_lower.values())
     torch.testing.assert_close(logits_lower, logits, rtol=0, atol=0.03 * float(logits.abs().max()))
     torch.testing.assert_close(term_lower, term, rtol=0, atol=0.1)
-    assert cosine(gradients, gradients_lower) > 0.8
+    assert float((term_lower - term).abs().mean()) < 0.01
+    return gradients, gradients_lower
+
+
+@pytest.mark.parametrize("name", [*NAMES, "vit_b_16"])
+def test_bfloat16_of_a_fresh_network(name: str) -> None:
+    """Eight bits of mantissa: a relative step of 0.4 % in every operation.
+
+    Terms agree to 0.01 of their range on average, and to 0.1 for the one map that is nearly dead. Gradients agree in
+    direction: such a map's is the largest of all, as T does not see the map's scale, and rounding changes it most.
+    """
+    gradients, lower = in_bfloat16(classifier(name), made(4 if name == "vit_b_16" else 16))
+    assert cosine(gradients, lower) > 0.8
+
+
+def pretrained(photographs: Path) -> Classifier:
+    weights = photographs / "pretrained" / "squeezenet1_0_deepcompression.pth"
+    return without_dropout(build(ModelConfig(name="squeezenet1_0", weights=str(weights)), 3, 64, 0).classifier)
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
+def test_bfloat16_of_a_trained_network(name: str, request: pytest.FixtureRequest) -> None:
+    """After some training the gradients agree in size as well."""
+    fresh = name == "small_resnet"
+    model = classifier(name) if fresh else pretrained(request.getfixturevalue("photographs"))
+    paths = probe_paths(model, made(4).images, CamConfig())
+    arm = make_arms(model, OptimConfig(), 2e-3 if fresh else 2e-4, paths)[1]
+    images, targets, regions = shapes.generate(960, 64, seed=1, split=0)
+    for rows in torch.arange(960).split(32):
+        batch = Batch(images[rows].float() / 255, targets[rows] % 3, regions[rows], rows)
+        train_step(arm, batch, CamConfig(), 1.0, observe=False)
+    gradients, lower = in_bfloat16(arm.model, made())
+    assert cosine(gradients, lower) > 0.95
+    assert largest_difference(gradients, lower) < 0.3
 
 
 @pytest.mark.parametrize("conflict", list(Conflict))
