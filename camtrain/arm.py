@@ -120,7 +120,7 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
             )
             if arm.balance is not None and arm.balance.means is None:
                 of_term = gradient_at(activations, term.mean()).norm()
-                arm.balance.update(at_layer.square.sum().sqrt(), of_term, term.counts.any())
+                arm.balance.update(at_layer.square.sum().sqrt(), of_term, term.mean_confidence(), term.counts.any())
             activations.register_hook(at_layer)
         weight = schedule * (float(cam.weight) if arm.balance is None else arm.balance.weight())
     loss = total_loss(classification, term if active else None, weight)
@@ -131,7 +131,9 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
         of_classification, of_term, measured = at_layer.norms()
         share = share_of_effort(of_classification, of_term)
         if arm.balance is not None and arm.balance.means is not None:
-            arm.balance.update(of_classification, of_term / weight, measured & term.counts.any())
+            arm.balance.update(
+                of_classification, of_term / weight, term.mean_confidence(), measured & term.counts.any()
+            )
     arm.optimiser.step()
     with torch.no_grad():
         return Step(

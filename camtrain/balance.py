@@ -10,10 +10,13 @@ of their gradients over the whole batch,
 
 :math:`\lambda` the weight, :math:`\rho` the CAM term's share. `cam.weight=auto` sets
 
-.. math:: \lambda = \frac{\rho^*}{1 - \rho^*} \cdot \frac{\overline{G_\mathrm{CE}}}{\overline{G_T}}
+.. math::
+    \lambda = \frac{\rho}{1 - \rho} \cdot \frac{\overline{G_\mathrm{CE}}}{\overline{G_T}}, \qquad
+    \rho = \rho^*\, \overline{q}
 
-the bars exponential means over steps and :math:`\rho^*` the wanted share. As classification is learnt its gradient
-fades, and the weight with it; it begins high, because the maps' places are settled early.
+the bars exponential means over steps, :math:`\rho^*` the wanted share and :math:`q` the confidence that weights the
+maps in the loss. The share grows with what has been learnt: while the network knows little, a term that takes its part
+in full keeps it from learning, and pretrained weights lose what they know.
 
 Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438, there among the losses of an audio codec.
 """
@@ -86,14 +89,6 @@ class AtLayer:
         return classification, term, term > self.floor * classification
 
 
-def default_share(pretrained: bool) -> float:
-    """The share where `cam.share` is null: 0.5 from scratch, 0.25 for pretrained weights.
-
-    A network that learns from nothing can be pressed hard from the start; what pretrained weights know is lost to it.
-    """
-    return 0.25 if pretrained else 0.5
-
-
 @dataclass
 class Balance:
     r"""Exponential means of both norms, and the weight they ask for.
@@ -101,14 +96,14 @@ class Balance:
     Everything stays on the device: nothing is waited for.
 
     Args:
-        share: wanted part :math:`\rho^*` of the learning effort, above 0 and below 1.
+        share: wanted part :math:`\rho^*` of the learning effort of a network that is sure, above 0 and below 1.
     """
 
     share: float
     means: Tensor | None = None
-    """(2,): :math:`G_\\mathrm{CE}` and :math:`G_T`."""
+    """(4,): :math:`G_\\mathrm{CE}`, :math:`G_T`, :math:`q` and 1, whose mean says how far the others have risen."""
 
-    def update(self, classification: Tensor, term: Tensor, sound: Tensor) -> None:
+    def update(self, classification: Tensor, term: Tensor, confidence: Tensor, sound: Tensor) -> None:
         r"""Take in a step.
 
         A step that is not sound, because every map was dead or the term too small to be measured, does not count, nor
@@ -117,13 +112,14 @@ class Balance:
         Args:
             classification: :math:`G_\mathrm{CE}`, scalar.
             term: :math:`G_T`, scalar.
+            confidence: mean of :math:`q`, 0..1, scalar.
             sound: whether :math:`G_T` can be trusted, scalar bool.
         """
-        new = torch.stack([classification, term])
+        new = torch.stack([classification, term, confidence, torch.ones_like(term)])
         sound = sound & torch.isfinite(new).all() & (term > 0)
         if self.means is None:
             if bool(sound):  # waits for the device, at the first steps only
-                self.means = (1 - MEMORY) * new  # both lag alike, so their ratio is right at once
+                self.means = (1 - MEMORY) * new
             return
         self.means = torch.where(sound, self.means + (1 - MEMORY) * (new - self.means), self.means)
 
@@ -131,5 +127,6 @@ class Balance:
         r"""The weight :math:`\lambda`, scalar; 0 as long as no step counted."""
         if self.means is None:
             return 0.0
-        classification, term = self.means.unbind()
-        return self.share / (1 - self.share) * classification / term.clamp_min(torch.finfo(term.dtype).tiny)
+        classification, term, confidence, risen = self.means.unbind()
+        share = self.share * confidence / risen
+        return share / (1 - share) * classification / term.clamp_min(torch.finfo(term.dtype).tiny)

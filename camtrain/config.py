@@ -60,6 +60,7 @@ class Term(enum.Enum):
 
 class Score(enum.Enum):
     logit = "logit"
+    centred = "centred"
     log_prob = "log_prob"
 
 
@@ -176,7 +177,7 @@ class CamConfig:
     score: Score = Score.log_prob
     term: Term = Term.entropy  # what is asked of the map, see camtrain.terms
     weight: int | float | str = _ranged(3.0, 0)  # of the term in the loss; auto: holds its share of the effort
-    share: float | None = _ranged(None, 0, 0.99, above=True)  # of the effort; null: see camtrain.balance.default_share
+    share: float = _ranged(0.7, 0, 0.99, above=True)  # of the effort, times mean confidence; for weight=auto
     confidence_exponent: float = _ranged(2.0, 0)  # a map's term counts by p^exponent, p of its class; 0: fully
     conflict: Conflict = Conflict.keep  # project: take out of the term's gradient what opposes classification
     unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats

@@ -35,6 +35,10 @@ class CamTerm(NamedTuple):
         """Mean of q T over the maps that count; 0 if there are none. Scalar."""
         return (self.confidence * self.value).sum() / self.counts.sum().clamp_min(1)
 
+    def mean_confidence(self) -> Tensor:
+        """Mean of q over the maps that count; 0 if there are none. Scalar."""
+        return (self.confidence * self.counts).sum() / self.counts.sum().clamp_min(1)
+
 
 def classification_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of each picture, or, for several classes per picture, the mean over classes of the binary one.

@@ -68,13 +68,16 @@ def score(logits: Tensor, target: Tensor, kind: Score, of: Pairs) -> Tensor:
 
     - ``logit``: :math:`y_c`, as published. Softmax does not see a constant added to all logits, so an optimiser can
       lower the entropy of this score's map by pushing every logit below zero, which kills the map.
+    - ``centred``: :math:`y_c - \overline{y}`, the bar a mean over classes. Of all logits that give the same softmax
+      these are the ones whose sum is zero, so a constant added to all changes neither score nor map.
     - ``log_prob``: the map of :math:`\log \mathrm{softmax}(y)_c`. What is differentiated is the log-odds
       :math:`y_c - \log \sum_{j \ne c} e^{y_j}`. Its gradient is that of the log-probability divided by
       :math:`1 - p_c`: one positive factor per picture, which the map's distribution :math:`P` (and everything computed
       from it, gradients included) does not see, Grad-CAM++ excepted. Unlike the log-probability itself it does not
       fade to zero, nor lose its digits, as :math:`p_c` approaches 1.
 
-    With several classes per picture the probability is a sigmoid, whose log-odds are the logit: the two coincide.
+    With several classes per picture the probability is a sigmoid, which sees every constant and whose log-odds are the
+    logit: the three coincide.
 
     Args:
         logits: (batch, classes).
@@ -85,6 +88,8 @@ def score(logits: Tensor, target: Tensor, kind: Score, of: Pairs) -> Tensor:
     of_target = logits[of.rows, of.classes] if is_multilabel(target) else logits.gather(1, target[:, None])[:, 0]
     if kind is Score.logit or is_multilabel(target):
         return of_target
+    if kind is Score.centred:
+        return of_target - logits.mean(1)
     return of_target - logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
 
 
@@ -103,6 +108,7 @@ def head_gradient(logits: Tensor, target: Tensor, kind: Score, of: Pairs, class_
     :math:`\partial y_j / \partial A_k = w_{jk} / N` in every cell:
 
     - ``logit``, or several classes per picture: :math:`g_k = w_{ck} / N`
+    - ``centred``: :math:`g_k = (w_{ck} - \overline{w_k}) / N`, the bar a mean over classes
     - ``log_prob``: :math:`g_k = (w_{ck} - \sum_{j \ne c} \pi_j w_{jk}) / N`, with :math:`\pi` the softmax over the
       classes other than the target
 
@@ -119,6 +125,8 @@ def head_gradient(logits: Tensor, target: Tensor, kind: Score, of: Pairs, class_
     """
     if kind is Score.logit or is_multilabel(target):
         weights = class_weights[of.classes]
+    elif kind is Score.centred:
+        weights = class_weights[of.classes] - class_weights.mean(0)
     else:
         own = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
         others = logits.masked_fill(own.bool(), -torch.inf).softmax(1)

@@ -64,8 +64,6 @@ def train(name: str, out: Path, more: list[str]) -> None:
 
 def measure(arm_name: str, name: str, size: int) -> int:
     """Bytes that a few training steps of one arm add to the process at most."""
-    import resource
-
     import torch
 
     from camtrain.arm import make_arms, train_step
@@ -82,17 +80,18 @@ def measure(arm_name: str, name: str, size: int) -> int:
     paths = probe_paths(model, batch.images[:4], CamConfig())
     baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths)
     arm = baseline if arm_name == "baseline" else regularised
-    before = resident()
     arm.model.train()
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before
     for _ in range(MEMORY_STEPS):
         train_step(arm, batch, CamConfig(), 1.0, observe=False)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return memory("VmHWM") - before
 
 
-def resident() -> int:
-    """Bytes that the process holds now."""
+def memory(entry: str) -> int:
+    """Bytes that the process holds now (VmRSS), or held at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
 
 
 HEADINGS = (

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from camtrain.balance import MEMORY, AtLayer, Balance, share_of_effort
 
 SOUND = torch.tensor(True)
+SURE = torch.tensor(1.0)
 
 
 def scalar(value: float) -> torch.Tensor:
@@ -26,16 +27,25 @@ def test_share_of_the_effort() -> None:
 
 def test_weight_holds_the_share_from_the_first_step_on() -> None:
     balance = Balance(share=0.6)
-    balance.update(scalar(2.0), scalar(0.5), SOUND)
+    balance.update(scalar(2.0), scalar(0.5), SURE, SOUND)
     assert float(balance.weight()) == pytest.approx(0.6 / 0.4 * 4.0)
     weight = float(balance.weight())
     assert float(share_of_effort(scalar(2.0), scalar(weight * 0.5))) == pytest.approx(0.6)
 
 
+def test_share_grows_with_mean_confidence() -> None:
+    balance = Balance(share=0.8)
+    balance.update(scalar(1.0), scalar(1.0), scalar(0.25), SOUND)
+    assert float(balance.weight()) == pytest.approx(0.2 / 0.8)
+    for _ in range(1000):
+        balance.update(scalar(1.0), scalar(1.0), scalar(0.75), SOUND)
+    assert float(balance.weight()) == pytest.approx(0.6 / 0.4, rel=1e-4)
+
+
 def test_means_are_exponential() -> None:
     balance = Balance(share=0.5)
     for classification in (1.0, 3.0):
-        balance.update(scalar(classification), scalar(1.0), SOUND)
+        balance.update(scalar(classification), scalar(1.0), SURE, SOUND)
     expected = (MEMORY * 1.0 + 3.0) / (MEMORY + 1.0)
     assert float(balance.weight()) == pytest.approx(expected)
 
@@ -45,12 +55,12 @@ def test_means_are_exponential() -> None:
 )
 def test_a_step_of_dead_maps_or_without_sense_does_not_count(bad: tuple[float, float, bool]) -> None:
     balance = Balance(share=0.5)
-    balance.update(*map(scalar, bad[:2]), torch.tensor(bad[2]))
+    balance.update(*map(scalar, bad[:2]), SURE, torch.tensor(bad[2]))
     assert float(balance.weight()) == 0.0
-    balance.update(scalar(2.0), scalar(1.0), SOUND)
+    balance.update(scalar(2.0), scalar(1.0), SURE, SOUND)
     before = float(balance.weight())
     for _ in range(100):
-        balance.update(*map(scalar, bad[:2]), torch.tensor(bad[2]))
+        balance.update(*map(scalar, bad[:2]), SURE, torch.tensor(bad[2]))
     assert float(balance.weight()) == before == pytest.approx(2.0)
 
 
@@ -58,7 +68,7 @@ def test_the_weight_fades_with_the_classification_gradient() -> None:
     balance = Balance(share=0.5)
     weights = []
     for step in range(300):
-        balance.update(scalar(0.98**step), scalar(1.0), SOUND)
+        balance.update(scalar(0.98**step), scalar(1.0), SURE, SOUND)
         weights.append(float(balance.weight()))
     assert all(later < earlier for earlier, later in itertools.pairwise(weights))
     assert weights[-1] < 0.1

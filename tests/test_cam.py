@@ -77,7 +77,7 @@ def test_closed_form_gives_autograds_loss_and_gradients_in_float64(name: str) ->
     # The large ones: one map tells as much, because the gradient is the same for all.
     variants = list(TRAINABLE) if name in ("small_resnet", "resnet18") else [CamVariant.gradcam, CamVariant.layercam]
     for variant in variants:
-        for kind, targets in ((Score.logit, target), (Score.log_prob, target), (Score.log_prob, SEVERAL)):
+        for kind, targets in (*((kind, target) for kind in Score), (Score.log_prob, SEVERAL)):
             config = CamConfig(variant=variant, score=kind, weight=2.0)
             loss, gradients = loss_and_gradients(built, images, targets, config, Path.closed)
             exact_loss, exact_gradients = loss_and_gradients(built, images, targets, config, Path.autograd)
@@ -110,6 +110,27 @@ def test_log_prob_score_gives_the_distribution_of_the_log_probabilitys_map() -> 
     entropy = [-(p * (p + 1e-300).log()).sum() for p in (distribution(ours)[0], distribution(published)[0])]
     first, second = (torch.autograd.grad(value, activations, retain_graph=True)[0] for value in entropy)
     torch.testing.assert_close(first, second)
+
+
+def test_a_constant_added_to_all_logits_changes_neither_centred_score_nor_its_map() -> None:
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.rand(3, 6, 4, 4, generator=generator, dtype=torch.float64)
+    weight = torch.randn(CLASSES, 6, generator=generator, dtype=torch.float64)
+    target = torch.tensor([0, 1, 2])
+    of = pairs(target)
+    for kind, same in ((Score.logit, False), (Score.centred, True)):
+        scores, maps = [], []
+        for classes in (weight, weight - torch.linspace(1, 3, 6, dtype=torch.float64)):
+            logits = activations.mean((2, 3)) @ classes.T
+            scores.append(score(logits, target, kind, of))
+            maps.append(cam.gradcam(activations, head_gradient(logits, target, kind, of, classes, 16)))
+        assert torch.allclose(*scores) == torch.allclose(*maps) == same
+    # Their softmax is the same, and their sum is zero.
+    logits = torch.randn(1, CLASSES, generator=generator, dtype=torch.float64).expand(CLASSES, -1)
+    every = torch.arange(CLASSES)
+    centred = score(logits, every, Score.centred, pairs(every))
+    torch.testing.assert_close(centred.softmax(0), logits[0].softmax(0))
+    assert float(centred.sum()) == pytest.approx(0, abs=1e-12)
 
 
 def test_log_prob_map_of_a_certain_picture_is_alive() -> None:

@@ -23,7 +23,7 @@ def test_learning_rate() -> None:
 def test_default_learning_rate() -> None:
     resnet = SmallResNet(3)
     assert default_learning_rate(Optimiser.adamw, False, resnet) == 2e-3
-    assert default_learning_rate(Optimiser.adamw, True, resnet) == pytest.approx(2e-4)
+    assert default_learning_rate(Optimiser.adamw, True, resnet) == pytest.approx(1e-4)
     assert default_learning_rate(Optimiser.sgd, False, get_model("squeezenet1_0")) == pytest.approx(5e-3)
     assert default_learning_rate(Optimiser.adamw, False, get_model("swin_t")) == pytest.approx(2e-4)
 

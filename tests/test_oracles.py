@@ -347,7 +347,12 @@ def test_gradient_of_the_entropy_with_respect_to_all_weights_equals_captums(
     ours = torch.autograd.grad(term.mean(), list(parameters.values()), allow_unused=True)
 
     # The log-odds that ours differentiates give the same shares as the published log-probability.
-    forward = plain if kind is Score.logit else lambda images: log_softmax(plain(images), 1)
+    of_logits = {
+        Score.logit: lambda logits: logits,
+        Score.centred: lambda logits: logits - logits.mean(1, keepdim=True),
+        Score.log_prob: lambda logits: log_softmax(logits, 1),
+    }
+    forward = lambda images: of_logits[kind](plain(images))  # noqa: E731
     method = LayerGradCam(forward, network.layer)
     reference = method.attribute(network.normalised, target, grad_kwargs={"create_graph": True})
     entropy = mean_entropy(reference[:, 0])
