@@ -89,6 +89,14 @@ class AtLayer:
         return classification, term, term > self.floor * classification
 
 
+def default_share(pretrained: bool) -> float:
+    """The share where `cam.share` is null: one half from scratch, one third for pretrained weights.
+
+    A network that learns from nothing can be pressed hard; what pretrained weights know is lost to it.
+    """
+    return 1 / 3 if pretrained else 1 / 2
+
+
 @dataclass
 class Balance:
     r"""Exponential means of both norms, and the weight they ask for.

@@ -200,7 +200,7 @@ def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
     baseline, regularised = final[BASELINE], final[REGULARISED]
     if cam.weight == 0:
         yield "cam.weight is 0: both arms are the same training."
-    other = ", or use cam.score=log_prob" if cam.score is Score.logit else ""
+    other = ", or use cam.score=centred" if cam.score is Score.logit else ""
     lower = "cam.share" if cam.weight == AUTO else "cam.weight"
     if maps_die(final):
         dead, before = regularised["cam/dead_rate"], baseline["cam/dead_rate"]

@@ -174,12 +174,12 @@ class ModelConfig:
 @dataclass
 class CamConfig:
     variant: CamVariant = CamVariant.gradcam
-    score: Score = Score.log_prob
+    score: Score = Score.centred
     term: Term = Term.entropy  # what is asked of the map, see camtrain.terms
-    weight: int | float | str = _ranged(3.0, 0)  # of the term in the loss; auto: holds its share of the effort
-    share: float = _ranged(0.7, 0, 0.99, above=True)  # of the effort, times mean confidence; for weight=auto
+    weight: int | float | str = _ranged(AUTO, 0)  # of the term in the loss; auto: holds its share of the effort
+    share: float | None = _ranged(None, 0, 0.99, above=True)  # of the effort; null: see camtrain.balance.default_share
     confidence_exponent: float = _ranged(2.0, 0)  # a map's term counts by p^exponent, p of its class; 0: fully
-    conflict: Conflict = Conflict.keep  # project: take out of the term's gradient what opposes classification
+    conflict: Conflict = Conflict.project  # take out of the term's gradient what opposes classification; or keep it
     unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats
     start: float = _ranged(0.0, 0)  # epochs before the term comes in
     ramp: float = _ranged(0.0, 0)  # epochs over which its weight rises linearly to full

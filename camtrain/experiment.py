@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain import checkpoint, comparison, drawing, narration, report, result
 from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
-from camtrain.balance import Balance
+from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
 from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, crop_range, keys
 from camtrain.data.build import build as build_data
@@ -80,7 +80,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         if config.cam.weight != 0:
             check_alive(model, first, config.cam, paths)
     rate = config.optim.lr or default_learning_rate(config.optim.name, is_pretrained(config.model), model)
-    auto = Balance(config.cam.share) if config.cam.weight == AUTO else None
+    share = config.cam.share or default_share(is_pretrained(config.model))
+    auto = Balance(share) if config.cam.weight == AUTO else None
     arms = make_arms(model, config.optim, rate, paths, auto)
     if config.trainer.compile:
         for arm in arms:
@@ -92,7 +93,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     # ---- say what will be done
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
-    facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, device)
+    facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, share if auto else None, device)
     introduction = list(narration.introduction(facts, config))
     for label, text in introduction:
         log.info("%-9s %s", label, text)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from camtrain.arm import BASELINE, REGULARISED
-from camtrain.config import AUTO, CamConfig, Config, Conflict, EntropyUnit, FolderConfig, Precision, Term
+from camtrain.config import CamConfig, Config, Conflict, EntropyUnit, FolderConfig, Precision, Term
 from camtrain.data.pictures import Pictures
 from camtrain.head import Path, Paths
 from camtrain.layers import Layer
@@ -28,6 +28,7 @@ def facts(
     built: Built,
     paths: Paths,
     rate: float,
+    share: float | None,
     device: torch.device,
 ) -> dict[str, Any]:
     """What a reader of the result needs to know about data, network and machine."""
@@ -53,6 +54,7 @@ def facts(
             },
         },
         "learning_rate": rate,
+        "cam_share": share,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -71,14 +73,14 @@ def data_name(config: Config) -> str:
     return config.dataset.name.value
 
 
-def term(cam: CamConfig) -> str:
+def term(cam: CamConfig, share: float | None) -> str:
     """The CAM term in words."""
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
     what = f"{cam.variant.value} {cam.term.value.replace('_', ' ')}{unit if cam.term is Term.entropy else ''}"
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
-    weight = f", weight for {cam.share:.0%} of the effort" if cam.weight == AUTO else f" x {cam.weight:g}"
+    weight = f" x {cam.weight:g}" if share is None else f", weight for up to {share:.0%} of the effort"
     weight += ", conflict taken out" if cam.conflict is Conflict.project else ""
     return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
 
@@ -119,7 +121,7 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
         f"{model['name']}, {model['parameters']:,} weights; map of {model['layer']}:"
         f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}",
     )
-    yield "CAM term", term(config.cam)
+    yield "CAM term", term(config.cam, told["cam_share"])
     optim, trainer = config.optim, config.trainer
     yield (
         "training",

@@ -102,5 +102,5 @@ def check_alive(model: Classifier, batches: Iterable[Batch], cam: CamConfig, pat
         )
     raise UserError(
         f"the CAM term has a gradient of {norm:g} below the target layer ({dead} of {count} maps are dead):"
-        " it would train nothing; choose another model.layer or cam.score=log_prob"
+        " it would train nothing; choose another model.layer or cam.score=centred"
     )

@@ -67,6 +67,7 @@ def measure(arm_name: str, name: str, size: int) -> int:
     import torch
 
     from camtrain.arm import make_arms, train_step
+    from camtrain.balance import Balance, default_share
     from camtrain.config import CamConfig, ModelConfig, OptimConfig
     from camtrain.data import shapes
     from camtrain.data.pictures import Batch
@@ -78,7 +79,7 @@ def measure(arm_name: str, name: str, size: int) -> int:
     model = build(ModelConfig(name=name), len(shapes.CLASSES), size, seed=0).classifier
     # Four pictures are enough to find the path, and leave no trace in the peak.
     paths = probe_paths(model, batch.images[:4], CamConfig())
-    baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths)
+    baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths, Balance(default_share(pretrained=False)))
     arm = baseline if arm_name == "baseline" else regularised
     arm.model.train()
     before = memory("VmRSS")

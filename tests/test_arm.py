@@ -46,7 +46,7 @@ def batch(step: int = 0, count: int = 4, multilabel: bool = False) -> Batch:
 
 
 def balance_of(cam: CamConfig) -> Balance | None:
-    return Balance(cam.share) if cam.weight == AUTO else None
+    return Balance(cam.share or 0.5) if cam.weight == AUTO else None
 
 
 def trained(name: str, cam: CamConfig, schedule: float, steps: int = 3, multilabel: bool = False) -> list[Arm]:

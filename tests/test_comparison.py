@@ -68,8 +68,8 @@ def test_a_good_result_needs_no_warning() -> None:
 
 def test_failures_are_named() -> None:
     assert "dead" in warnings(cam__dead_rate=(0.0, 0.9))
-    assert "log_prob" in warnings(CamConfig(score=Score.logit), cam__dead_rate=(0.0, 0.9))
-    assert "log_prob" not in warnings(cam__dead_rate=(0.0, 0.9))
+    assert "centred" in warnings(CamConfig(score=Score.logit), cam__dead_rate=(0.0, 0.9))
+    assert "centred" not in warnings(cam__dead_rate=(0.0, 0.9))
     assert "5.0 points less accurate" in warnings(accuracy__val=(0.90, 0.85))
     assert "not measured" in warnings(cam__energy_in_mask=(NAN, NAN))
     assert "sharper is not better" in warnings(cam__energy_in_mask=(0.4, 0.3))

@@ -119,7 +119,7 @@ def test_bfloat16_of_a_trained_network(name: str, request: pytest.FixtureRequest
     fresh = name == "small_resnet"
     model = classifier(name) if fresh else pretrained(request.getfixturevalue("photographs"))
     paths = probe_paths(model, made(4).images, CamConfig())
-    arm = make_arms(model, OptimConfig(), 2e-3 if fresh else 2e-4, paths)[1]
+    arm = make_arms(model, OptimConfig(), 2e-3 if fresh else 1e-4, paths, Balance(0.5))[1]
     images, targets, regions = shapes.generate(960, 64, seed=1, split=0)
     for rows in torch.arange(960).split(32):
         batch = Batch(images[rows].float() / 255, targets[rows] % 3, regions[rows], rows)
