@@ -105,10 +105,9 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     term = None
     if active or (observe and path is not Path.mixed):
         term = term_of(arm.model, output, batch, cam, path, train=active)
-    weight: float | Tensor = 0.0
-    at_layer = None
+    weight, at_layer, balance = 0.0, None, arm.balance
     if active and term is not None:
-        if observe or arm.balance is not None or cam.conflict is Conflict.project:
+        if observe or balance is not None or cam.conflict is Conflict.project:
             weights = arm.model.class_weights()
             cells = activations.shape[2] * activations.shape[3]
             at_layer = AtLayer(
@@ -118,30 +117,31 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
                 cells,
                 cam.conflict is Conflict.project,
             )
-            if arm.balance is not None and arm.balance.means is None:
+            if balance is not None and balance.apart:
                 of_term = gradient_at(activations, term.mean()).norm()
-                arm.balance.update(at_layer.square.sum().sqrt(), of_term, term.mean_confidence(), term.counts.any())
+                balance.update(*as_numbers(at_layer.square.sum().sqrt(), of_term, term.mean_confidence()))
             activations.register_hook(at_layer)
-        weight = schedule * (float(cam.weight) if arm.balance is None else arm.balance.weight())
+        weight = schedule * (float(cam.weight) if balance is None else balance.weight())
     loss = total_loss(classification, term if active else None, weight)
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    share = torch.zeros_like(loss)
-    if at_layer is not None and term is not None and (observe or arm.balance is not None):
-        of_classification, of_term, measured = at_layer.norms()
-        share = share_of_effort(of_classification, of_term)
-        if arm.balance is not None and arm.balance.means is not None:
-            arm.balance.update(
-                of_classification, of_term / weight, term.mean_confidence(), measured & term.counts.any()
-            )
     arm.optimiser.step()
     with torch.no_grad():
+        share = torch.zeros_like(loss)
+        if at_layer is not None and observe:
+            share = share_of_effort(*at_layer.norms())
+        if at_layer is not None and term is not None and balance is not None:
+            norms = as_numbers(*at_layer.norms(), term.mean_confidence())
+            measured = weight > 0 and norms[1] > at_layer.floor * norms[0]
+            if measured and not balance.apart:
+                balance.update(norms[0], norms[1] / weight, norms[2])
+            balance.apart = not measured
         return Step(
             loss.detach(),
             classification.detach().mean(),
             term.mean().detach() if term is not None and observe else None,
             share.detach() if observe else None,
-            torch.as_tensor(weight, device=loss.device).detach() if observe else None,
+            torch.as_tensor(weight, device=loss.device) if observe else None,
             output.logits.detach(),
         )
 
@@ -153,6 +153,11 @@ def term_of(model: Classifier, output: Output, batch: Batch, cam: CamConfig, pat
     maps = make_maps(model, output, target, of, cam.variant, cam.score, path, train)
     regions = regions_of(batch.regions, target, of) if cam.term is Term.energy_outside else None
     return cam_term(maps if train else maps.detach(), output.logits, target, of, cam, regions)
+
+
+def as_numbers(*scalars: Tensor) -> list[float]:
+    """By one copy from the device."""
+    return torch.stack([scalar.detach().float() for scalar in scalars]).tolist()
 
 
 def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438, there
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,76 +66,77 @@ class AtLayer:
         self.classification, self.project = classification.float(), project
         same = cells if classification.shape[-2:] == (1, 1) else 1
         self.square = same * self.classification.square().sum((1, 2, 3))
-        self.term_square: Tensor | None = None
+        self.term: Tensor | None = None
         self.floor = 0.0
 
     def __call__(self, gradient: Tensor) -> Tensor:
         wide, c = gradient.float(), self.classification
-        self.floor = 2e-3 if gradient.dtype is torch.float32 else 2e-2
-        # The full gradients are touched as seldom as possible: t itself is never made.
-        along = (wide.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (wide * c).sum((1, 2, 3))
-        self.term_square = (wide.square().sum() - 2 * along.sum() + self.square.sum()).clamp_min(0)
+        self.floor = 1e-4 if gradient.dtype is torch.float32 else 1e-2
+        term = wide - c
+        self.term = torch.linalg.vector_norm(term)
         if not self.project:
             return gradient
-        share_of_c = (along - self.square).clamp_max(0) / self.square.clamp_min(torch.finfo(wide.dtype).tiny)
+        along = (term.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (term * c).sum((1, 2, 3))
+        share_of_c = along.clamp_max(0) / self.square.clamp_min(torch.finfo(wide.dtype).tiny)
         return (wide - share_of_c[:, None, None, None] * c).to(gradient.dtype)
 
-    def norms(self) -> tuple[Tensor, Tensor, Tensor]:
+    def norms(self) -> tuple[Tensor, Tensor]:
         r""":math:`G_\mathrm{CE}` and :math:`\lambda G_T`, before anything was taken away; scalars.
 
-        Third, whether the latter, which is found as a difference, is more than rounding.
+        The latter is found as a difference: what is not above `floor` times the former is rounding.
         """
-        assert self.term_square is not None, "no backward pass reached the activations"
-        classification, term = self.square.sum().sqrt(), self.term_square.sqrt()
-        return classification, term, term > self.floor * classification
+        assert self.term is not None, "no backward pass reached the activations"
+        return self.square.sum().sqrt(), self.term
 
 
 def default_share(pretrained: bool) -> float:
-    """The share where `cam.share` is null: one half from scratch, one third for pretrained weights.
+    """The share where `cam.share` is null: 0.5 from scratch, 0.3 for pretrained weights.
 
-    A network that learns from nothing can be pressed hard; what pretrained weights know is lost to it.
+    A network that learns from nothing can be pressed hard; pretrained weights lose what they know if they are.
     """
-    return 1 / 3 if pretrained else 1 / 2
+    return 0.3 if pretrained else 0.5
 
 
 @dataclass
 class Balance:
-    r"""Exponential means of both norms, and the weight they ask for.
+    r"""Exponential means of both norms and the confidence, and the weight they ask for.
 
-    Everything stays on the device: nothing is waited for.
+    Plain numbers: the loop waits for the device after every step anyway.
 
     Args:
         share: wanted part :math:`\rho^*` of the learning effort of a network that is sure, above 0 and below 1.
     """
 
     share: float
-    means: Tensor | None = None
-    """(4,): :math:`G_\\mathrm{CE}`, :math:`G_T`, :math:`q` and 1, whose mean says how far the others have risen."""
+    classification: float = 0.0
+    term: float = 0.0
+    confidence: float = 0.0
+    risen: float = 0.0
+    """How far the means have risen from zero towards what they are means of."""
 
-    def update(self, classification: Tensor, term: Tensor, confidence: Tensor, sound: Tensor) -> None:
+    apart: bool = True
+    """The term's norm has to be found by a gradient of its own: in what came of the last step it was but rounding."""
+
+    def update(self, classification: float, term: float, confidence: float) -> None:
         r"""Take in a step.
 
-        A step that is not sound, because every map was dead or the term too small to be measured, does not count, nor
-        does one that is not finite: the weight must not grow because the maps die.
+        A step without a term, because every map was dead, does not count, nor does one that is not finite: the weight
+        must not grow because the maps die.
 
         Args:
-            classification: :math:`G_\mathrm{CE}`, scalar.
-            term: :math:`G_T`, scalar.
-            confidence: mean of :math:`q`, 0..1, scalar.
-            sound: whether :math:`G_T` can be trusted, scalar bool.
+            classification: :math:`G_\mathrm{CE}`.
+            term: :math:`G_T`.
+            confidence: mean of :math:`q`, 0..1.
         """
-        new = torch.stack([classification, term, confidence, torch.ones_like(term)])
-        sound = sound & torch.isfinite(new).all() & (term > 0)
-        if self.means is None:
-            if bool(sound):  # waits for the device, at the first steps only
-                self.means = (1 - MEMORY) * new
-            return
-        self.means = torch.where(sound, self.means + (1 - MEMORY) * (new - self.means), self.means)
+        if term > 0 and math.isfinite(classification + term):
+            self.classification += (1 - MEMORY) * (classification - self.classification)
+            self.term += (1 - MEMORY) * (term - self.term)
+            self.confidence += (1 - MEMORY) * (confidence - self.confidence)
+            self.risen += (1 - MEMORY) * (1 - self.risen)
 
-    def weight(self) -> Tensor | float:
-        r"""The weight :math:`\lambda`, scalar; 0 as long as no step counted."""
-        if self.means is None:
+    def weight(self) -> float:
+        r"""The weight :math:`\lambda`; 0 as long as no step counted."""
+        if self.term == 0:
             return 0.0
-        classification, term, confidence, risen = self.means.unbind()
-        share = self.share * confidence / risen
-        return share / (1 - share) * classification / term.clamp_min(torch.finfo(term.dtype).tiny)
+        share = self.share * self.confidence / self.risen
+        return share / (1 - share) * self.classification / self.term

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
 from camtrain.arm import Arm
+from camtrain.balance import Balance
 from camtrain.files import write_atomically
 
 
@@ -16,7 +18,7 @@ def save(arm: Arm, folder: Path, epochs_done: int) -> None:
         "epochs_done": epochs_done,
         "model": arm.model.backbone.state_dict(),
         "optimiser": arm.optimiser.state_dict(),
-        "balance": None if arm.balance is None else arm.balance.means,
+        "balance": None if arm.balance is None else dataclasses.asdict(arm.balance),
     }
     write_atomically(folder / "checkpoint.pt", lambda opened: torch.save(state, opened))
 
@@ -27,8 +29,7 @@ def restore(arm: Arm, folder: Path) -> int:
     arm.model.backbone.load_state_dict(state["model"])
     arm.optimiser.load_state_dict(state["optimiser"])
     if arm.balance is not None:
-        means = state["balance"]
-        arm.balance.means = None if means is None else means.to(next(arm.model.parameters()).device)
+        arm.balance = Balance(**state["balance"])
     return int(state["epochs_done"])
 
 

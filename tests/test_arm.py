@@ -249,6 +249,27 @@ def test_automatic_weight_begins_with_the_first_batch_that_has_a_term() -> None:
 
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_share_too_small_to_show_in_the_gradient_is_held_nevertheless(name: str, precision: torch.dtype) -> None:
+    """A fresh network of many classes is sure of nothing; its weight must not stay what it was at the first step."""
+    model = classifier(name)
+    model.precision = precision
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for exponent in (4.0, 16.0):
+        cam = CamConfig(confidence_exponent=exponent)
+        paths = probe_paths(model, batch().images, cam)
+        nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+        arm = Arm(REGULARISED, model, nothing, True, paths, Balance(0.5))
+        weights = weights_over(arm, [batch()] * 6, cam)
+        assert weights == pytest.approx([weights[0]] * 6, rel=0.03)  # found as a difference or apart
+        assert arm.balance is not None
+        assert arm.balance.risen == pytest.approx(1 - 0.98**6)
+        assert exponent < 16 or arm.balance.apart
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_automatic_weight_does_not_move_while_there_is_no_term(name: str, precision: torch.dtype) -> None:
     model = classifier(name)
     model.precision = precision
