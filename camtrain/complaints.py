@@ -70,13 +70,14 @@ def _kind(node: Any, name: str) -> str | None:
     if not (isinstance(node, type) and dataclasses.is_dataclass(node)):
         return None
     hint = typing.get_type_hints(node).get(name)
+    choices = {entry.name: entry.metadata.get("choices") for entry in dataclasses.fields(node)}.get(name)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if {int, float, str} <= set(options):
         return f"a number or {AUTO}"
     words = []
     for option in options:
         if isinstance(option, type) and issubclass(option, enum.Enum):
-            words.append(_either([entry.name for entry in option]))
+            words.append(_either([entry.name for entry in choices or option]))
         elif typing.get_origin(option) is list:
             (item,) = typing.get_args(option)
             kind = _either([entry.name for entry in item]) if issubclass(item, enum.Enum) else KINDS[item]

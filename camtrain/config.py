@@ -173,11 +173,12 @@ class ModelConfig:
 
 @dataclass
 class CamConfig:
-    variant: CamVariant = CamVariant.gradcam
+    variant: CamVariant = field(default=CamVariant.gradcam, metadata={"choices": TRAINABLE})
     score: Score = Score.centred
     term: Term = Term.entropy  # what is asked of the map, see camtrain.terms
     weight: int | float | str = _ranged(AUTO, 0)  # of the term in the loss; auto: holds its share of the effort
-    share: float | None = _ranged(None, 0, 0.99, above=True)  # of the effort; null: see camtrain.balance.default_share
+    # Of the effort, times the mean confidence; null: see camtrain.balance.default_share
+    share: float | None = _ranged(None, 0, 0.99, above=True)
     confidence_exponent: float = _ranged(2.0, 0)  # a map's term counts by p^exponent, p of its class; 0: fully
     conflict: Conflict = Conflict.project  # take out of the term's gradient what opposes classification; or keep it
     unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats

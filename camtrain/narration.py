@@ -80,7 +80,9 @@ def term(cam: CamConfig, share: float | None) -> str:
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
-    weight = f" x {cam.weight:g}" if share is None else f", weight for up to {share:.0%} of the effort"
+    weight = f" x {cam.weight:g}" if share is None else f", weight for {share:.0%} of the effort"
+    if share is not None and cam.confidence_exponent:
+        weight += " x mean confidence"
     weight += ", conflict taken out" if cam.conflict is Conflict.project else ""
     return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
 

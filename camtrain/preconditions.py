@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from camtrain.arm import gradient_at, term_of
-from camtrain.config import CamConfig, CamVariant, GradientPath, Term
+from camtrain.config import CamConfig, CamVariant, GradientPath, Score, Term
 from camtrain.data.pictures import Batch
 from camtrain.errors import UserError
 from camtrain.head import Path, Paths, probe
@@ -100,7 +100,8 @@ def check_alive(model: Classifier, batches: Iterable[Batch], cam: CamConfig, pat
         raise UserError(
             "cam.term=energy_outside needs masks or boxes of the training pictures: the first batches have none"
         )
+    other = " or cam.score=centred" if cam.score is Score.logit else ""
     raise UserError(
         f"the CAM term has a gradient of {norm:g} below the target layer ({dead} of {count} maps are dead):"
-        " it would train nothing; choose another model.layer or cam.score=centred"
+        f" it would train nothing; choose another model.layer{other}"
     )

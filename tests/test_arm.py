@@ -162,10 +162,10 @@ def test_every_term_trains_the_trunk(kind: Term) -> None:
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
-@pytest.mark.parametrize("weight", [2.0, "auto"])
-def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight: float | str) -> None:
+@pytest.mark.parametrize(("weight", "exponent"), [(2.0, 0.0), ("auto", 0.0), ("auto", 2.0)])
+def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight: float | str, exponent: float) -> None:
     model = classifier(name)
-    cam = CamConfig(weight=weight, share=0.3, confidence_exponent=0.0)
+    cam = CamConfig(weight=weight, share=0.3, confidence_exponent=exponent)
     paths = probe_paths(model, batch().images, cam)
     arm = make_arms(model, OptimConfig(), 1e-3, paths, balance_of(cam))[1]
     for module in arm.model.modules():
@@ -174,12 +174,13 @@ def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight:
     output = arm.model.train()(batch().images)
     term = term_of(arm.model, output, batch(), cam, paths.training, train=True).mean()
     classification = classification_loss(output.logits, batch().targets).mean()
+    share = 0.3 * float((output.logits.softmax(1).gather(1, batch().targets[:, None]) ** exponent).mean())
     norms = [float(gradient_at(output.activations, loss).norm()) for loss in (classification, term)]
     step = train_step(arm, batch(), cam, 1.0, observe=True)
     assert step.cam_share is not None
     assert step.cam_weight is not None
     used = float(step.cam_weight)
-    assert used == pytest.approx(2.0 if weight == 2.0 else 0.3 / 0.7 * norms[0] / norms[1], rel=1e-3)
+    assert used == pytest.approx(2.0 if weight == 2.0 else share / (1 - share) * norms[0] / norms[1], rel=1e-3)
     assert float(step.cam_share) == pytest.approx(used * norms[1] / (norms[0] + used * norms[1]), rel=1e-3)
 
 

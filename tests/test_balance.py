@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camtrain.balance import MEMORY, AtLayer, Balance, share_of_effort
+from camtrain.balance import MEMORY, AtLayer, Balance, default_share, share_of_effort
 
 
 def scalar(value: float) -> torch.Tensor:
@@ -37,6 +37,10 @@ def test_share_grows_with_mean_confidence() -> None:
     for _ in range(1000):
         balance.update(1.0, 1.0, 0.75)
     assert balance.weight() == pytest.approx(0.6 / 0.4)
+
+
+def test_pretrained_weights_are_pressed_less() -> None:
+    assert 0 < default_share(pretrained=True) < default_share(pretrained=False) < 1
 
 
 def test_means_are_exponential() -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.models import get_model
 
+from camtrain.balance import default_share
 from camtrain.residual import SmallResNet
 
 TINY = ("dataset=fake", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.pictures=2")
@@ -94,6 +95,7 @@ def test_result(finished: tuple[Path, str]) -> None:
     result = json.loads((run / "result.json").read_text())
     assert (result["schema"], result["status"], result["seed"]) == (1, "completed", 0)
     assert result["config"]["cam"]["score"] == "centred"
+    assert result["cam_share"] == default_share(pretrained=False)
     for arm in ("baseline", "regularised"):
         of_arm = result["arms"][arm]
         assert len(of_arm["epochs"]) == 2
@@ -216,6 +218,7 @@ WRONG = {
     "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, term, weight",
     "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number or auto",
     "cam.weight=-1": r"cam.weight=-1 is out of range: it must be at least 0",
+    "cam.variant=camgrad": r"cam.variant: camgrad does not fit; it must be one of cam, .*, layercam$",
     "cam.score=prob": r"cam.score: prob does not fit; it must be one of logit, centred, log_prob",
     "trainer.batch_size=0": r"trainer.batch_size=0 is out of range: it must be at least 2",
     "trainer.epochs=1.5": r"trainer.epochs: 1.5 does not fit; it must be a whole number",
@@ -522,6 +525,7 @@ def test_real_photographs(photographs: Path, command: Command, tmp_path: Path) -
     result = only_result(tmp_path)
     assert result["model"]["gradient_path"] == {"training": "autograd", "evaluation": "autograd"}
     assert result["data"]["val_with_region"] == 24
+    assert result["cam_share"] == default_share(pretrained=True)
     for arm in ("baseline", "regularised"):
         final = result["arms"][arm]["final"]
         assert 0.3 < final["cam/energy_in_mask"] < 1

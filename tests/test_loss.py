@@ -27,6 +27,7 @@ def test_mean_is_over_live_maps_and_weighted_by_confidence() -> None:
     assert term.value.tolist() == pytest.approx([1.0, 0.0, 0.5])
     assert term.confidence.tolist() == pytest.approx([0.25, 0.25, 9 / 16])
     assert term.mean().item() == pytest.approx((0.25 * 1.0 + 9 / 16 * 0.5) / 2)
+    assert term.mean_confidence().item() == pytest.approx((0.25 + 9 / 16) / 2)  # the dead one does not count
 
 
 def test_the_papers_term_is_in_nats_and_unweighted() -> None:

@@ -93,7 +93,7 @@ def in_bfloat16(model: Classifier, batch: Batch) -> tuple[Gradients, Gradients]:
     assert all(gradient.dtype == torch.float32 for gradient in gradients_lower.values())
     torch.testing.assert_close(logits_lower, logits, rtol=0, atol=0.03 * float(logits.abs().max()))
     torch.testing.assert_close(term_lower, term, rtol=0, atol=0.1)
-    assert float((term_lower - term).abs().mean()) < 0.01
+    assert float((term_lower - term).abs().mean()) < 0.02
     return gradients, gradients_lower
 
 
@@ -101,7 +101,7 @@ def in_bfloat16(model: Classifier, batch: Batch) -> tuple[Gradients, Gradients]:
 def test_bfloat16_of_a_fresh_network(name: str) -> None:
     """Eight bits of mantissa: a relative step of 0.4 % in every operation.
 
-    Terms agree to 0.01 of their range on average, and to 0.1 for the one map that is nearly dead. Gradients agree in
+    Terms agree to 0.02 of their range on average, and to 0.1 for the one map that is nearly dead. Gradients agree in
     direction: such a map's is the largest of all, as T does not see the map's scale, and rounding changes it most.
     """
     gradients, lower = in_bfloat16(classifier(name), made(4 if name == "vit_b_16" else 16))
