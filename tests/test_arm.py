@@ -174,7 +174,7 @@ def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight:
     output = arm.model.train()(batch().images)
     term = term_of(arm.model, output, batch(), cam, paths.training, train=True).mean()
     classification = classification_loss(output.logits, batch().targets).mean()
-    share = 0.3 * float((output.logits.softmax(1).gather(1, batch().targets[:, None]) ** exponent).mean())
+    share = 0.3 * float((output.logits.detach().softmax(1).gather(1, batch().targets[:, None]) ** exponent).mean())
     norms = [float(gradient_at(output.activations, loss).norm()) for loss in (classification, term)]
     step = train_step(arm, batch(), cam, 1.0, observe=True)
     assert step.cam_share is not None
