@@ -90,11 +90,11 @@ class AtLayer:
 
 
 def default_share(pretrained: bool) -> float:
-    """The share where `cam.share` is null: 0.5 from scratch, 0.3 for pretrained weights.
+    """The share where `cam.share` is null: one half from scratch, one third for pretrained weights.
 
     A network that learns from nothing can be pressed hard; pretrained weights lose what they know if they are.
     """
-    return 0.3 if pretrained else 0.5
+    return 1 / 3 if pretrained else 1 / 2
 
 
 @dataclass
