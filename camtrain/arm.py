@@ -106,20 +106,15 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     if active or (observe and path is not Path.mixed):
         term = term_of(arm.model, output, batch, cam, path, train=active)
     weight, at_layer, balance = 0.0, None, arm.balance
+    measure = observe or balance is not None
     if active and term is not None:
-        if observe or balance is not None or cam.conflict is Conflict.project:
-            weights = arm.model.class_weights()
-            cells = activations.shape[2] * activations.shape[3]
+        if measure or cam.conflict is Conflict.project:
             at_layer = AtLayer(
-                classification_gradient(output.logits, batch.targets, weights, cells)
-                if path is Path.closed and weights is not None
-                else gradient_at(activations, classification.mean()),
-                cells,
-                cam.conflict is Conflict.project,
+                *layer_gradient(arm, output, batch.targets, classification), cam.conflict is Conflict.project, measure
             )
             if balance is not None and balance.apart:
-                of_term = gradient_at(activations, term.mean()).norm()
-                balance.update(*as_numbers(at_layer.square.sum().sqrt(), of_term, term.mean_confidence()))
+                apart = gradient_at(activations, term.mean()).norm()
+                balance.update(*as_numbers(at_layer.square.sum().sqrt(), apart, term.mean_confidence()))
             activations.register_hook(at_layer)
         weight = schedule * (float(cam.weight) if balance is None else balance.weight())
     loss = total_loss(classification, term if active else None, weight)
@@ -128,22 +123,29 @@ def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe:
     arm.optimiser.step()
     with torch.no_grad():
         share = torch.zeros_like(loss)
-        if at_layer is not None and observe:
-            share = share_of_effort(*at_layer.norms())
-        if at_layer is not None and term is not None and balance is not None:
-            norms = as_numbers(*at_layer.norms(), term.mean_confidence())
-            measured = weight > 0 and norms[1] > at_layer.floor * norms[0]
-            if measured and not balance.apart:
-                balance.update(norms[0], norms[1] / weight, norms[2])
-            balance.apart = not measured
+        if at_layer is not None and term is not None and measure:
+            norms = at_layer.norms()
+            share = share_of_effort(*norms)
+            if balance is not None:
+                of_classification, of_term, confidence = as_numbers(*norms, term.mean_confidence())
+                balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
         return Step(
             loss.detach(),
             classification.detach().mean(),
             term.mean().detach() if term is not None and observe else None,
-            share.detach() if observe else None,
+            share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
             output.logits.detach(),
         )
+
+
+def layer_gradient(arm: Arm, output: Output, target: Tensor, classification: Tensor) -> tuple[Tensor, int]:
+    """Gradient of the mean classification loss on the activations, as :class:`AtLayer` wants it, and their cells."""
+    weights = arm.model.class_weights()
+    cells = output.activations.shape[2] * output.activations.shape[3]
+    if arm.paths.training is Path.closed and weights is not None:
+        return classification_gradient(output.logits, target, weights, cells), cells
+    return gradient_at(output.activations, classification.mean()), cells
 
 
 def term_of(model: Classifier, output: Output, batch: Batch, cam: CamConfig, path: Path, train: bool) -> CamTerm:

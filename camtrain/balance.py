@@ -60,10 +60,11 @@ class AtLayer:
             cell.
         cells: height times width.
         project: whether to take away what opposes.
+        measure: whether the norms will be asked for.
     """
 
-    def __init__(self, classification: Tensor, cells: int, project: bool) -> None:
-        self.classification, self.project = classification.float(), project
+    def __init__(self, classification: Tensor, cells: int, project: bool, measure: bool = True) -> None:
+        self.classification, self.project, self.measure = classification.float(), project, measure
         same = cells if classification.shape[-2:] == (1, 1) else 1
         self.square = same * self.classification.square().sum((1, 2, 3))
         self.term: Tensor | None = None
@@ -73,7 +74,8 @@ class AtLayer:
         wide, c = gradient.float(), self.classification
         self.floor = 1e-4 if gradient.dtype is torch.float32 else 1e-2
         term = wide - c
-        self.term = torch.linalg.vector_norm(term)
+        if self.measure:
+            self.term = torch.linalg.vector_norm(term)
         if not self.project:
             return gradient
         along = (term.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (term * c).sum((1, 2, 3))
@@ -85,7 +87,7 @@ class AtLayer:
 
         The latter is found as a difference: what is not above `floor` times the former is rounding.
         """
-        assert self.term is not None, "no backward pass reached the activations"
+        assert self.term is not None, "no backward pass reached the activations, or none was to be measured"
         return self.square.sum().sqrt(), self.term
 
 
@@ -133,6 +135,23 @@ class Balance:
             self.term += (1 - MEMORY) * (term - self.term)
             self.confidence += (1 - MEMORY) * (confidence - self.confidence)
             self.risen += (1 - MEMORY) * (1 - self.risen)
+
+    def take_in(
+        self, classification: float, weighted_term: float, confidence: float, weight: float, floor: float
+    ) -> None:
+        r"""Take in what a backward pass brought to the layer, or ask for a measurement apart where that is rounding.
+
+        Args:
+            classification: :math:`G_\mathrm{CE}`.
+            weighted_term: :math:`\lambda G_T`.
+            confidence: mean of :math:`q`, 0..1.
+            weight: :math:`\lambda`.
+            floor: see :meth:`AtLayer.norms`.
+        """
+        measured = weight > 0 and weighted_term > floor * classification
+        if measured and not self.apart:
+            self.update(classification, weighted_term / weight, confidence)
+        self.apart = not measured
 
     def weight(self) -> float:
         r"""The weight :math:`\lambda`; 0 as long as no step counted."""
