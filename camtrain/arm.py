@@ -12,7 +12,7 @@ from torch import Tensor
 from camtrain.balance import AtLayer, Balance, share_of_effort
 from camtrain.cam import class_activation_map
 from camtrain.config import CamConfig, CamVariant, Conflict, OptimConfig, Score, Term
-from camtrain.data.pictures import Batch
+from camtrain.data.batches import Batch
 from camtrain.head import Path, Paths
 from camtrain.loss import CamTerm, cam_term, classification_gradient, classification_loss, total_loss
 from camtrain.model import Classifier, Output

@@ -106,6 +106,11 @@ class LrSchedule(enum.Enum):
     cosine = "cosine"
 
 
+class OnError(enum.Enum):
+    fail = "fail"
+    skip = "skip"
+
+
 class Device(enum.Enum):
     auto = "auto"
     cpu = "cpu"
@@ -131,6 +136,13 @@ class DatasetConfig:
     image_size: int = _ranged(64, 8, 2048)  # pixels, height and width of what the network sees
     crop_scale: list[float] = _ranged([1.0, 1.0], 0, 1, above=True)  # share of the picture a training crop covers
     flip: bool = True  # mirror half of the training pictures
+    brightness: float = _ranged(0.0, 0, 1)  # of training pictures, varied by a factor of 1 - so much to 1 + so much
+    contrast: float = _ranged(0.0, 0, 1)
+    saturation: float = _ranged(0.0, 0, 1)
+    hue: float = _ranged(0.0, 0, 0.5)  # turned by up to so many whole turns either way
+    erase: float = _ranged(0.0, 0, 1)  # share of training pictures in which a rectangle is hidden
+    cache: str | None = AUTO  # folder of decoded pictures; auto: in the user's cache folder; null: decode every time
+    on_error: OnError = OnError.fail  # what a picture that cannot be read does: stop the run, or be left out and listed
 
 
 @dataclass
@@ -204,7 +216,7 @@ class TrainerConfig:
     max_steps: int | None = _ranged(None, 1)  # stop after so many steps
     device: Device = Device.auto
     threads: int | None = _ranged(None, 1)  # of the CPU; null: as torch finds best
-    workers: int = _ranged(0, 0)  # processes that read pictures; results do not depend on it
+    workers: int | None = _ranged(None, 1)  # threads that decode pictures; null: one for each CPU
     channels_last: bool = True  # memory layout; faster for most networks
     precision: Precision = Precision.float32  # of the network; bfloat16 by autocast, maps and losses stay in float32
     compile: bool = False  # torch.compile of what can be compiled

@@ -12,7 +12,7 @@ from camtrain import indicators
 from camtrain.arm import Arm, make_maps
 from camtrain.cam import eigencam, scorecam
 from camtrain.config import EVALUATION_ONLY, CamVariant, Score
-from camtrain.data.pictures import Batch
+from camtrain.data.batches import Batch
 from camtrain.head import Path
 from camtrain.model import Output
 from camtrain.performance import ACCURACY, PRECISION, mean_average_precision, of_batch
@@ -62,7 +62,7 @@ def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: CamVariant) 
 
 
 def evaluate(
-    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor, device: torch.device
+    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
 ) -> dict[str, dict[str, float]]:
     """One pass over the validation pictures, each batch fed to every arm.
 
@@ -71,7 +71,6 @@ def evaluate(
         batches: the validation pictures.
         variant: which map.
         measured: (pictures,) bool, whose maps are measured; accuracy and confidence are of all.
-        device: where the arms are.
 
     Returns:
         For each arm, the mean over maps or pictures of every tag. Those for which a value is not defined (a dead map's
@@ -81,8 +80,7 @@ def evaluate(
     logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     targets = []
     for batch in batches:
-        chosen = measured[batch.indices].to(device)
-        batch = batch.to(device)
+        chosen = measured[batch.indices].to(batch.images.device)
         if is_multilabel(batch.targets):
             targets.append(batch.targets)
         for arm in arms:
@@ -103,7 +101,7 @@ def evaluate(
 
 
 def evaluate_maps(
-    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor, device: torch.device
+    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
 ) -> dict[str, dict[str, float]]:
     """Indicators of another map than the trained one, with tags `other_maps/<map>/entropy` and so on.
 
@@ -114,7 +112,7 @@ def evaluate_maps(
         chosen = measured[batch.indices]
         if not bool(chosen.any()):
             continue
-        images, targets, regions = (part[chosen].to(device) for part in batch[:3])
+        images, targets, regions = (part[chosen.to(batch.images.device)] for part in batch[:3])
         for arm in arms:
             _, of, maps = forward_maps(arm, images, targets, variant)
             values[arm.name].append(of_maps(maps, regions_of(regions, targets, of)))

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,11 @@ from camtrain import checkpoint, comparison, drawing, narration, report, result
 from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
-from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, crop_range, keys
+from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, keys
+from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
+from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
-from camtrain.data.pictures import Augmentation, Batch, Pictures, all_batches, steps_per_epoch, training_batches
+from camtrain.data.pictures import Pictures
 from camtrain.errors import UserError
 from camtrain.evaluate import evaluate, evaluate_maps, forward_maps
 from camtrain.model import build as build_model
@@ -60,7 +62,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     device = choose_device(config.trainer.device)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    train_pictures, val_pictures = build_data(config.dataset, config.seed)
+    train_pictures, val_pictures = build_data(config.dataset, config.seed, config.trainer.workers)
     built = build_model(
         config.model,
         len(train_pictures.classes),
@@ -70,9 +72,14 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     )
     layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
     model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
-    augmentation = Augmentation(crop_range(config.dataset), config.dataset.flip)
-    early = training_batches(train_pictures, config.trainer.batch_size, 1, config.seed, augmentation, workers=0)
-    first = [batch.to(device) for batch in islice(early, PROBED_BATCHES)]
+    varied = augmentation(config.dataset)
+
+    def batches_of(epochs: int) -> Generator[Batch, None, None]:
+        size = config.trainer.batch_size
+        return training_batches(train_pictures, size, epochs, config.seed, varied, config.dataset.image_size, device)
+
+    with closing(batches_of(1)) as early:
+        first = list(islice(early, PROBED_BATCHES))
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
         paths = probe_paths(model, first[0].images, config.cam)
@@ -103,14 +110,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     drawn: list[drawing.Drawn] = []
     started = time.perf_counter()
-    batches = training_batches(
-        train_pictures,
-        config.trainer.batch_size,
-        config.trainer.epochs,
-        config.seed,
-        augmentation,
-        config.trainer.workers,
-    )
+    batches = batches_of(config.trainer.epochs)
 
     def save(status: str) -> dict[str, Any]:
         timing = {"seconds": time.perf_counter() - started, **step_times(epochs)}
@@ -141,8 +141,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     device,
                     lambda _: bar.update(),
                 )
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, config.trainer.workers)
-                figures = evaluate(arms, val_batches, config.cam.variant, measured, device)
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, device)
+                figures = evaluate(arms, val_batches, config.cam.variant, measured)
                 for arm in arms:
                     figures[arm.name] |= trained[arm.name].summary()
                     figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
@@ -163,9 +163,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     continue
                 bar.set_description(f"measuring {variant.value}")
                 some = first_of(measured, config.evaluate.scorecam_pictures)
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, config.trainer.workers)
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, device)
                 chosen = some if variant is CamVariant.scorecam else measured
-                figures = evaluate_maps(arms, val_batches, variant, chosen, device)
+                figures = evaluate_maps(arms, val_batches, variant, chosen)
                 for arm in arms:
                     epochs[arm.name][-1] |= figures[arm.name]
                 board.scalars(figures, len(epochs[BASELINE]))
@@ -225,11 +225,10 @@ def picture_epochs(config: Config) -> Sequence[int]:
 
 
 def draw(
-    arms: Sequence[Arm], pictures: Pictures, shown: Sequence[int], cam: CamConfig, device: torch.device
+    arms: Sequence[Arm], pictures: Pictures, shown: list[int], cam: CamConfig, device: torch.device
 ) -> list[drawing.Drawn]:
     """Every arm's map and prediction of the chosen validation pictures."""
-    images, regions = pictures.fetch(shown, None)
-    batch = Batch(images.float() / 255, pictures.targets[torch.tensor(shown)], regions, torch.tensor(shown)).to(device)
+    batch = one_batch(pictures, shown, device)
     mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
     # Of several classes in a picture, the first one's map is drawn.
     first = next(iter(mapped.values())).of.occurrence == 0

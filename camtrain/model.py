@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import urllib.error
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -26,12 +26,10 @@ from camtrain.errors import UserError
 from camtrain.graph import LOGITS, trace
 from camtrain.head import Path, Paths, probe
 from camtrain.layers import Layer, find, outermost, strides, wrong_size
+from camtrain.normalisation import DEVIATION, MEAN
 from camtrain.residual import SmallResNet
 
 SMALL_RESNET = "small_resnet"
-
-IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Mean and standard deviation of ImageNet's pictures, by channel."""
 
 MIN_GRID = 4
 """Cells that a map must have in each direction to be worth looking at."""
@@ -64,7 +62,7 @@ class Classifier(nn.Module):
         linear: str | None,
         frozen: bool = False,
         precision: torch.dtype = torch.float32,
-        normalisation: tuple[list[float], list[float]] = IMAGENET,
+        normalisation: tuple[Sequence[float], Sequence[float]] = (MEAN, DEVIATION),
     ) -> None:
         super().__init__()
         self.backbone, self.layer, self.linear, self.frozen, self.precision = backbone, layer, linear, frozen, precision
@@ -230,10 +228,10 @@ def _paths(
         return probe(forward, images, Score.logit, cast("Tensor | None", weights))
 
 
-def normalisation(config: ModelConfig) -> tuple[list[float], list[float]]:
+def normalisation(config: ModelConfig) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation that pictures are normalised with: those of the pretrained weights, else ImageNet's."""
     if not is_pretrained(config) or config.name == SMALL_RESNET:
-        return IMAGENET
+        return MEAN, DEVIATION
     transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
     return list(transforms.mean), list(transforms.std)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camtrain.arm import gradient_at, term_of
 from camtrain.config import CamConfig, CamVariant, GradientPath, Score, Term
-from camtrain.data.pictures import Batch
+from camtrain.data.batches import Batch
 from camtrain.errors import UserError
 from camtrain.head import Path, Paths, probe
 from camtrain.indicators import has_object

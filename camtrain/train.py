@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camtrain.arm import Arm, Step, train_step
 from camtrain.config import AUTO, Config, Term
-from camtrain.data.pictures import Batch
+from camtrain.data.batches import Batch
 from camtrain.errors import UserError
 from camtrain.loss import schedule
 from camtrain.optim import learning_rate
@@ -96,7 +96,7 @@ def train_epoch(
     for arm in arms:
         arm.model.train()
     for step in range(steps):
-        batch = next(batches).to(device)
+        batch = next(batches)
         if config.trainer.channels_last:
             batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         done = epoch + step / steps_per_epoch

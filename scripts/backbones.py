@@ -74,7 +74,7 @@ def measure(arm_name: str, name: str, size: int) -> int:
     from camtrain.balance import Balance, default_share
     from camtrain.config import CamConfig, ModelConfig, OptimConfig
     from camtrain.data import shapes
-    from camtrain.data.pictures import Batch
+    from camtrain.data.batches import Batch
     from camtrain.model import build
     from camtrain.preconditions import probe_paths
 

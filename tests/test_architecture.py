@@ -14,7 +14,7 @@ ROOTS = {"camtrain.experiment", "camtrain.cli", "camtrain.__main__"}
 
 # From the bottom up: configuration, data, model, cam, loss, arm, train, evaluate, report. Nobody reaches up.
 LEVELS = [
-    {"camtrain.errors", "camtrain.streams", "camtrain.files"},
+    {"camtrain.errors", "camtrain.streams", "camtrain.files", "camtrain.normalisation"},
     {"camtrain.config", "camtrain.complaints"},
     {"camtrain.data", "camtrain.residual", "camtrain.indicators"},
     {"camtrain.cam", "camtrain.score", "camtrain.terms", "camtrain.layers", "camtrain.optim", "camtrain.balance"},

@@ -20,7 +20,7 @@ from camtrain.arm import (
 )
 from camtrain.balance import Balance
 from camtrain.config import AUTO, TRAINABLE, CamConfig, CamVariant, Conflict, ModelConfig, OptimConfig, Term
-from camtrain.data.pictures import Batch
+from camtrain.data.batches import Batch
 from camtrain.head import Path, Paths
 from camtrain.loss import classification_gradient, classification_loss
 from camtrain.model import Classifier, build

@@ -9,25 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from camtrain.config import FakeConfig, FolderConfig, ShapesConfig
 from camtrain.data import shapes
+from camtrain.data.augment import Augmentation
+from camtrain.data.batches import Batch, all_batches, epoch_plans, steps_per_epoch, training_batches
 from camtrain.data.build import build
-from camtrain.data.folder import FolderPictures
-from camtrain.data.pictures import (
-    ArrayPictures,
-    Augmentation,
-    all_batches,
-    cut,
-    draw_crops,
-    epoch_plans,
-    middle,
-    steps_per_epoch,
-    training_batches,
-)
+from camtrain.data.folder import list_folder
+from camtrain.data.listing import region_of, size_of
+from camtrain.data.pictures import Pictures
 from camtrain.errors import UserError
 from camtrain.streams import Stream, stream, torch_seed
 
@@ -60,52 +51,20 @@ def test_shapes_mask_is_where_the_object_was_painted() -> None:
     assert int(disc.sum()) == pytest.approx(np.pi * (height / 2) ** 2, rel=0.03)
 
 
-def marked(width: int = 40, height: int = 30) -> tuple[Image.Image, Image.Image]:
-    """A picture that is white exactly where its region is 1."""
-    region = np.zeros((height, width), np.uint8)
-    region[5:20, 8:33] = 1
-    return Image.fromarray(np.repeat(region[..., None] * 255, 3, 2)), Image.fromarray(region)
+CPU = torch.device("cpu")
 
 
-@given(st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
-def test_region_travels_with_its_picture_through_crops_and_mirrors(seed: int) -> None:
-    picture, region = marked()
-    (crop,) = draw_crops([picture.size], Augmentation((0.3, 1.0), flip=True), np.random.default_rng(seed))
-    pixels, mask = cut(picture, region, crop, 32)
-    white = pixels[0].float() / 255
-    assert (white - mask.float()).abs().mean() < 0.06  # they differ in antialiased edges only
-    assert (white[mask == 1] > 0.2).all()
-
-
-def test_mirror_is_exact_for_arrays() -> None:
-    images = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)
-    regions = (images[:, 0] > 128).to(torch.uint8)
-    pictures = ArrayPictures(["a", "b"], images, torch.tensor([0, 1, 0, 1]), regions)
-    crops = [middle(8, 8)._replace(mirrored=number % 2 == 0) for number in range(4)]
-    got, masks = pictures.fetch([0, 1, 2, 3], crops)
-    assert torch.equal(got[0], images[0].flip(2))
-    assert torch.equal(got[1], images[1])
-    assert torch.equal(masks, (got[:, 0] > 128).to(torch.uint8))
+def batches(pictures: Pictures, size: int, augmentation: Augmentation, pixels: int, epochs: int = 1) -> list[Batch]:
+    return list(training_batches(pictures, size, epochs, 7, augmentation, pixels, CPU))
 
 
 def test_arrays_can_be_cropped_too() -> None:
     train, _ = build(ShapesConfig(train=16, val=8, image_size=32), seed=0)
-    whole = next(training_batches(train, 8, 1, 0, Augmentation((1.0, 1.0), False), 0))
-    part = next(training_batches(train, 8, 1, 0, Augmentation((0.2, 0.4), False), 0))
+    whole = batches(train, 8, Augmentation(), 32)[0]
+    part = batches(train, 8, Augmentation((0.2, 0.4)), 32)[0]
     assert torch.equal(whole.targets, part.targets)
     assert part.images.shape == whole.images.shape
     assert not torch.equal(whole.images, part.images)
-
-
-def test_crops_lie_in_the_picture_and_cover_the_asked_share() -> None:
-    sizes = [(300, 200)] * 500
-    crops = draw_crops(sizes, Augmentation((0.25, 0.5), True), np.random.default_rng(0))
-    for crop in crops:
-        assert 0 <= crop.left < crop.right <= 300
-        assert 0 <= crop.top < crop.bottom <= 200
-        assert 0.24 <= (crop.right - crop.left) * (crop.bottom - crop.top) / 60_000 <= 0.501
-    assert 0.4 < np.mean([crop.mirrored for crop in crops]) < 0.6
 
 
 def test_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
@@ -141,7 +100,12 @@ def write_folder(
                     target = root / "masks" / split / name / path.name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(mask(width, height)).save(target)
-    return FolderConfig(root=str(root), image_size=24, crop_scale=[0.5, 1.0])
+    return FolderConfig(root=str(root), image_size=24, crop_scale=[0.5, 1.0], cache=str(root / "cache"))
+
+
+def region(config: FolderConfig, number: int) -> np.ndarray:
+    listing = list_folder(config, "train")
+    return np.asarray(region_of(listing, number, size_of(listing, number)))
 
 
 def box_mask(width: int, height: int) -> np.ndarray:
@@ -152,14 +116,13 @@ def box_mask(width: int, height: int) -> np.ndarray:
 
 
 def test_folder_with_masks(tmp_path: Path) -> None:
-    train, val = build(write_folder(tmp_path, box_mask), seed=0)
+    config = write_folder(tmp_path, box_mask)
+    train, val = build(config, seed=0)
     assert list(train.classes) == ["cat", "dog"]
     assert len(train.targets) == len(val.targets) == train.with_region == 6
-    assert isinstance(train, FolderPictures)
-    region = np.asarray(train.region(0))
-    assert sorted(np.unique(region)) == [0, 1, 255]
-    assert (region == 1).sum() == 100
-    batch = next(all_batches(val, 6, 0))
+    assert sorted(np.unique(region(config, 0))) == [0, 1, 255]
+    assert (region(config, 0) == 1).sum() == 100
+    batch = next(all_batches(val, 6, CPU))
     assert batch.images.shape == (6, 3, 24, 24)
     assert batch.images.max() <= 1
     assert set(batch.regions.unique().tolist()) == {0, 1, 255}
@@ -174,21 +137,23 @@ def test_folder_with_boxes(tmp_path: Path) -> None:
         rows.writerow(["train/cat/picture 0 ä.png", "cat", 20, 3, 22, 5])
     train, val = build(config, 0)
     assert (train.with_region, val.with_region) == (1, 0)
-    assert isinstance(train, FolderPictures)
-    region = np.asarray(train.region(0))
-    assert region.sum() == 10 * 5 + 2 * 2
-    assert region[3:8, 2:12].all()
+    assert region(config, 0).sum() == 10 * 5 + 2 * 2
+    assert region(config, 0)[3:8, 2:12].all()
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
-    train, _ = build(write_folder(tmp_path, box_mask), seed=0)
-    augmentation = Augmentation((0.5, 1.0), True)
-    alone = list(training_batches(train, 2, 2, 7, augmentation, workers=0))
-    helped = list(training_batches(train, 2, 2, 7, augmentation, workers=2))
-    assert len(alone) == len(helped) == 6
-    for one, other in zip(alone, helped, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert not torch.equal(alone[0].images, alone[3].images)
+def test_batches_depend_neither_on_threads_nor_on_the_cache(tmp_path: Path) -> None:
+    config = write_folder(tmp_path, box_mask)
+    augmentation = Augmentation((0.5, 1.0), flip=True, hue=0.1, erase=0.5)
+    made = []
+    for workers, cache in ((1, None), (3, None), (2, str(tmp_path / "cache")), (2, str(tmp_path / "cache"))):
+        config.cache = cache
+        train, _ = build(config, 0, workers)
+        made.append(batches(train, 2, augmentation, 24, epochs=2))
+    assert len(made[0]) == 6
+    for other in made[1:]:
+        for one, again in zip(made[0], other, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(made[0][0].images, made[0][3].images)
 
 
 def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
@@ -197,18 +162,17 @@ def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
     exif = picture.getexif()
     exif[0x0112] = 6
     picture.save(tmp_path / "train" / "cat" / "a turned.jpg", exif=exif)
-    train, _ = build(config, 0)
-    at = [path.name for path in train.paths].index("a turned.jpg")  # type: ignore[attr-defined]
-    assert train.size(at) == (20, 40)
+    listing = list_folder(config, "train")
+    at = [path.name for path in listing.paths].index("a turned.jpg")
+    assert size_of(listing, at) == (20, 40)
+    assert build(config, 0)[0].sizes[at].tolist() == [20, 40]
 
 
 def test_boxes_cover_every_pixel_that_they_touch_and_end_at_the_picture(tmp_path: Path) -> None:
     config = write_folder(tmp_path)
     rows = "train/cat/picture 0 ä.png,1.5,2,1.9,3.2\ntrain/cat/picture 0 ä.png,38,-5,99,2\n"
     (tmp_path / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\n{rows}")
-    train, _ = build(config, 0)
-    region = np.asarray(train.region(0))  # type: ignore[attr-defined]
-    assert sorted(zip(*(part.tolist() for part in region.nonzero()), strict=True)) == [
+    assert sorted(zip(*(part.tolist() for part in region(config, 0).nonzero()), strict=True)) == [
         (0, 38),
         (0, 39),
         (1, 38),
@@ -223,7 +187,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "train" / "cat" / "a.png")
     train, _ = build(config, 0)
-    images, _ = train.fetch([0], None)
+    images, _ = train.gather([0])
     assert 100 < images.float().mean() < 155
     assert len(images.unique()) > 50
 
@@ -240,8 +204,8 @@ def test_pictures_of_other_modes(tmp_path: Path, mode: str) -> None:
     suffix = "jpg" if mode == "CMYK" else "png"
     Image.new(mode, (40, 30)).save(tmp_path / "train" / "cat" / f"a.{suffix}")
     train, _ = build(config, 0)
-    images, _ = train.fetch([0], None)
-    assert images.shape == (1, 3, 24, 24)
+    images, _ = train.gather([0])
+    assert images.shape == (1, 3, 30, 30)  # room for crops
 
 
 def folder_error(config: FolderConfig) -> str:
@@ -309,30 +273,17 @@ def test_folder_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     assert "at least two class folders" in folder_error(write_folder(tmp_path / "one class", classes=("cat",)))
 
 
-def test_a_truncated_picture_is_named_also_from_a_worker(tmp_path: Path) -> None:
-    config = write_folder(tmp_path)
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    whole = tmp_path / "train" / "cat" / "a cut.jpg"
-    Image.fromarray(noise).save(whole)
-    whole.write_bytes(whole.read_bytes()[:2500])
-    train, _ = build(config, 0)
-    for workers in (0, 1):
-        with pytest.raises(UserError, match=r"a cut\.jpg: the picture cannot be decoded") as caught:
-            list(training_batches(train, 7, 1, 0, Augmentation((1.0, 1.0), False), workers))
-        assert "\n" not in str(caught.value)
-
-
 def test_fake() -> None:
     train, val = build(FakeConfig(classes=4, train=8, val=4, image_size=16), seed=0)
     assert len(train.classes) == 4
-    assert train.fetch([0, 1], None)[1].amax((1, 2)).tolist() == [1, 1]
+    assert train.gather([0, 1])[1].amax((1, 2)).tolist() == [1, 1]
     assert len(val.targets) == 4
 
 
 def test_real_photographs_with_masks(photographs: Path) -> None:
-    train, val = build(FolderConfig(root=str(photographs / "tiny_animals"), image_size=96), 0)
+    train, val = build(FolderConfig(root=str(photographs / "tiny_animals"), image_size=96, cache=None), 0)
     assert (len(train.targets), len(val.targets)) == (48, 24)
     assert (train.with_region, val.with_region) == (48, 24)
-    batch = next(all_batches(val, 24, 0))
+    batch = next(all_batches(val, 24, CPU))
     share = (batch.regions == 1).float().mean((1, 2))
     assert 0.05 < float(share.mean()) < 0.7

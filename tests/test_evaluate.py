@@ -9,12 +9,14 @@ import torch
 
 from camtrain.arm import Arm
 from camtrain.config import TRAINABLE, CamVariant, FakeConfig, ModelConfig, OptimConfig, ShapesConfig
+from camtrain.data.batches import all_batches
 from camtrain.data.build import build as build_data
-from camtrain.data.pictures import all_batches
 from camtrain.evaluate import evaluate, evaluate_maps, forward_maps, of_maps
 from camtrain.head import Path, Paths
 from camtrain.model import build as build_model
 from camtrain.optim import make_optimiser
+
+CPU = torch.device("cpu")
 
 
 def arm(closed: bool = True, classes: int = 3) -> Arm:
@@ -28,12 +30,12 @@ def test_subset_is_measured_whatever_the_batches_hold() -> None:
     measured = torch.zeros(16, dtype=torch.bool)
     measured[[2, 3, 11]] = True
     figures = [
-        evaluate([arm()], all_batches(pictures, size, 0), CamVariant.gradcam, measured, torch.device("cpu"))["baseline"]
+        evaluate([arm()], all_batches(pictures, size, CPU), CamVariant.gradcam, measured)["baseline"]
         for size in (2, 16)  # most batches of two hold no measured picture
     ]
     for tag, value in figures[0].items():
         assert value == pytest.approx(figures[1][tag], abs=1e-5, nan_ok=True)
-    images, regions = pictures.fetch([2, 3, 11], None)
+    images, regions = pictures.gather([2, 3, 11])
     maps = forward_maps(arm(), images.float() / 255, pictures.targets[[2, 3, 11]], CamVariant.gradcam).maps
     expected = of_maps(maps, regions)
     for name, values in expected.items():
@@ -57,12 +59,11 @@ def test_nothing_defined_is_nan() -> None:
 def test_every_map_is_measured_alone_as_with_the_trained_one(variant: CamVariant) -> None:
     _, pictures = build_data(FakeConfig(image_size=32, val=6), 0)
     measured = torch.tensor([True, False, True, True, False, False])
-    cpu = torch.device("cpu")
-    alone = evaluate_maps([arm()], all_batches(pictures, 4, 0), variant, measured, cpu)["baseline"]
+    alone = evaluate_maps([arm()], all_batches(pictures, 4, CPU), variant, measured)["baseline"]
     assert {tag.split("/")[1] for tag in alone} == {variant.value}
     assert 0 <= alone[f"other_maps/{variant.value}/entropy"] <= math.log(16)
     if variant in TRAINABLE:
-        whole = evaluate([arm()], all_batches(pictures, 4, 0), variant, measured, cpu)["baseline"]
+        whole = evaluate([arm()], all_batches(pictures, 4, CPU), variant, measured)["baseline"]
         for tag, value in alone.items():
             assert value == pytest.approx(whole[f"cam/{tag.split('/')[2]}"], nan_ok=True)
 
@@ -70,12 +71,11 @@ def test_every_map_is_measured_alone_as_with_the_trained_one(variant: CamVariant
 @pytest.mark.parametrize("closed", [True, False])
 def test_several_classes_have_a_map_and_a_region_each(closed: bool) -> None:
     _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=3), 0)
-    images, regions = pictures.fetch(range(12), None)
+    images, regions = pictures.gather(range(12))
     mapped = forward_maps(arm(closed, 8), images.float() / 255, pictures.targets, CamVariant.gradcam)
     assert mapped.maps.shape == (int(pictures.targets.sum()), 4, 4)
     measured = torch.ones(12, dtype=torch.bool)
-    cpu = torch.device("cpu")
-    figures = evaluate([arm(closed, 8)], all_batches(pictures, 5, 0), CamVariant.gradcam, measured, cpu)["baseline"]
+    figures = evaluate([arm(closed, 8)], all_batches(pictures, 5, CPU), CamVariant.gradcam, measured)["baseline"]
     assert 0 <= figures["average_precision/val"] <= 1
     assert "accuracy/val" not in figures
     assert "confidence/margin" not in figures

@@ -12,7 +12,7 @@ from camtrain import checkpoint
 from camtrain.arm import Arm, make_arms, train_step
 from camtrain.balance import Balance
 from camtrain.config import CamConfig, ModelConfig, OptimConfig
-from camtrain.data.pictures import Batch
+from camtrain.data.batches import Batch
 from camtrain.files import write_atomically, write_text
 from camtrain.head import Path as GradientPath
 from camtrain.head import Paths

@@ -14,7 +14,7 @@ from camtrain.balance import Balance
 from camtrain.compiled import compile_network
 from camtrain.config import CamConfig, Conflict, ModelConfig, OptimConfig
 from camtrain.data import shapes
-from camtrain.data.pictures import Batch
+from camtrain.data.batches import Batch
 from camtrain.head import Paths
 from camtrain.loss import classification_loss
 from camtrain.model import Classifier, build

@@ -2,27 +2,117 @@
 
 from __future__ import annotations
 
-from camtrain.config import DatasetConfig, FakeConfig, FolderConfig, ShapesConfig
-from camtrain.data import fake, shapes
-from camtrain.data.folder import FolderPictures
-from camtrain.data.pictures import ArrayPictures, Pictures
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from camtrain.config import AUTO, DatasetConfig, FakeConfig, FolderConfig, OnError, ShapesConfig, crop_range
+from camtrain.data import cache, fake, shapes
+from camtrain.data.augment import Augmentation
+from camtrain.data.folder import list_folder
+from camtrain.data.listing import Listing, Rule, Skipped, each, sizes_of, square
+from camtrain.data.pictures import Decoded, Pictures, in_memory
+from camtrain.errors import UserError
+
+ROOM_FOR_CROPS = 1.25
+"""Edge of a stored picture over that of the network's, where crops are taken from it: a crop is stretched by at most
+1 / (1.25 sqrt(share of the picture)), and thinned out by at most 1.25."""
 
 
-def build(config: DatasetConfig, seed: int) -> tuple[Pictures, Pictures]:
-    """Training and validation pictures. Generated sets are functions of the seed."""
+def augmentation(config: DatasetConfig) -> Augmentation:
+    """What the configuration asks for."""
+    return Augmentation(
+        crop_range(config),
+        config.flip,
+        config.brightness,
+        config.contrast,
+        config.saturation,
+        config.hue,
+        config.erase,
+    )
+
+
+def build(config: DatasetConfig, seed: int, workers: int | None = None) -> tuple[Pictures, Pictures]:
+    """Training and validation pictures. Generated sets are functions of the seed.
+
+    Args:
+        config: which set.
+        seed: of generated pictures.
+        workers: threads that decode; None: one for each CPU.
+
+    Raises:
+        UserError: files are missing, or cannot be read.
+    """
     match config:
         case FolderConfig():
-            train = FolderPictures(config, config.train_split)
-            return train, FolderPictures(config, config.val_split, train.classes)
+            train = list_folder(config, config.train_split)
+            val = list_folder(config, config.val_split, train.classes)
+            return from_files(config, train, val, workers or len(os.sched_getaffinity(0)))
         case ShapesConfig(train=train_count, val=val_count, image_size=size, objects=objects):
             return (
-                ArrayPictures(shapes.CLASSES, *shapes.generate(train_count, size, seed, 0, objects)),
-                ArrayPictures(shapes.CLASSES, *shapes.generate(val_count, size, seed, 1, objects)),
+                in_memory(shapes.CLASSES, *shapes.generate(train_count, size, seed, 0, objects)),
+                in_memory(shapes.CLASSES, *shapes.generate(val_count, size, seed, 1, objects)),
             )
         case FakeConfig(classes=classes, image_size=size):
             names = [f"class_{number}" for number in range(classes)]
             return (
-                ArrayPictures(names, *fake.generate(config.train, size, classes, seed, split=0)),
-                ArrayPictures(names, *fake.generate(config.val, size, classes, seed, split=1)),
+                in_memory(names, *fake.generate(config.train, size, classes, seed, split=0)),
+                in_memory(names, *fake.generate(config.val, size, classes, seed, split=1)),
             )
     raise AssertionError(f"no data set is called {config.name}")
+
+
+def from_files(config: DatasetConfig, train: Listing, val: Listing, threads: int) -> tuple[Pictures, Pictures]:
+    """Both splits of a set that consists of files."""
+    as_it_is = Rule(config.image_size, whole=False)
+    with_room = Rule(round(ROOM_FOR_CROPS * config.image_size), whole=True)
+    rule = with_room if augmentation(config).crops else as_it_is
+    return opened(config, train, rule, threads, "training"), opened(config, val, as_it_is, threads, "validation")
+
+
+def opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, split: str) -> Pictures:
+    """One split, by way of its cache if there is to be one.
+
+    Raises:
+        BadPicture: a file cannot be read, and is not to be skipped.
+        UserError: no room for the cache, or no picture is left.
+    """
+    skip = config.on_error is OnError.skip
+    pictures: Pictures
+    if config.cache is None:
+        skipped: list[Skipped] = []
+        sizes = sizes_of(listing, threads, skipped if skip else None)
+        kept = list(sizes)
+        if skip:  # what cannot be decoded shows when it is decoded
+            task = each(lambda number: square(listing, number, rule, sizes[number]), listing, kept, threads, skipped)
+            kept = [number for number, _ in task]
+        pictures = Decoded(
+            listing.of(kept), rule, torch.tensor([sizes[number] for number in kept]).reshape(-1, 2), threads, skipped
+        )
+    else:
+        place = cache.default_folder() if config.cache == AUTO else Path(config.cache).expanduser()
+        folder = place / cache.key(listing, rule)
+        found = cache.load(folder, listing)
+        if found is None:
+            cache.make(folder, listing, rule, threads, split, skip)
+            found = cache.load(folder, listing)
+            assert found is not None, "the cache that was just made is not there"
+        pictures = found
+    if pictures.skipped and not skip:
+        raise UserError(pictures.skipped[0].reason)
+    before, after = per_class(listing.targets, len(listing.classes)), per_class(pictures.targets, len(listing.classes))
+    for name, had, has in zip(listing.classes, before, after, strict=True):
+        if had and not has:
+            raise UserError(
+                f"none of the {had} {split} pictures of {name} can be used; the first: {pictures.skipped[0].reason}"
+            )
+    return pictures
+
+
+def per_class(targets: Tensor, classes: int) -> list[int]:
+    """How many pictures show each class."""
+    if targets.dim() == 2:
+        return targets.sum(0).tolist()
+    return torch.bincount(targets, minlength=classes).tolist()

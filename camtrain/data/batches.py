@@ -1,0 +1,112 @@
+"""From pictures to batches: order and augmentation are functions of (seed, epoch, step).
+
+A batch is made once and fed to every arm. The next ones are gathered in a thread while the arms train; whatever is
+drawn or computed on whole batches happens on the device that trains.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from camtrain.data.augment import Augmentation, augment, draw
+from camtrain.data.pictures import Pictures
+from camtrain.streams import Stream, stream
+
+AHEAD = 2
+"""Batches that are gathered before they are needed."""
+
+
+class Batch(NamedTuple):
+    """Pictures as the network sees them."""
+
+    images: Tensor  # (batch, 3, size, size) float32, 0..1
+    targets: Tensor  # (batch,) int64 class numbers, or (batch, classes) int64 of 0 and 1: several classes per picture
+    # (batch, size, size) uint8: 0 background, 255 void, other values the object, in a multi-label set its class number
+    # plus 1; all 0 where none is known
+    regions: Tensor
+    indices: Tensor  # (batch,) int64, numbers of the pictures in their split, on the CPU
+
+
+class Plan(NamedTuple):
+    """One batch to be made: which pictures, and the stream of their augmentation."""
+
+    indices: list[int]
+    epoch: int = 0
+    step: int = 0
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Whole batches in an epoch; a set smaller than one batch is one batch."""
+    return max(1, count // batch_size)
+
+
+def epoch_plans(count: int, batch_size: int, seed: int, epoch: int) -> list[Plan]:
+    """Training batches of one epoch in a fresh order; an incomplete last batch is left out."""
+    order = stream(seed, Stream.order, epoch).permutation(count).tolist()
+    starts = [step * batch_size for step in range(steps_per_epoch(count, batch_size))]
+    return [Plan(order[start : start + batch_size], epoch, step) for step, start in enumerate(starts)]
+
+
+def training_batches(
+    pictures: Pictures,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    augmentation: Augmentation,
+    size: int,
+    device: torch.device,
+) -> Generator[Batch, None, None]:
+    """All batches of all epochs in order, augmented; pictures of `size` pixels."""
+    plans = (plan for epoch in range(epochs) for plan in epoch_plans(len(pictures.targets), batch_size, seed, epoch))
+    for plan, images, regions in _gathered(pictures, plans):
+        generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
+        draws = draw(pictures.sizes[plan.indices], augmentation, generator).to(device)
+        images, regions = augment(
+            images.to(device, non_blocking=True), regions.to(device, non_blocking=True), draws, size
+        )
+        indices = torch.tensor(plan.indices)
+        yield Batch(images, pictures.targets[indices].to(device), regions, indices)
+
+
+def all_batches(pictures: Pictures, batch_size: int, device: torch.device) -> Generator[Batch, None, None]:
+    """Every picture once, in order, as its square is."""
+    count = len(pictures.targets)
+    plans = [Plan(list(range(at, min(at + batch_size, count)))) for at in range(0, count, batch_size)]
+    for plan, images, regions in _gathered(pictures, plans):
+        yield _as_is(pictures, plan.indices, images, regions, device)
+
+
+def one_batch(pictures: Pictures, indices: list[int], device: torch.device) -> Batch:
+    """These pictures, as their squares are."""
+    return _as_is(pictures, indices, *pictures.gather(indices), device)
+
+
+def _as_is(pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor, device: torch.device) -> Batch:
+    indices = torch.tensor(numbers)
+    whole = images.to(device, non_blocking=True).float().div_(255)
+    return Batch(whole, pictures.targets[indices].to(device), regions.to(device), indices)
+
+
+def _gathered(pictures: Pictures, plans: Iterable[Plan]) -> Iterator[tuple[Plan, Tensor, Tensor]]:
+    """Each plan with its pictures and regions."""
+    waiting: deque[tuple[Plan, Future[tuple[Tensor, Tensor]]]] = deque()
+    remaining = iter(plans)
+    pool = ThreadPoolExecutor(1)
+    try:
+        for plan in islice(remaining, AHEAD):
+            waiting.append((plan, pool.submit(pictures.gather, plan.indices)))
+        while waiting:
+            plan, future = waiting.popleft()
+            images, regions = future.result()
+            for following in islice(remaining, 1):
+                waiting.append((following, pool.submit(pictures.gather, following.indices)))
+            yield plan, images, regions
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,197 @@
+"""Pictures are decoded once: squares of uint8 pixels in a file, made by the first run and mapped by later ones.
+
+A cache is named after everything that it depends on: the files with their sizes and times, the boxes, the meaning of
+mask values and the rule that makes squares. It is written beside its place and renamed when it is whole, so that a
+crash leaves none, and of two runs that make the same one the first to finish wins. What a killed run left unfinished
+is deleted by the next that makes a cache. A cache may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from camtrain.data.listing import Listing, Mask, Rule, Skipped, each, sizes_of, square
+from camtrain.data.pictures import Stored
+from camtrain.errors import UserError
+
+log = logging.getLogger("camtrain")
+
+VERSION = 1
+"""To be raised when squares are made in another way."""
+
+ROOM_TO_LEAVE = 256 * 2**20  # bytes that must stay free on the disk
+
+PARTIAL = ".partial"
+
+
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/camtrain`, or `~/.cache/camtrain`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camtrain"
+
+
+def key(listing: Listing, rule: Rule) -> str:
+    """Name of the cache of these files under this rule."""
+    digest = hashlib.sha256(json.dumps([VERSION, *rule]).encode())
+    digest.update(listing.meaning.tobytes())
+    for path, region in zip(listing.paths, listing.regions, strict=True):
+        files = [path, region.path] if isinstance(region, Mask) else [path]
+        boxes = [box[:5] for box in region] if isinstance(region, tuple) else None
+        digest.update(json.dumps([[_identity(file) for file in files], boxes]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path.absolute()), -1, -1  # vanished: said when it is read
+    return str(path.absolute()), found.st_size, found.st_mtime_ns
+
+
+def load(folder: Path, listing: Listing) -> Stored | None:
+    """The cache in this folder, None if there is none or it is not whole."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        shape = (len(found["kept"]), found["side"], found["side"])
+        images = _mapped(folder / "images.bin", (*shape, 3))
+        if found["regions"]:
+            regions = torch.from_numpy(_mapped(folder / "regions.bin", shape))
+        else:
+            regions = torch.zeros(1, *shape[1:], dtype=torch.uint8).expand(shape)
+        kept = listing.of(found["kept"])
+        return Stored(
+            listing.classes,
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            kept.targets,
+            regions,
+            torch.tensor(found["sizes"]).reshape(-1, 2),
+            sum(bool(region) for region in kept.regions),
+            [Skipped(*entry) for entry in found["skipped"]],
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    if path.stat().st_size != int(np.prod(shape)):
+        raise ValueError(f"{path} is not whole")
+    # Copy on write: torch wants memory that may be written.
+    return np.memmap(path, np.uint8, "c", shape=shape)
+
+
+def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool) -> None:
+    """Decode every picture and leave the cache in `folder`, whole or not at all.
+
+    Args:
+        folder: where; another run may make the same one meanwhile.
+        listing: the files.
+        rule: how they become squares.
+        threads: that decode.
+        name: of the data set and split, for the progress bar.
+        skip: leave out what cannot be read, instead of stopping there.
+
+    Raises:
+        BadPicture: a file cannot be read, and is not to be skipped.
+        UserError: no room on the disk, or the folder cannot be written.
+    """
+    with_regions = any(bool(region) for region in listing.regions)
+    size = len(listing.paths) * rule.side**2 * (4 if with_regions else 3)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _delete_abandoned(folder.parent)
+        free = shutil.disk_usage(folder.parent).free
+        if free < size + ROOM_TO_LEAVE:
+            raise UserError(
+                f"no room for the picture cache of {name}: {_human(size)} needed, {_human(free)} free in"
+                f" {folder.parent}; make room, give another folder (dataset.cache=FOLDER), or decode the pictures in"
+                " every epoch (dataset.cache=null)"
+            )
+        log.info("%-9s %s: %d pictures, %s in %s", "cache", name, len(listing.paths), _human(size), folder.parent)
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+        partial.mkdir()
+    except OSError as error:
+        raise _not_written(folder.parent, error) from error
+    with (partial / "lock").open("w") as lock:
+        try:
+            _lock(lock.fileno())
+            _fill(partial, listing, rule, threads, name, skip, with_regions)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if load(folder, listing) is not None:  # another run was faster
+                    return
+                shutil.rmtree(folder, ignore_errors=True)  # damaged: not whole, though it has its name
+                partial.rename(folder)
+        except OSError as error:
+            raise _not_written(folder.parent, error) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(partial: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool, with_regions: bool) -> None:
+    skipped: list[Skipped] = []
+    sizes = sizes_of(listing, threads, skipped if skip else None)
+    made = each(
+        lambda number: square(listing, number, rule, sizes[number]), listing, sizes, threads, skipped if skip else None
+    )
+    kept: list[int] = []
+    with (partial / "images.bin").open("wb") as images, (partial / "regions.bin").open("wb") as regions:
+        bar = tqdm(made, f"decoding {name}", len(sizes), unit="picture", disable=None, leave=False, dynamic_ncols=True)
+        for number, (pixels, region) in bar:
+            images.write(np.ascontiguousarray(pixels).data)
+            if with_regions:
+                regions.write(np.ascontiguousarray(region).data)
+            kept.append(number)
+        for opened in (images, regions):
+            opened.flush()
+            os.fsync(opened.fileno())
+    meta = {
+        "side": rule.side,
+        "regions": with_regions,
+        "kept": kept,
+        "sizes": [sizes[number] for number in kept],
+        "skipped": skipped,
+    }
+    (partial / "meta.json").write_text(json.dumps(meta))
+
+
+def _delete_abandoned(folder: Path) -> None:
+    """Delete what killed runs left unfinished: a living one holds a lock on its own."""
+    for partial in folder.glob(f"*{PARTIAL}"):
+        try:
+            with (partial / "lock").open("r+") as lock:
+                _lock(lock.fileno())
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _lock(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _not_written(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the picture cache cannot be written to {folder} ({error.strerror}); give another folder"
+        " (dataset.cache=FOLDER), or decode the pictures in every epoch (dataset.cache=null)"
+    )
+
+
+def _human(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

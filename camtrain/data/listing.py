@@ -1,0 +1,295 @@
+"""A split of a data set while it is still files, and how one of them becomes pixels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from camtrain.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+
+T = TypeVar("T")
+
+# Pillow warns of large pictures and refuses gigantic ones: the refusal is enough. Set for the process: threads read.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+class BadPicture(UserError):
+    """A picture, its mask or its boxes cannot be used; `dataset.on_error` says what follows."""
+
+
+class Box(NamedTuple):
+    """Pixels of the picture as displayed; right and bottom exclusive."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    value: int = 1  # of the region inside it
+    where: str = ""  # file and line that said so
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A file of one channel that says of each pixel what it shows."""
+
+    path: Path
+
+
+Region = Mask | tuple[Box, ...] | None
+"""Where the object is: a mask, boxes, or not known."""
+
+
+@dataclass
+class Listing:
+    """The files of one split.
+
+    Args:
+        classes: names.
+        paths: of the pictures.
+        targets: (pictures,) int64 class numbers, or (pictures, classes) int64 of 0 and 1.
+        regions: of each picture.
+        meaning: (256,) uint8, what a mask's value stands for: 0 background, 255 void, other values the object, in a
+            multi-label set its class number plus 1.
+    """
+
+    classes: Sequence[str]
+    paths: list[Path]
+    targets: Tensor
+    regions: list[Region]
+    meaning: np.ndarray
+
+    def of(self, kept: Sequence[int]) -> Listing:
+        """The listing with only these pictures."""
+        return Listing(
+            self.classes,
+            [self.paths[number] for number in kept],
+            self.targets[list(kept)],
+            [self.regions[number] for number in kept],
+            self.meaning,
+        )
+
+
+class Rule(NamedTuple):
+    """How a picture becomes a square of `side` pixels: its middle square, or the whole of it, stretched."""
+
+    side: int
+    whole: bool
+
+
+def middle(width: float, height: float) -> tuple[float, float, float, float]:
+    """The largest centred square: left, top, right, bottom."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def size_of(listing: Listing, number: int) -> tuple[int, int]:
+    """Width and height as displayed, from the headers of the picture and its mask.
+
+    Raises:
+        BadPicture: either cannot be read, or does not fit the other, or a box does not fit its picture.
+    """
+    path, region = listing.paths[number], listing.regions[number]
+    size, mode = _header(path, turn=True)
+    if mode in ("I", "F"):
+        raise BadPicture(
+            f"{path}: pictures of 32 bits per pixel (mode {mode}) have no range to scale by; convert it to 8 bits"
+        )
+    if isinstance(region, Mask):
+        mask_size, mask_mode = _header(region.path, turn=False)
+        _check_mask_mode(region.path, mask_mode)
+        if mask_size != size:
+            found, needed = ("x".join(map(str, pair)) for pair in (mask_size, size))
+            raise BadPicture(
+                f"{region.path}: the mask is {found} pixels, its picture {path} is {needed}; they must be equal"
+            )
+    if isinstance(region, tuple):
+        for box in region:
+            pixels_of(box, size)
+    return size
+
+
+def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A picture and its region as squares, cut and stretched alike.
+
+    The picture is antialiased, the region keeps its values.
+
+    Args:
+        listing: where it is.
+        number: of the picture.
+        rule: what becomes of it.
+        size: width and height as displayed.
+
+    Returns:
+        (side, side, 3) uint8, (side, side) uint8.
+
+    Raises:
+        BadPicture: it or its mask cannot be decoded.
+    """
+    picture = _decode(listing.paths[number], rule)
+    target = (rule.side, rule.side)
+
+    def box(of: Image.Image) -> tuple[float, float, float, float]:
+        return (0.0, 0.0, *of.size) if rule.whole else middle(*of.size)
+
+    pixels = picture.resize(target, Image.Resampling.BILINEAR, box=box(picture), reducing_gap=2.0)
+    region = region_of(listing, number, size)
+    cells = region.resize(target, Image.Resampling.NEAREST, box=box(region))
+    return np.asarray(pixels), np.asarray(cells)
+
+
+def region_of(listing: Listing, number: int, size: tuple[int, int]) -> Image.Image:
+    """The object in the stored picture of this size; all 0 where nothing is known."""
+    region = listing.regions[number]
+    if isinstance(region, Mask):
+        return Image.fromarray(listing.meaning[mask_values(region.path)])
+    blank = Image.new("L", size, 0)
+    for box in sorted(region or (), key=_area, reverse=True):  # of boxes that overlap the smaller one is in front
+        left, top, right, bottom = pixels_of(box, size)
+        ImageDraw.Draw(blank).rectangle((left, top, right - 1, bottom - 1), fill=box.value)  # Pillow's are inclusive
+    return blank
+
+
+def pixels_of(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The whole pixels that a box touches, inside its picture: left, top, right, bottom, the latter two exclusive.
+
+    Raises:
+        BadPicture: there are none.
+    """
+    left, top, right, bottom = box[:4]
+    width, height = size
+    if not (left < right and top < bottom):
+        raise BadPicture(f"{box.where}: an empty box; each maximum must exceed its minimum")
+    if right <= 1 and bottom <= 1 and min(size) > 1:
+        raise BadPicture(
+            f"{box.where}: the box lies within one pixel; coordinates are pixels, not shares of the picture"
+        )
+    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
+        raise BadPicture(f"{box.where}: the box lies outside its picture of {width}x{height} pixels")
+    return (
+        max(0, math.floor(left)),
+        max(0, math.floor(top)),
+        min(width, math.ceil(right)),
+        min(height, math.ceil(bottom)),
+    )
+
+
+def mask_values(path: Path) -> np.ndarray:
+    """(height, width) uint8, as stored."""
+    try:
+        with Image.open(path) as opened:
+            _check_mask_mode(path, opened.mode)
+            return np.asarray(opened).astype(np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadPicture(f"{path}: the mask cannot be decoded ({_reason(path, error)}); repair or remove it") from error
+
+
+class Skipped(NamedTuple):
+    """A picture that was left out."""
+
+    path: str
+    reason: str
+
+
+def each(
+    task: Callable[[int], T],
+    listing: Listing,
+    numbers: Iterable[int],
+    threads: int,
+    skipped: list[Skipped] | None = None,
+) -> Iterator[tuple[int, T]]:
+    """(number, the task's result) of each picture, in order, made in threads: Pillow works outside Python's lock.
+
+    Args:
+        task: from a number to what is made of the picture; may raise :class:`BadPicture`.
+        listing: of the pictures.
+        numbers: which.
+        threads: how many.
+        skipped: takes the bad ones, which are left out then; None: the first one is raised.
+    """
+
+    def attempt(number: int) -> T | BadPicture:
+        try:
+            return task(number)
+        except BadPicture as error:
+            return error
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        numbers = list(numbers)
+        for number, item in zip(numbers, pool.map(attempt, numbers), strict=True):
+            if not isinstance(item, BadPicture):
+                yield number, item
+            elif skipped is None:
+                raise item
+            else:
+                skipped.append(Skipped(str(listing.paths[number]), str(item)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def sizes_of(listing: Listing, threads: int, skipped: list[Skipped] | None) -> dict[int, tuple[int, int]]:
+    """Size of every picture by its number, from the headers; arguments and bad pictures as for :func:`each`."""
+    numbers = range(len(listing.paths))
+    return dict(each(lambda number: size_of(listing, number), listing, numbers, threads, skipped))
+
+
+def _check_mask_mode(path: Path, mode: str) -> None:
+    if mode not in ("L", "P", "1"):
+        raise BadPicture(f"{path}: a mask must have one channel of 8 bits (mode L or P), not {mode}")
+
+
+def _area(box: Box) -> float:
+    return (box.right - box.left) * (box.bottom - box.top)
+
+
+def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
+    """(width, height) and mode without decoding; `turn` honours the EXIF orientation."""
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            # Asking a PNG for EXIF data that it has not would decode it.
+            exif = opened.getexif() if turn and (opened.format != "PNG" or "exif" in opened.info) else {}
+            turned = exif.get(0x0112, 1) >= 5  # Orientation: 5..8 lie on their side
+            return ((height, width) if turned else (width, height)), opened.mode
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadPicture(
+            f"{path}: not a picture that can be read ({_reason(path, error)}); repair or remove it"
+        ) from error
+
+
+def _decode(path: Path, rule: Rule) -> Image.Image:
+    """The picture in RGB, upright; a large JPEG at a fraction of its size, at least twice what the rule asks for."""
+    try:
+        with Image.open(path) as opened:
+            short = min(opened.size)
+            opened.draft(None, tuple(-(-edge * 2 * rule.side // short) for edge in opened.size))  # type: ignore[arg-type]
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
+                picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+            if picture.mode == "P":
+                picture = picture.convert("RGBA")  # a palette may hold transparency
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadPicture(
+            f"{path}: the picture cannot be decoded ({_reason(path, error)}); repair or remove it"
+        ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it is not there any more"
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format" if path.stat().st_size else "the file is empty"
+    return str(error).splitlines()[0]
