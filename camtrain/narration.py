@@ -40,6 +40,10 @@ def facts(
             "val": len(val.targets),
             "val_with_region": val.with_region,
             "multilabel": is_multilabel(train.targets),
+            "skipped": {
+                split: [entry._asdict() for entry in pictures.skipped]
+                for split, pictures in (("train", train), ("val", val))
+            },
         },
         "model": {
             "name": config.model.name,
@@ -108,6 +112,9 @@ def title(config: Config) -> str:
     return f"{data_name(config)}, {config.model.name}, seed {config.seed}"
 
 
+SPLITS = {"train": "training", "val": "validation"}
+
+
 def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str, str]]:
     """A few labelled lines that say what is about to be trained."""
     data, model, environment = told["data"], told["model"], told["environment"]
@@ -117,6 +124,10 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
         f"{data['name']}: {data['train']} training pictures, {data['val']} for validation ({regions} of these with"
         f" masks or boxes), {len(data['classes'])} classes, {config.dataset.image_size} px",
     )
+    for split, left_out in data["skipped"].items():
+        if left_out:
+            many = f"{len(left_out)} {SPLITS[split]} picture{'s' * (len(left_out) > 1)}"
+            yield "left out", f"{many}, listed in result.json; {left_out[0]['reason']}"
     stem = f", stride 1 at {' and '.join(model['stem_strides_lowered'])}" if model["stem_strides_lowered"] else ""
     yield (
         "network",

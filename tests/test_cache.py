@@ -1,0 +1,250 @@
+"""The cache of decoded pictures: made once, whole or not at all, remade when a file changes; bad pictures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from camtrain.config import FolderConfig, OnError
+from camtrain.data import cache
+from camtrain.data.build import build
+from camtrain.data.folder import list_folder
+from camtrain.data.listing import Rule
+from camtrain.errors import UserError
+
+COUNT = 4  # of each class in each split
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> FolderConfig:
+    root = tmp_path / "my pictures ü"
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            for number in range(COUNT):
+                path = root / split / name / f"{number} ä.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(random.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(path)
+    return FolderConfig(root=str(root), image_size=16, cache=str(tmp_path / "cache"))
+
+
+def caches(config: FolderConfig) -> list[Path]:
+    return sorted(Path(str(config.cache)).glob("*"))
+
+
+def one_of(config: FolderConfig, split: str = "train") -> Path:
+    return Path(config.root) / split / "cat" / "1 ä.jpg"
+
+
+def test_later_runs_read_what_the_first_one_made(config: FolderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = build(config, 0)
+    assert len(caches(config)) == 2
+    monkeypatch.setattr("camtrain.data.cache.square", None)  # nothing may be decoded
+    again, _ = build(config, 0)
+    assert torch.equal(first.gather([0, 5])[0], again.gather([0, 5])[0])
+    assert torch.equal(first.targets, again.targets)
+
+
+def test_it_holds_what_decoding_gives(config: FolderConfig) -> None:
+    stored = build(config, 0)
+    config.cache = None
+    for part, decoded in zip(stored, build(config, 0), strict=True):
+        for one, other in zip(part.gather(range(2 * COUNT)), decoded.gather(range(2 * COUNT)), strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(part.sizes, decoded.sizes)
+        assert (part.with_region, list(part.classes)) == (decoded.with_region, list(decoded.classes))
+
+
+@pytest.mark.parametrize("change", ["content", "time", "name", "mask", "size", "crop", "boxes"])
+def test_whatever_defines_it_makes_another(config: FolderConfig, change: str) -> None:
+    build(config, 0)
+    path = one_of(config)
+    if change == "content":
+        Image.new("RGB", (40, 30)).save(path)
+    elif change == "time":
+        os.utime(path, ns=(0, 1))
+    elif change == "name":
+        path.rename(path.with_name("other.jpg"))
+    elif change == "mask":
+        mask = Path(config.root) / "masks" / "train" / "cat" / "1 ä.png"
+        mask.parent.mkdir(parents=True)
+        Image.new("L", (40, 30), 1).save(mask)
+    elif change == "size":
+        config.image_size = 17
+    elif change == "crop":
+        config.crop_scale = [0.5, 1.0]
+    else:
+        (Path(config.root) / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/cat/1 ä.jpg,1,2,30,20\n")
+    before = set(caches(config))
+    train, _ = build(config, 0)
+    made = set(caches(config)) - before
+    assert len(made) == (2 if change == "size" else 1)
+    if change in ("mask", "boxes"):
+        assert train.with_region == 1
+        assert train.gather([1])[1].any()
+
+
+def test_a_picture_that_goes_while_it_is_made_leaves_nothing(
+    config: FolderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = cache.square
+
+    def vanishing(listing, number, rule, size):  # type: ignore[no-untyped-def]
+        listing.paths[5].unlink(missing_ok=True)
+        return decode(listing, number, rule, size)
+
+    monkeypatch.setattr("camtrain.data.cache.square", vanishing)
+    with pytest.raises(UserError, match="it is not there any more"):
+        build(config, 0, workers=1)
+    assert caches(config) == []
+
+
+def test_damaged_caches_are_made_again(config: FolderConfig) -> None:
+    whole, _ = build(config, 0)
+    expected = whole.gather([3])[0]
+    for folder in caches(config):
+        with (folder / "images.bin").open("r+b") as opened:
+            opened.truncate(10)
+    again, _ = build(config, 0)
+    assert torch.equal(again.gather([3])[0], expected)
+    for folder in caches(config):
+        (folder / "meta.json").write_text("{")
+    assert torch.equal(build(config, 0)[0].gather([3])[0], expected)
+    assert len(caches(config)) == 2
+
+
+def test_two_processes_make_it_at_once(config: FolderConfig) -> None:
+    code = (
+        "import sys; from camtrain.config import FolderConfig; from camtrain.data.build import build;"
+        "train, val = build(FolderConfig(root=sys.argv[1], image_size=16, cache=sys.argv[2]), 0);"
+        "print(int(train.gather(range(8))[0].long().sum()))"
+    )
+    command = [sys.executable, "-c", code, config.root, str(config.cache)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(said) == 1
+    assert len(caches(config)) == 2
+
+
+def test_what_a_killed_run_left_is_deleted_and_a_living_ones_is_not(config: FolderConfig) -> None:
+    place = Path(str(config.cache))
+    for name in ("dead", "alive"):
+        (place / f"{name}.partial").mkdir(parents=True)
+        (place / f"{name}.partial" / "lock").touch()
+    with (place / "alive.partial" / "lock").open("w") as held:
+        cache._lock(held.fileno())
+        build(config, 0)
+    assert [folder.name for folder in caches(config) if "partial" in folder.name] == ["alive.partial"]
+
+
+def test_no_room(config: FolderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    with pytest.raises(UserError, match=r"no room .* 6\.14 kB needed, 1 MB free .*dataset\.cache=null"):
+        build(config, 0)
+    assert caches(config) == []
+
+
+def test_a_full_disk_meanwhile_leaves_nothing(config: FolderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("camtrain.data.cache.os.fsync", full)
+    with pytest.raises(UserError, match=r"cannot be written to .*No space left"):
+        build(config, 0)
+    assert caches(config) == []
+
+
+def test_a_folder_that_cannot_be_made(config: FolderConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config.cache = str(tmp_path / "file" / "cache")
+    with pytest.raises(UserError, match="cannot be written to"):
+        build(config, 0)
+
+
+def test_large_photographs_are_decoded_at_a_fraction_and_look_the_same(tmp_path: Path) -> None:
+    x, y = np.meshgrid(np.linspace(0, 9, 1200), np.linspace(0, 7, 900))
+    values = np.stack([127 + 120 * np.sin(x), 127 + 120 * np.cos(y), 127 + 120 * np.sin(x + y)], 2).astype(np.uint8)
+    for kind in ("a", "b"):
+        for split in ("train", "val"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.fromarray(values).save(tmp_path / split / kind / "large.jpg", quality=95)
+    config = FolderConfig(root=str(tmp_path), image_size=64, cache=None)
+    got = build(config, 0)[0].gather([0])[0][0].permute(1, 2, 0).numpy()
+    expected = Image.fromarray(values).resize((64, 64), Image.Resampling.BOX, box=(150, 0, 1050, 900))
+    assert np.abs(got.astype(int) - np.asarray(expected).astype(int)).mean() < 3
+
+
+def broken(path: Path, how: str) -> None:
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("not a picture")
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:900])
+    elif how == "vanished":
+        path.unlink()
+        path.symlink_to("nowhere")
+    elif how == "gigantic":
+        header = b"P6 60000 60000 255\n"  # 10.8 GB, if one believed it
+        path.write_bytes(header + bytes(100))
+    elif how == "float":
+        Image.new("F", (40, 30)).save(path, format="TIFF")
+
+
+@pytest.mark.parametrize("how", ["empty", "text", "truncated", "vanished", "gigantic", "float"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_bad_pictures_stop_the_run_or_are_left_out(config: FolderConfig, how: str, cached: bool) -> None:
+    path = one_of(config)
+    broken(path, how)
+    if not cached:
+        config.cache = None
+    if cached or how != "truncated":
+        with pytest.raises(UserError) as caught:
+            build(config, 0)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    config.on_error = OnError.skip
+    for _ in range(2):  # also where the cache is there
+        train, val = build(config, 0)
+        assert [entry.path for entry in train.skipped] == [str(path)]
+        assert str(path) in train.skipped[0].reason
+        assert len(train.targets) == len(train.sizes) == 2 * COUNT - 1
+        assert len(train.gather(range(2 * COUNT - 1))[0]) == 2 * COUNT - 1
+        assert len(val.targets) == 2 * COUNT
+    config.on_error = OnError.fail
+    if cached:  # a cache that was made without it does not hide it
+        with pytest.raises(UserError, match=r"1 ä\.jpg"):
+            build(config, 0)
+
+
+def test_a_truncated_picture_without_a_cache_is_named_when_it_is_read(config: FolderConfig) -> None:
+    broken(one_of(config), "truncated")
+    config.cache = None
+    train, _ = build(config, 0)
+    with pytest.raises(UserError, match=r"1 ä\.jpg: the picture cannot be decoded") as caught:
+        train.gather([0, 1, 2])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_which_nothing_is_left(config: FolderConfig) -> None:
+    config.on_error = OnError.skip
+    for path in (Path(config.root) / "val" / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 4 validation pictures of dog can be used; the first: .*empty"):
+        build(config, 0)
+
+
+@pytest.mark.parametrize("name", ["key", "rule"])
+def test_key_is_of_this_rule(config: FolderConfig, name: str) -> None:
+    listing = list_folder(config, "train")
+    rules = [Rule(16, False), Rule(16, True)] if name == "rule" else [Rule(16, False), Rule(17, False)]
+    assert len({cache.key(listing, rule) for rule in rules}) == 2
