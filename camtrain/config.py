@@ -26,6 +26,16 @@ class DatasetName(enum.Enum):
     shapes = "shapes"
     folder = "folder"
     fake = "fake"
+    voc2007 = "voc2007"
+    voc2012 = "voc2012"
+    oxford_pet = "oxford_pet"
+    cub200 = "cub200"
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+    fashion_mnist = "fashion_mnist"
+    imagenette = "imagenette"
+    imagenet = "imagenet"
+    eurosat = "eurosat"
 
 
 class Task(enum.Enum):
@@ -175,6 +185,15 @@ class FolderConfig(DatasetConfig):
 
 
 @dataclass
+class PublishedConfig(DatasetConfig):
+    """A set that people publish and torchvision reads."""
+
+    root: str = MISSING
+    download: bool = False  # fetch it into root, if nothing is there
+    mirror: str | None = None  # address of a folder with the archives, instead of where they are published
+
+
+@dataclass
 class ModelConfig:
     name: str = MISSING  # small_resnet, or any torchvision classifier
     weights: str | None = None  # null or none, a torchvision weights name (IMAGENET1K_V1), or a file
@@ -243,7 +262,11 @@ class Config:
     task: Task = Task.train  # layers: list the network's layers instead of training
 
 
-DATASETS = {DatasetName.shapes: ShapesConfig, DatasetName.folder: FolderConfig, DatasetName.fake: FakeConfig}
+DATASETS = dict.fromkeys(DatasetName, PublishedConfig) | {
+    DatasetName.shapes: ShapesConfig,
+    DatasetName.folder: FolderConfig,
+    DatasetName.fake: FakeConfig,
+}
 
 
 def register() -> None:
@@ -291,8 +314,10 @@ def check(config: Config) -> None:
         raise UserError(
             f"dataset.name={config.dataset.name.value}: choose the data set with dataset={config.dataset.name.value}"
         )
-    if isinstance(config.dataset, FolderConfig) and not Path(config.dataset.root).expanduser().is_dir():
-        raise UserError(f"dataset.root={config.dataset.root}: there is no such folder")
+    if isinstance(config.dataset, FolderConfig | PublishedConfig):
+        download = isinstance(config.dataset, PublishedConfig) and config.dataset.download
+        if not download and not Path(config.dataset.root).expanduser().is_dir():
+            raise UserError(f"dataset.root={config.dataset.root}: there is no such folder")
 
 
 def crop_range(dataset: DatasetConfig) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from camtrain.data.build import build
 from camtrain.data.folder import list_folder
 from camtrain.data.listing import Rule
 from camtrain.errors import UserError
+from camtrain.files import lock
 
 COUNT = 4  # of each class in each split
 
@@ -141,7 +142,7 @@ def test_what_a_killed_run_left_is_deleted_and_a_living_ones_is_not(config: Fold
         (place / f"{name}.partial").mkdir(parents=True)
         (place / f"{name}.partial" / "lock").touch()
     with (place / "alive.partial" / "lock").open("w") as held:
-        cache._lock(held.fileno())
+        assert lock(held.fileno())
         build(config, 0)
     assert [folder.name for folder in caches(config) if "partial" in folder.name] == ["alive.partial"]
 

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
 
-from camtrain.config import AUTO, DatasetConfig, FakeConfig, FolderConfig, OnError, ShapesConfig, crop_range
-from camtrain.data import cache, fake, shapes
+from camtrain.config import (
+    AUTO,
+    DatasetConfig,
+    DatasetName,
+    FakeConfig,
+    FolderConfig,
+    OnError,
+    PublishedConfig,
+    ShapesConfig,
+    crop_range,
+)
+from camtrain.data import archive, arrays, birds, cache, classes, fake, pets, shapes, voc
+from camtrain.data.archive import Archive
 from camtrain.data.augment import Augmentation
 from camtrain.data.folder import list_folder
 from camtrain.data.listing import Listing, Rule, Skipped, each, sizes_of, square
-from camtrain.data.pictures import Decoded, Pictures, in_memory
+from camtrain.data.pictures import Decoded, Pictures, Stored, in_memory
 from camtrain.errors import UserError
 
 ROOM_FOR_CROPS = 1.25
@@ -45,23 +58,73 @@ def build(config: DatasetConfig, seed: int, workers: int | None = None) -> tuple
     Raises:
         UserError: files are missing, or cannot be read.
     """
+    threads = workers or len(os.sched_getaffinity(0))
     match config:
         case FolderConfig():
             train = list_folder(config, config.train_split)
             val = list_folder(config, config.val_split, train.classes)
-            return from_files(config, train, val, workers or len(os.sched_getaffinity(0)))
+            return from_files(config, train, val, threads)
+        case PublishedConfig():
+            return published(config, threads)
         case ShapesConfig(train=train_count, val=val_count, image_size=size, objects=objects):
             return (
                 in_memory(shapes.CLASSES, *shapes.generate(train_count, size, seed, 0, objects)),
                 in_memory(shapes.CLASSES, *shapes.generate(val_count, size, seed, 1, objects)),
             )
-        case FakeConfig(classes=classes, image_size=size):
-            names = [f"class_{number}" for number in range(classes)]
+        case FakeConfig(classes=count, image_size=size):
+            names = [f"class_{number}" for number in range(count)]
             return (
-                in_memory(names, *fake.generate(config.train, size, classes, seed, split=0)),
-                in_memory(names, *fake.generate(config.val, size, classes, seed, split=1)),
+                in_memory(names, *fake.generate(config.train, size, count, seed, split=0)),
+                in_memory(names, *fake.generate(config.val, size, count, seed, split=1)),
             )
     raise AssertionError(f"no data set is called {config.name}")
+
+
+def published(config: PublishedConfig, threads: int) -> tuple[Pictures, Pictures]:
+    """Both splits of a published set, fetched first if that is asked for.
+
+    Raises:
+        UserError: it is not there, not whole, or cannot be fetched.
+    """
+    root, size = Path(config.root).expanduser(), config.image_size
+    archives, read = _sets(root, size)[config.name]
+    if config.download:
+        if not archives:
+            raise UserError(f"dataset={config.name.value} has to be fetched by hand: its publisher asks for an account")
+        archive.provide(root, archives, config.mirror)
+    try:
+        train, val = read()
+    except (RuntimeError, OSError, KeyError) as error:
+        fetch = "; dataset.download=true fetches it into a folder that is empty or not there yet" if archives else ""
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"dataset.root={config.root}: {config.name.value} is not there ({reason}){fetch}") from error
+    if isinstance(train, Listing):
+        assert isinstance(val, Listing)
+        return from_files(config, train, val, threads)
+    assert isinstance(val, Stored)
+    return train, val
+
+
+Read = Callable[[], tuple[Listing, Listing] | tuple[Stored, Stored]]
+
+
+def _sets(root: Path, size: int) -> dict[DatasetName, tuple[Sequence[Archive], Read]]:
+    """Of each published set, what it is fetched from and how it is read."""
+    return {
+        DatasetName.voc2007: (voc.ARCHIVES["2007"], lambda: voc.list_voc(root, "2007")),
+        DatasetName.voc2012: (voc.ARCHIVES["2012"], lambda: voc.list_voc(root, "2012")),
+        DatasetName.oxford_pet: (pets.ARCHIVES, lambda: pets.list_pets(root)),
+        DatasetName.cub200: (birds.ARCHIVES, lambda: birds.list_birds(root)),
+        DatasetName.cifar10: (arrays.CIFAR10_ARCHIVES, lambda: arrays.read_cifar(root, CIFAR10, size)),
+        DatasetName.cifar100: (arrays.CIFAR100_ARCHIVES, lambda: arrays.read_cifar(root, CIFAR100, size)),
+        DatasetName.fashion_mnist: (
+            arrays.FASHION_MNIST_ARCHIVES,
+            lambda: arrays.read_fashion_mnist(root, size),
+        ),
+        DatasetName.imagenette: (classes.IMAGENETTE, lambda: classes.list_imagenette(root)),
+        DatasetName.imagenet: ((), lambda: classes.list_imagenet(root)),
+        DatasetName.eurosat: (classes.EUROSAT, lambda: classes.list_eurosat(root)),
+    }
 
 
 def from_files(config: DatasetConfig, train: Listing, val: Listing, threads: int) -> tuple[Pictures, Pictures]:
@@ -111,8 +174,8 @@ def opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, sp
     return pictures
 
 
-def per_class(targets: Tensor, classes: int) -> list[int]:
+def per_class(targets: Tensor, count: int) -> list[int]:
     """How many pictures show each class."""
     if targets.dim() == 2:
         return targets.sum(0).tolist()
-    return torch.bincount(targets, minlength=classes).tolist()
+    return torch.bincount(targets, minlength=count).tolist()

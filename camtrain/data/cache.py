@@ -8,7 +8,6 @@ is deleted by the next that makes a cache. A cache may be deleted at any time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from camtrain.data.listing import Listing, Mask, Rule, Skipped, each, sizes_of, square
 from camtrain.data.pictures import Stored
 from camtrain.errors import UserError
+from camtrain.files import lock
 
 log = logging.getLogger("camtrain")
 
@@ -123,9 +123,9 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         partial.mkdir()
     except OSError as error:
         raise _not_written(folder.parent, error) from error
-    with (partial / "lock").open("w") as lock:
+    with (partial / "lock").open("w") as held:
         try:
-            _lock(lock.fileno())
+            lock(held.fileno())
             _fill(partial, listing, rule, threads, name, skip, with_regions)
             try:
                 partial.rename(folder)
@@ -171,15 +171,11 @@ def _delete_abandoned(folder: Path) -> None:
     """Delete what killed runs left unfinished: a living one holds a lock on its own."""
     for partial in folder.glob(f"*{PARTIAL}"):
         try:
-            with (partial / "lock").open("r+") as lock:
-                _lock(lock.fileno())
-                shutil.rmtree(partial, ignore_errors=True)
+            with (partial / "lock").open("r+") as held:
+                if lock(held.fileno()):
+                    shutil.rmtree(partial, ignore_errors=True)
         except OSError:
             continue
-
-
-def _lock(descriptor: int) -> None:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _not_written(folder: Path, error: OSError) -> UserError:

@@ -232,7 +232,7 @@ def each(
             if not isinstance(item, BadPicture):
                 yield number, item
             elif skipped is None:
-                raise item
+                raise BadPicture(f"{item}, or leave such pictures out (dataset.on_error=skip)")
             else:
                 skipped.append(Skipped(str(listing.paths[number]), str(item)))
     finally:
