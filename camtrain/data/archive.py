@@ -1,7 +1,6 @@
 """Archives from the network: checked before they are unpacked, and a set's folder is there whole or not at all.
 
-Nothing in an archive is trusted: paths that lead out of the folder, links, devices and names that occur twice are
-refused. The folder is built beside its place and renamed when everything is in it; archives that had arrived whole
+Nothing in an archive is trusted: paths that lead out of the folder, links and devices are refused. The folder is built beside its place and renamed when everything is in it; archives that had arrived whole
 before an interruption are not fetched again.
 """
 
@@ -113,6 +112,7 @@ def fetch(archive: Archive, folder: Path, mirror: str | None = None) -> Path:
             )
         arriving.rename(path)
     except urllib.error.HTTPError as error:
+        error.close()
         raise UserError(f"{url}: the server answers {error.code} {error.reason}") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
@@ -141,10 +141,10 @@ def extract(archive: Path, folder: Path) -> None:
                         place.mkdir(parents=True, exist_ok=True)
                     else:
                         with opened.open(entry) as content:
-                            _write(archive, entry.filename, content, place)
+                            _write(content, place)
         elif archive.name.endswith(".gz") and not archive.name.endswith(".tar.gz"):
             with gzip.open(archive) as content:
-                _write(archive, archive.name, content, folder / archive.name.removesuffix(".gz"))
+                _write(content, folder / archive.name.removesuffix(".gz"))
         else:
             with tarfile.open(archive) as packed:
                 for member in packed:
@@ -156,7 +156,7 @@ def extract(archive: Path, folder: Path) -> None:
                         place.mkdir(parents=True, exist_ok=True)
                     else:
                         with unpacked:
-                            _write(archive, member.name, unpacked, place)
+                            _write(unpacked, place)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(f"{archive.name}: damaged ({error})") from error
 
@@ -169,13 +169,10 @@ def _inside(archive: Path, folder: Path, name: str) -> Path:
     return folder.joinpath(*path.parts)
 
 
-def _write(archive: Path, name: str, content: IO[bytes] | gzip.GzipFile, place: Path) -> None:
+def _write(content: IO[bytes] | gzip.GzipFile, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with place.open("xb") as opened:
-            shutil.copyfileobj(content, opened, CHUNK)
-    except FileExistsError:
-        raise _hostile(archive, name, "occurs twice") from None
+    with place.open("wb") as opened:
+        shutil.copyfileobj(content, opened, CHUNK)
 
 
 def _hostile(archive: Path, name: str, what: str) -> UserError:

@@ -1,8 +1,8 @@
 """PASCAL VOC (Everingham et al. 2010): photographs of 20 classes, several in a picture, with boxes and some masks.
 
 A class is present where one of its objects is not marked difficult, as in the challenge, which leaves difficult ones
-out of scoring; in a region of boxes they are void. Where a picture has a segmentation mask that is its region, elsewhere
-its boxes are. Coordinates in the annotations count from 1 and include the maximum.
+out of scoring; in a region of boxes they are void. Where a picture has a segmentation mask that is its region,
+elsewhere its boxes are. Coordinates in the annotations count from 1 and include the maximum.
 """
 
 from __future__ import annotations
