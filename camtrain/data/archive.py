@@ -1,7 +1,8 @@
 """Archives from the network: checked before they are unpacked, and a set's folder is there whole or not at all.
 
-Nothing in an archive is trusted: paths that lead out of the folder, links and devices are refused. The folder is built beside its place and renamed when everything is in it; archives that had arrived whole
-before an interruption are not fetched again.
+Nothing in an archive is trusted: paths that lead out of the folder, links and devices are refused. The folder is built
+beside its place and renamed when everything is in it; archives that had arrived whole before an interruption are not
+fetched again.
 """
 
 from __future__ import annotations
