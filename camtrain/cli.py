@@ -200,6 +200,9 @@ def job(
             print(experiment.layers(config))
             discard(folder, existing)
             return None
+        if config.task is Task.data:
+            experiment.look_at_data(config, folder)
+            return None
         result = experiment.run(config, folder)
     except UserError as error:
         complain(f"{error}{left_in(folder)}")

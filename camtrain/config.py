@@ -41,6 +41,7 @@ class DatasetName(enum.Enum):
 class Task(enum.Enum):
     train = "train"
     layers = "layers"
+    data = "data"
 
 
 class CamVariant(enum.Enum):
@@ -259,7 +260,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: int = _ranged(0, 0, 2**31 - 1)
-    task: Task = Task.train  # layers: list the network's layers instead of training
+    task: Task = Task.train  # instead of training, layers lists those of the network, data says what is in the data set
 
 
 DATASETS = dict.fromkeys(DatasetName, PublishedConfig) | {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -59,6 +60,35 @@ def strip(drawn: Drawn, arms: Sequence[str]) -> Pixels:
         tiles.append(_with_outline((grey * (1 - 0.75 * level) + colours * 0.75 * level).astype(np.uint8), outline))
     gap = np.full((TILE, GAP, 3), 255, np.uint8)
     return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+
+
+class Row(NamedTuple):
+    """Pictures of one class."""
+
+    label: str
+    images: Tensor  # (pictures, 3, size, size) float, 0..1
+    regions: Tensor  # (pictures, size, size) uint8
+
+
+def contact_sheet(rows: Sequence[Row]) -> Pixels:
+    """A row of pictures for each class under its name, objects outlined, as one RGB picture."""
+    heading = 30
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 17)
+    columns = max(len(row.images) for row in rows)
+    width, height = columns * (TILE + GAP) + GAP, TILE + heading
+    sheet = Image.new("RGB", (width, len(rows) * height + GAP), "white")
+    for number, row in enumerate(rows):
+        top = number * height
+        ImageDraw.Draw(sheet).text((GAP, top + 6), row.label, fill="black", font=font)
+        for column, (image, region) in enumerate(zip(row.images, row.regions, strict=True)):
+            tile = _with_outline(_tile(image), _outline(region))
+            sheet.paste(Image.fromarray(tile), (GAP + column * (TILE + GAP), top + heading))
+    return np.asarray(sheet)
+
+
+def save_png(pixels: Pixels, opened: BinaryIO) -> None:
+    """Write a picture."""
+    Image.fromarray(pixels).save(opened, format="PNG")
 
 
 def _tile(image: Tensor) -> Pixels:

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -24,12 +26,15 @@ from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
 from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, keys
+from camtrain.data import overview
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.pictures import Pictures
 from camtrain.errors import UserError
 from camtrain.evaluate import evaluate, evaluate_maps, forward_maps
+from camtrain.files import write_atomically
+from camtrain.indicators import VOID
 from camtrain.model import build as build_model
 from camtrain.model import is_pretrained, survey
 from camtrain.optim import default_learning_rate
@@ -266,6 +271,43 @@ def layers(config: Config) -> str:
     # Which layers there are does not depend on the number of classes.
     chosen, found = survey(config.model, 10, config.dataset.image_size)
     return narration.layers(config, chosen, found)
+
+
+def look_at_data(config: Config, folder: Path) -> None:
+    """Say what is in the data set, and leave a contact sheet with the objects' outlines in the folder.
+
+    Raises:
+        UserError: files are missing, or cannot be read.
+    """
+    # Nothing is kept, and both splits are looked at in the same way.
+    dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None)
+    train, val = build_data(dataset, config.seed, config.trainer.workers)
+    looks = overview.look(train), overview.look(val)
+    parts = {"training": overview.count(train, looks[0]), "validation": overview.count(val, looks[1])}
+    log.info("%s, %d px\n", narration.data_name(config), dataset.image_size)
+    log.info("%s\n", overview.table(parts, overview.twins(train, val, looks)))
+    rows = contact_rows(train, stream(config.seed, Stream.pictures))
+    sheet = folder / "contact_sheet.png"
+    write_atomically(sheet, lambda opened: drawing.save_png(drawing.contact_sheet(rows), opened))
+    log.info("contact sheet  %s", sheet)
+
+
+SHEET_COLUMNS = 8
+
+
+def contact_rows(pictures: Pictures, generator: np.random.Generator) -> list[drawing.Row]:
+    """Random pictures of each class, with its own objects' regions."""
+    rows = []
+    for kind, name in enumerate(pictures.classes):
+        of_class = pictures.targets == kind if pictures.targets.dim() == 1 else pictures.targets[:, kind] == 1
+        having = of_class.nonzero().flatten().tolist()
+        chosen = sorted(generator.permutation(having)[:SHEET_COLUMNS].tolist())
+        if chosen:
+            images, regions = pictures.gather(chosen)
+            if pictures.targets.dim() == 2:
+                regions = torch.where((regions == kind + 1) | (regions == VOID), regions, 0)
+            rows.append(drawing.Row(f"{name} ({len(having)})", images.float() / 255, regions))
+    return rows
 
 
 def tensorboard_command() -> str:

@@ -87,3 +87,8 @@ class Decoded:
     def _square(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         width, height = self.sizes[number].tolist()
         return square(self.listing, number, self.rule, (width, height))
+
+
+def name_of(pictures: Pictures, number: int) -> str:
+    """What to call a picture: its file, or its number where it has none."""
+    return str(pictures.listing.paths[number]) if isinstance(pictures, Decoded) else f"picture {number}"

@@ -1,0 +1,145 @@
+"""What is in a data set, counted before anything is trained: classes, sizes, regions, and pictures that occur twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from camtrain.data.pictures import Pictures, name_of
+
+CHUNK = 256  # pictures looked at at once
+
+
+class Twin(NamedTuple):
+    """Two pictures that are the same, or look it."""
+
+    first: str
+    second: str
+    identical: bool  # every pixel is equal, else the fingerprints are
+    same_class: bool
+
+
+class Overview(NamedTuple):
+    """Figures of one split."""
+
+    per_class: dict[str, int]
+    pictures: int
+    without_class: int
+    sizes: tuple[tuple[int, int], ...]  # the smallest, the middle and the largest picture by area, width and height
+    with_region: int
+    empty_regions: int  # pictures whose region is known and shows no object in the part that is looked at
+    skipped: int
+
+
+class Looks(NamedTuple):
+    """Of each picture, in order."""
+
+    digests: list[bytes]
+    fingerprints: list[int | None]  # None for a picture without any structure
+    has_object: Tensor  # (pictures,) bool
+
+
+def look(pictures: Pictures) -> Looks:
+    """Digests and fingerprints of every picture. Both splits have to be squares of the same kind."""
+    digests: list[bytes] = []
+    fingerprints: list[int | None] = []
+    has_object = []
+    for at in range(0, len(pictures.targets), CHUNK):
+        images, regions = pictures.gather(range(at, min(at + CHUNK, len(pictures.targets))))
+        digests += [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
+        fingerprints += fingerprint(images)
+        has_object.append(((regions > 0) & (regions < 255)).flatten(1).any(1))
+    return Looks(digests, fingerprints, torch.cat(has_object))
+
+
+def fingerprint(images: Tensor) -> list[int | None]:
+    """64 bits of each picture that survive a change of size, compression and brightness: whether each of 8 x 8 cells is
+    brighter than its right neighbour (difference hash). None where no cell differs.
+
+    Args:
+        images: (batch, 3, side, side) uint8.
+    """
+    grey = images.float().mean(1, keepdim=True)
+    small = interpolate(grey, (8, 9), mode="bilinear", antialias=True, align_corners=False)[:, 0]
+    brighter = (small[:, :, 1:] > small[:, :, :-1]).flatten(1)
+    flat = (small.amax((1, 2)) - small.amin((1, 2))) < 1
+    bits = brighter.long().tolist()
+    return [None if empty else int("".join(map(str, row)), 2) for row, empty in zip(bits, flat.tolist(), strict=True)]
+
+
+def count(pictures: Pictures, looks: Looks) -> Overview:
+    """Figures of a split that was looked at."""
+    single = pictures.targets.dim() == 1
+    present = (
+        torch.bincount(pictures.targets, minlength=len(pictures.classes)) if single else pictures.targets.sum(0)
+    ).tolist()
+    by_area = pictures.sizes[pictures.sizes.prod(1).argsort()].tolist()
+    chosen = (by_area[0], by_area[len(by_area) // 2], by_area[-1])
+    return Overview(
+        dict(zip(pictures.classes, present, strict=True)),
+        len(pictures.targets),
+        0 if single else int((pictures.targets.sum(1) == 0).sum()),
+        tuple((width, height) for width, height in chosen),
+        pictures.with_region,
+        max(0, pictures.with_region - int(looks.has_object.sum())),
+        len(pictures.skipped),
+    )
+
+
+def twins(first: Pictures, second: Pictures, looks: tuple[Looks, Looks]) -> list[Twin]:
+    """Pictures of the first split that are in the second as well; identical ones first."""
+    found = []
+    known: dict[bytes | int, int] = {}
+    for number in reversed(range(len(first.targets))):
+        known[looks[0].digests[number]] = number
+        mark = looks[0].fingerprints[number]
+        if mark is not None:
+            known[mark] = number
+    for number, (digest, mark) in enumerate(zip(*looks[1][:2], strict=True)):
+        other = known.get(digest, None if mark is None else known.get(mark))
+        if other is not None:
+            same = torch.equal(first.targets[other], second.targets[number])
+            found.append(Twin(name_of(first, other), name_of(second, number), digest in known, same))
+    return sorted(found, key=lambda twin: not twin.identical)
+
+
+def table(parts: Mapping[str, Overview], same: list[Twin], shown: int = 5) -> str:
+    """The figures of both splits in words."""
+    names = list(next(iter(parts.values())).per_class)
+    width = max(12, *(len(name) for name in names))
+    lines = [f"{'':<{width}}" + "".join(f"  {split:>12}" for split in parts)]
+
+    def row(label: str, cells: list[str]) -> None:
+        lines.append(f"{label:<{width}}" + "".join(f"  {cell:>12}" for cell in cells))
+
+    for name in names:
+        row(name, [str(part.per_class[name]) for part in parts.values()])
+    lines.append("")
+    row("pictures", [str(part.pictures) for part in parts.values()])
+    if any(part.without_class for part in parts.values()):
+        row("no class", [str(part.without_class) for part in parts.values()])
+    row("mask or box", [str(part.with_region) for part in parts.values()])
+    if any(part.empty_regions for part in parts.values()):
+        row("of no object", [str(part.empty_regions) for part in parts.values()])
+    if any(part.skipped for part in parts.values()):
+        row("left out", [str(part.skipped) for part in parts.values()])
+    for number, label in enumerate(("smallest", "middle", "largest")):
+        row(label, ["x".join(map(str, part.sizes[number])) for part in parts.values()])
+    lines.append("")
+    identical = sum(twin.identical for twin in same)
+    lines.append(
+        f"in both splits: {identical} identical picture{'s' * (identical != 1)},"
+        f" {len(same) - identical} that look alike"
+    )
+    for twin in same[:shown]:
+        what = "identical" if twin.identical else "look alike"
+        other = "" if twin.same_class else ", of different classes"
+        lines.append(f"  {what}{other}: {twin.first} and {twin.second}")
+    if len(same) > shown:
+        lines.append(f"  and {len(same) - shown} more")
+    return "\n".join(lines)
