@@ -25,7 +25,7 @@ from camtrain import checkpoint, comparison, drawing, narration, report, result
 from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
-from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, keys
+from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, Term, keys
 from camtrain.data import overview
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
@@ -67,7 +67,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     device = choose_device(config.trainer.device)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    train_pictures, val_pictures = build_data(config.dataset, config.seed, config.trainer.workers)
+    train_pictures, val_pictures = build_data(
+        config.dataset, config.seed, config.trainer.workers, config.cam.term is Term.energy_outside
+    )
     built = build_model(
         config.model,
         len(train_pictures.classes),
@@ -281,7 +283,7 @@ def look_at_data(config: Config, folder: Path) -> None:
     """
     # Nothing is kept, and both splits are looked at in the same way.
     dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None)
-    train, val = build_data(dataset, config.seed, config.trainer.workers)
+    train, val = build_data(dataset, config.seed, config.trainer.workers, guided=True)
     looks = overview.look(train), overview.look(val)
     parts = {"training": overview.count(train, looks[0]), "validation": overview.count(val, looks[1])}
     log.info("%s, %d px\n", narration.data_name(config), dataset.image_size)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional
 
-from camtrain.data.augment import Augmentation, Draws, augment, draw, middles, recolour
+from camtrain.data.augment import Augmentation, Draws, _by_matrices, augment, crop, draw, recolour
 
 EVERYTHING = Augmentation((0.3, 1.0), True, 0.4, 0.4, 0.4, 0.1, 0.5)
 
@@ -74,11 +74,24 @@ def test_crop_is_that_of_the_picture_as_it_was_before_it_was_stretched_to_a_squa
     assert np.abs(got[0].permute(1, 2, 0).numpy() - expected).max() < 0.03
 
 
-def test_middle_of_a_whole_picture_is_its_middle_square() -> None:
-    draws = middles(torch.tensor([[300, 200], [200, 400], [50, 50]]))
+def test_matrices_crop_as_the_kernel_does() -> None:
+    images = torch.randint(0, 255, (40, 3, 50, 50), dtype=torch.uint8)
+    draws = drawn(Augmentation((0.05, 1.0)), 40, (50, 50))
     assert draws.crops is not None
-    expected = [[1 / 6, 0, 5 / 6, 1], [0, 0.25, 1, 0.75], [0, 0, 1, 1]]
-    assert draws.crops.tolist() == [pytest.approx(row) for row in expected]
+    for size in (16, 50, 70):
+        kernel, _ = crop(images, images[:, 0], draws.crops, size)
+        low = (draws.crops[:, :2] * 50).round()
+        high = (draws.crops[:, 2:] * 50).round()
+        matrices = _by_matrices(images, low, high, size)
+        assert (kernel.int() - matrices.int()).abs().max() <= 2  # the kernel rounds between rows and columns
+
+
+def test_tiny_crops_keep_a_pixel() -> None:
+    images = torch.randint(0, 255, (2, 3, 10, 10), dtype=torch.uint8)
+    boxes = torch.tensor([[0.31, 0.31, 0.32, 0.32], [0.999, 0.999, 1.0, 1.0]])
+    got, regions = crop(images, images[:, 0], boxes, 4)
+    assert torch.equal(got[0], images[0, :, 3:4, 3:4].expand(3, 4, 4))
+    assert torch.equal(regions[1], images[1, 0, 9:, 9:].expand(4, 4))
 
 
 @pytest.mark.parametrize("number", range(3))

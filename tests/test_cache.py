@@ -66,7 +66,7 @@ def test_it_holds_what_decoding_gives(config: FolderConfig) -> None:
 
 @pytest.mark.parametrize("change", ["content", "time", "name", "mask", "size", "crop", "boxes"])
 def test_whatever_defines_it_makes_another(config: FolderConfig, change: str) -> None:
-    build(config, 0)
+    build(config, 0, guided=True)
     path = one_of(config)
     if change == "content":
         Image.new("RGB", (40, 30)).save(path)
@@ -85,7 +85,7 @@ def test_whatever_defines_it_makes_another(config: FolderConfig, change: str) ->
     else:
         (Path(config.root) / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/cat/1 ä.jpg,1,2,30,20\n")
     before = set(caches(config))
-    train, _ = build(config, 0)
+    train, _ = build(config, 0, guided=True)
     made = set(caches(config)) - before
     assert len(made) == (2 if change == "size" else 1)
     if change in ("mask", "boxes"):

@@ -105,7 +105,7 @@ def write_folder(
 
 def region(config: FolderConfig, number: int) -> np.ndarray:
     listing = list_folder(config, "train")
-    return np.asarray(region_of(listing, number, size_of(listing, number)))
+    return region_of(listing, number, size_of(listing, number))
 
 
 def box_mask(width: int, height: int) -> np.ndarray:
@@ -117,7 +117,7 @@ def box_mask(width: int, height: int) -> np.ndarray:
 
 def test_folder_with_masks(tmp_path: Path) -> None:
     config = write_folder(tmp_path, box_mask)
-    train, val = build(config, seed=0)
+    train, val = build(config, seed=0, guided=True)
     assert list(train.classes) == ["cat", "dog"]
     assert len(train.targets) == len(val.targets) == train.with_region == 6
     assert sorted(np.unique(region(config, 0))) == [0, 1, 255]
@@ -135,7 +135,7 @@ def test_folder_with_boxes(tmp_path: Path) -> None:
         rows.writerow(["path", "class", "xmin", "ymin", "xmax", "ymax"])
         rows.writerow(["train/cat/picture 0 ä.png", "cat", 2, 3, 12, 8])
         rows.writerow(["train/cat/picture 0 ä.png", "cat", 20, 3, 22, 5])
-    train, val = build(config, 0)
+    train, val = build(config, 0, guided=True)
     assert (train.with_region, val.with_region) == (1, 0)
     assert region(config, 0).sum() == 10 * 5 + 2 * 2
     assert region(config, 0)[3:8, 2:12].all()
@@ -147,7 +147,7 @@ def test_batches_depend_neither_on_threads_nor_on_the_cache(tmp_path: Path) -> N
     made = []
     for workers, cache in ((1, None), (3, None), (2, str(tmp_path / "cache")), (2, str(tmp_path / "cache"))):
         config.cache = cache
-        train, _ = build(config, 0, workers)
+        train, _ = build(config, 0, workers, guided=True)
         made.append(batches(train, 2, augmentation, 24, epochs=2))
     assert len(made[0]) == 6
     for other in made[1:]:
@@ -210,7 +210,7 @@ def test_pictures_of_other_modes(tmp_path: Path, mode: str) -> None:
 
 def folder_error(config: FolderConfig) -> str:
     with pytest.raises(UserError) as caught:
-        build(config, 0)
+        build(config, 0, guided=True)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -235,7 +235,7 @@ def test_folder_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     root, config = fresh("binary masks", lambda w, h: (box_mask(w, h) > 0).astype(np.uint8) * 255)
     assert "dataset.void=null" in folder_error(config)
     config.void = None
-    assert build(config, 0)[0].with_region == 6
+    assert build(config, 0, guided=True)[0].with_region == 6
 
     root, config = fresh("colour mask", lambda w, h: np.zeros((h, w, 3), np.uint8))
     assert "one channel" in folder_error(config)
@@ -281,7 +281,7 @@ def test_fake() -> None:
 
 
 def test_real_photographs_with_masks(photographs: Path) -> None:
-    train, val = build(FolderConfig(root=str(photographs / "tiny_animals"), image_size=96, cache=None), 0)
+    train, val = build(FolderConfig(root=str(photographs / "tiny_animals"), image_size=96, cache=None), 0, guided=True)
     assert (len(train.targets), len(val.targets)) == (48, 24)
     assert (train.with_region, val.with_region) == (48, 24)
     batch = next(all_batches(val, 24, CPU))

@@ -194,7 +194,7 @@ def config_of(name: DatasetName, root: Path, **more: Any) -> PublishedConfig:
 @pytest.mark.parametrize("name", MAKE)
 def test_every_set_is_read_from_its_layout(name: DatasetName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     MAKE[name](tmp_path, monkeypatch)
-    train, val = build(config_of(name, tmp_path), 0)
+    train, val = build(config_of(name, tmp_path), 0, guided=True)
     if name in COUNTS:
         assert (len(train.targets), len(val.targets)) == COUNTS[name]
     else:  # split by file name
@@ -214,7 +214,7 @@ def test_voc_counts_from_one_leaves_difficult_objects_out_and_prefers_masks(tmp_
     assert present == [["cat", "person"], ["dog"]]
     config = config_of(DatasetName.voc2012, tmp_path)
     config.image_size = 30
-    pictures, _ = build(config, 0)
+    pictures, _ = build(config, 0, guided=True)
     _, regions = pictures.gather([0, 1])  # the middle square: columns 5 to 35 of 40
     assert sorted(regions[0].unique().tolist()) == [0, 8, 15, 255]
     assert (regions[0] == 8).sum() == 20 * 12
@@ -230,11 +230,11 @@ def test_pets_have_trimaps_and_birds_have_masks_or_boxes(tmp_path: Path) -> None
     make_birds(tmp_path)
     config = config_of(DatasetName.oxford_pet, tmp_path)
     config.image_size = 30
-    _, regions = build(config, 0)[0].gather([0])
+    _, regions = build(config, 0, guided=True)[0].gather([0])
     assert (regions == 1).sum() == 200
     assert (regions == 255).sum() == 30
     config.name = DatasetName.cub200
-    train, _ = build(config, 0)
+    train, _ = build(config, 0, guided=True)
     _, regions = train.gather(range(4))  # masks of the first class alone
     assert [(row == 1).sum() for row in regions] == [15 * 20] * 4
     assert list(train.classes) == ["Bird 1", "Bird 2"]
@@ -311,21 +311,21 @@ def test_every_set_is_fetched_whole_or_not_at_all(
     whole = last.read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="damaged or another one"):
-        build(config_of(name, root, download=True, mirror=address), 0)
+        build(config_of(name, root, download=True, mirror=address), 0, guided=True)
     publish((*made[:-1], made[-1]._replace(md5="0" * 32)))
     last.write_bytes(whole)
     with pytest.raises(UserError, match="damaged or another one"):
-        build(config_of(name, root, download=True, mirror=address), 0)
+        build(config_of(name, root, download=True, mirror=address), 0, guided=True)
     assert not root.exists()
     publish(made)
-    fetched = build(config_of(name, root, download=True, mirror=address), 0)
-    original = build(config_of(name, tmp_path / "original"), 0)
+    fetched = build(config_of(name, root, download=True, mirror=address), 0, guided=True)
+    original = build(config_of(name, tmp_path / "original"), 0, guided=True)
     for one, other in zip(fetched, original, strict=True):
         assert torch.equal(one.targets, other.targets)
         numbers = range(len(one.targets))
         assert all(torch.equal(*pair) for pair in zip(one.gather(numbers), other.gather(numbers), strict=True))
     asked = len(Quiet.asked)
-    build(config_of(name, root, download=True, mirror=address), 0)
+    build(config_of(name, root, download=True, mirror=address), 0, guided=True)
     assert len(Quiet.asked) == asked
 
 

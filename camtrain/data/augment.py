@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import interpolate
 
-from camtrain.data.listing import middle
 from camtrain.indicators import VOID
 from camtrain.normalisation import MEAN
 
@@ -103,13 +102,6 @@ def _tensor(array: np.ndarray | None) -> Tensor | None:
     return None if array is None else torch.from_numpy(array).float()
 
 
-def middles(sizes: Tensor) -> Draws:
-    """The middle square of each picture, for squares that show the whole of it."""
-    boxes = [[*middle(width, height)] for width, height in sizes.tolist()]
-    crops = torch.tensor(boxes) / sizes[:, [0, 1, 0, 1]]
-    return Draws(torch.zeros(len(sizes), dtype=torch.bool), crops.float(), None, None)
-
-
 def augment(images: Tensor, regions: Tensor, draws: Draws, size: int) -> tuple[Tensor, Tensor]:
     """Apply the draws.
 
@@ -122,11 +114,10 @@ def augment(images: Tensor, regions: Tensor, draws: Draws, size: int) -> tuple[T
     Returns:
         (batch, 3, size, size) float32 in 0..1, (batch, size, size) uint8; what is hidden is void.
     """
-    if draws.crops is None:
-        images, regions = mirror(images, regions, draws.mirrored)
-        images = images.float().div_(255)
-    else:
-        images, regions = crop(images.float().div_(255), regions, draws.crops, draws.mirrored, size)
+    if draws.crops is not None:
+        images, regions = crop(images, regions, draws.crops, size)
+    images, regions = mirror(images, regions, draws.mirrored)
+    images = images.float().div_(255)
     if draws.colours is not None:
         images = recolour(images, draws.colours)
     if draws.erased is not None:
@@ -140,28 +131,54 @@ def mirror(images: Tensor, regions: Tensor, mirrored: Tensor) -> tuple[Tensor, T
     return images, torch.where(mirrored[:, None, None], regions.flip(2), regions)
 
 
-def crop(images: Tensor, regions: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Stretch a box of each picture and its region to `size`: bilinear, and the nearest value.
+def crop(images: Tensor, regions: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Stretch a box of each picture and its region to `size`, the picture antialiased, the region by nearest values.
+
+    The box is rounded to whole pixels of the square. On the CPU torch's kernel for bytes does this picture by picture,
+    several times as fast as anything on the whole batch; elsewhere the batch is multiplied by matrices, which gives the
+    same but for rounding.
 
     Args:
-        images: (batch, 3, side, side) float32.
+        images: (batch, 3, side, side) uint8.
         regions: (batch, side, side) uint8.
         boxes: (batch, 4), left, top, right, bottom as shares of the square.
-        mirrored: (batch,) bool.
         size: edge of the result in pixels.
     """
-    left, top, right, bottom = (2 * boxes - 1).unbind(1)
-    left, right = torch.where(mirrored, right, left), torch.where(mirrored, left, right)
-    centres = (torch.arange(size, device=boxes.device) + 0.5) / size
-    across = left[:, None] + (right - left)[:, None] * centres
-    down = top[:, None] + (bottom - top)[:, None] * centres
-    shape = (len(boxes), size, size)
-    grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], 3)
-    cut = grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     side = regions.shape[-1]
-    columns, rows = (((at + 1) * (side / 2)).long().clamp(0, side - 1) for at in (across, down))
+    low = (boxes[:, :2] * side).round().clamp(0, side - 1)
+    high = torch.maximum((boxes[:, 2:] * side).round().clamp(0, side), low + 1)
+    centres = (torch.arange(size, device=boxes.device) + 0.5) / size
+    columns, rows = ((low[:, n, None] + centres * (high - low)[:, n, None]).long() for n in (0, 1))
     picture = torch.arange(len(boxes), device=boxes.device)[:, None, None]
-    return cut, regions[picture, rows[:, :, None], columns[:, None, :]]
+    cut = regions[picture, rows[:, :, None], columns[:, None, :]]
+    if images.device.type == "cpu":
+        corners = torch.cat([low, high], 1).long().tolist()
+        return torch.cat([_stretched(images[n : n + 1], box, size) for n, box in enumerate(corners)]), cut
+    return _by_matrices(images, low, high, size), cut
+
+
+def _stretched(image: Tensor, box: list[int], size: int) -> Tensor:
+    left, top, right, bottom = box
+    part = image[:, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+    return interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _by_matrices(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
+    """The triangle filter of antialiased bilinear interpolation along columns, then rows."""
+    side = images.shape[-1]
+    pixels = torch.arange(side, device=images.device, dtype=torch.float32)
+
+    def weights(start: Tensor, stop: Tensor) -> Tensor:
+        """(batch, size, side): what each pixel of the square gives to each of the result."""
+        scale = (stop - start)[:, None, None] / size
+        centres = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
+        share = (1 - (pixels + 0.5 - centres).abs() / scale.clamp_min(1)).clamp_min(0)
+        share = share * ((pixels >= start[:, None, None]) & (pixels < stop[:, None, None]))
+        return share / share.sum(2, keepdim=True)
+
+    across, down = weights(low[:, 0], high[:, 0]), weights(low[:, 1], high[:, 1])
+    stretched = down[:, None] @ images.float() @ across[:, None].mT
+    return stretched.round().clamp(0, 255).to(torch.uint8)
 
 
 def recolour(images: Tensor, factors: Tensor) -> Tensor:

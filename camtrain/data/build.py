@@ -47,13 +47,16 @@ def augmentation(config: DatasetConfig) -> Augmentation:
     )
 
 
-def build(config: DatasetConfig, seed: int, workers: int | None = None) -> tuple[Pictures, Pictures]:
+def build(
+    config: DatasetConfig, seed: int, workers: int | None = None, guided: bool = False
+) -> tuple[Pictures, Pictures]:
     """Training and validation pictures. Generated sets are functions of the seed.
 
     Args:
         config: which set.
         seed: of generated pictures.
         workers: threads that decode; None: one for each CPU.
+        guided: read the masks and boxes of training pictures as well.
 
     Raises:
         UserError: files are missing, or cannot be read.
@@ -63,9 +66,9 @@ def build(config: DatasetConfig, seed: int, workers: int | None = None) -> tuple
         case FolderConfig():
             train = list_folder(config, config.train_split)
             val = list_folder(config, config.val_split, train.classes)
-            return from_files(config, train, val, threads)
+            return from_files(config, train if guided else train.without_regions(), val, threads)
         case PublishedConfig():
-            return published(config, threads)
+            return published(config, threads, guided)
         case ShapesConfig(train=train_count, val=val_count, image_size=size, objects=objects):
             return (
                 in_memory(shapes.CLASSES, *shapes.generate(train_count, size, seed, 0, objects)),
@@ -80,7 +83,7 @@ def build(config: DatasetConfig, seed: int, workers: int | None = None) -> tuple
     raise AssertionError(f"no data set is called {config.name}")
 
 
-def published(config: PublishedConfig, threads: int) -> tuple[Pictures, Pictures]:
+def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[Pictures, Pictures]:
     """Both splits of a published set, fetched first if that is asked for.
 
     Raises:
@@ -100,7 +103,7 @@ def published(config: PublishedConfig, threads: int) -> tuple[Pictures, Pictures
         raise UserError(f"dataset.root={config.root}: {config.name.value} is not there ({reason}){fetch}") from error
     if isinstance(train, Listing):
         assert isinstance(val, Listing)
-        return from_files(config, train, val, threads)
+        return from_files(config, train if guided else train.without_regions(), val, threads)
     assert isinstance(val, Stored)
     return train, val
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from camtrain.errors import UserError
 
@@ -79,6 +81,10 @@ class Listing:
             self.meaning,
         )
 
+    def without_regions(self) -> Listing:
+        """The listing as if nothing were known about where the objects are."""
+        return Listing(self.classes, self.paths, self.targets, [None] * len(self.paths), self.meaning)
+
 
 class Rule(NamedTuple):
     """How a picture becomes a square of `side` pixels: its middle square, or the whole of it, stretched."""
@@ -87,10 +93,14 @@ class Rule(NamedTuple):
     whole: bool
 
 
-def middle(width: float, height: float) -> tuple[float, float, float, float]:
-    """The largest centred square: left, top, right, bottom."""
+Pixels = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels, right and bottom exclusive."""
+
+
+def middle(width: int, height: int) -> Pixels:
+    """The largest centred square, half a pixel to the left or upwards where the middle lies between two."""
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
@@ -137,32 +147,48 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
     Raises:
         BadPicture: it or its mask cannot be decoded.
     """
-    picture = _decode(listing.paths[number], rule)
-    target = (rule.side, rule.side)
+    picture = np.asarray(_decode(listing.paths[number], rule))
+    cells = region_of(listing, number, size)
 
-    def box(of: Image.Image) -> tuple[float, float, float, float]:
-        return (0.0, 0.0, *of.size) if rule.whole else middle(*of.size)
+    def box(of: np.ndarray) -> Pixels:
+        height, width = of.shape[:2]
+        return (0, 0, width, height) if rule.whole else middle(width, height)
 
-    pixels = picture.resize(target, Image.Resampling.BILINEAR, box=box(picture), reducing_gap=2.0)
-    region = region_of(listing, number, size)
-    cells = region.resize(target, Image.Resampling.NEAREST, box=box(region))
-    return np.asarray(pixels), np.asarray(cells)
+    return stretched(picture, box(picture), rule.side), nearest(cells, box(cells), rule.side)
 
 
-def region_of(listing: Listing, number: int, size: tuple[int, int]) -> Image.Image:
-    """The object in the stored picture of this size; all 0 where nothing is known."""
+def stretched(picture: np.ndarray, box: Pixels, side: int) -> np.ndarray:
+    """A box of a picture (height, width, 3) uint8 as a square, antialiased: (side, side, 3)."""
+    left, top, right, bottom = box
+    part = torch.from_numpy(picture[top:bottom, left:right].copy()).permute(2, 0, 1)[None]
+    square = interpolate(part, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    pixels: np.ndarray = square[0].permute(1, 2, 0).numpy()
+    return pixels
+
+
+def nearest(cells: np.ndarray, box: Pixels, side: int) -> np.ndarray:
+    """A box of a region (height, width) uint8 as a square of the values nearest to its pixels' centres."""
+    left, top, right, bottom = box
+    at = (2 * np.arange(side) + 1) / (2 * side)
+    rows, columns = top + (at * (bottom - top)).astype(int), left + (at * (right - left)).astype(int)
+    return cells[rows][:, columns]
+
+
+def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:
+    """The object in the stored picture of this (width, height): (height, width) uint8, 0 where nothing is known."""
     region = listing.regions[number]
     if isinstance(region, Mask):
-        return Image.fromarray(listing.meaning[mask_values(region.path)])
+        meant: np.ndarray = listing.meaning[mask_values(region.path)]
+        return meant
     blank = Image.new("L", size, 0)
     for box in sorted(region or (), key=_area, reverse=True):  # of boxes that overlap the smaller one is in front
         left, top, right, bottom = pixels_of(box, size)
         ImageDraw.Draw(blank).rectangle((left, top, right - 1, bottom - 1), fill=box.value)  # Pillow's are inclusive
-    return blank
+    return np.asarray(blank)
 
 
-def pixels_of(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The whole pixels that a box touches, inside its picture: left, top, right, bottom, the latter two exclusive.
+def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
+    """The whole pixels that a box touches, inside its picture.
 
     Raises:
         BadPicture: there are none.

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Pictures per second of camtrain's data path beside a plain torchvision pipeline, on the same pictures and settings.
+
+    scripts/bench_data.py ROOT [--size 192] [--workers 0 2] [--epochs 4]
+
+ROOT is a folder data set, `dataset=folder dataset.root=ROOT`. The plain pipeline is ImageFolder, DataLoader with so
+many worker processes, and transforms.v2: random resized crop, mirror, and, in the second round, colour jitter and
+erasing. camtrain has as many decoding threads in its one process. Both deliver float batches of training pictures; no
+network is trained. The cache begins empty: its making is in the first epoch. The two take turns in every epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from camtrain.config import FolderConfig
+from camtrain.data.batches import training_batches
+from camtrain.data.build import ROOM_FOR_CROPS, augmentation, opened
+from camtrain.data.folder import list_folder
+from camtrain.data.listing import Rule
+
+BATCH = 32
+CROP = (0.4, 1.0)
+
+
+def plain(root: Path, size: int, workers: int, epochs: int, rich: bool) -> Iterator[int]:
+    """One item, the number of pictures, at the end of each epoch."""
+    more = [v2.ColorJitter(0.4, 0.4, 0.4, 0.1), v2.RandomErasing(0.25)] if rich else []
+    steps = [
+        v2.ToImage(),
+        v2.RandomResizedCrop(size, CROP, antialias=True),
+        v2.RandomHorizontalFlip(),
+        v2.ToDtype(torch.float32, scale=True),
+        *more,
+    ]
+    folder = next(path for path in (root / "images" / "train", root / "train") if path.is_dir())
+    loader = DataLoader(
+        ImageFolder(folder, v2.Compose(steps)),
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
+    )
+    for _ in range(epochs):
+        yield sum(len(images) for images, _ in loader)
+
+
+def ours(root: Path, size: int, workers: int, epochs: int, rich: bool, cache: str) -> Iterator[int]:
+    """The same of camtrain."""
+    config = FolderConfig(root=str(root), image_size=size, crop_scale=list(CROP), cache=cache)
+    if rich:
+        config.brightness = config.contrast = config.saturation = 0.4
+        config.hue, config.erase = 0.1, 0.25
+    varied = augmentation(config)
+    listing = list_folder(config, config.train_split).without_regions()
+    pictures = opened(config, listing, Rule(round(ROOM_FOR_CROPS * size), whole=True), max(1, workers), "training")
+    batches = training_batches(pictures, BATCH, epochs, 0, varied, size, torch.device("cpu"))
+    for _ in range(epochs):
+        yield sum(len(next(batches).images) for _ in range(len(pictures.targets) // BATCH))
+    batches.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("root", type=Path, help="folder data set")
+    parser.add_argument("--size", type=int, default=192, help="pixels")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes, or threads")
+    parser.add_argument("--epochs", type=int, default=4)
+    given = parser.parse_args()
+    print(f"{'augmentation':<22}{'workers':>8}{'epoch':>7}{'plain':>9}{'camtrain':>10}  pictures per second, ratio")
+    for rich in (False, True):
+        for workers in given.workers:
+            with tempfile.TemporaryDirectory() as cache:
+                runs = (
+                    plain(given.root, given.size, workers, given.epochs, rich),
+                    ours(given.root, given.size, workers, given.epochs, rich, cache),
+                )
+                speeds: tuple[list[float], list[float]] = ([], [])
+                for _ in range(given.epochs):
+                    for run, speed in zip(runs, speeds, strict=True):
+                        started = time.perf_counter()
+                        count = next(run)
+                        speed.append(count / (time.perf_counter() - started))
+                label = "crop, flip" + ", colour, erase" * rich
+                first, later = zip(*((part[0], statistics.median(part[1:])) for part in speeds), strict=True)
+                for epoch, (one, two) in (("first", first), ("later", later)):
+                    print(f"{label:<22}{workers:>8}{epoch:>7}{one:>9.0f}{two:>10.0f}  x {two / one:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
