@@ -305,10 +305,11 @@ def contact_rows(pictures: Pictures, generator: np.random.Generator) -> list[dra
         having = of_class.nonzero().flatten().tolist()
         chosen = sorted(generator.permutation(having)[:SHEET_COLUMNS].tolist())
         if chosen:
-            images, regions = pictures.gather(chosen)
-            if pictures.targets.dim() == 2:
-                regions = torch.where((regions == kind + 1) | (regions == VOID), regions, 0)
-            rows.append(drawing.Row(f"{name} ({len(having)})", images.float() / 255, regions))
+            batch = one_batch(pictures, chosen, torch.device("cpu"))
+            own = batch.regions
+            if is_multilabel(batch.targets):
+                own = torch.where((own == kind + 1) | (own == VOID), own, 0)
+            rows.append(drawing.Row(f"{name} ({len(having)})", batch.images, own))
     return rows
 
 

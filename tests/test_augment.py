@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional
 
-from camtrain.data.augment import Augmentation, Draws, _by_matrices, augment, crop, draw, recolour
+from camtrain.data.augment import Augmentation, Draws, augment, crop, crop_by_matrices, draw, recolour, whole_pixels
 
 EVERYTHING = Augmentation((0.3, 1.0), True, 0.4, 0.4, 0.4, 0.1, 0.5)
 
@@ -78,20 +78,16 @@ def test_matrices_crop_as_the_kernel_does() -> None:
     images = torch.randint(0, 255, (40, 3, 50, 50), dtype=torch.uint8)
     draws = drawn(Augmentation((0.05, 1.0)), 40, (50, 50))
     assert draws.crops is not None
+    low, high = whole_pixels(draws.crops, 50)
     for size in (16, 50, 70):
-        kernel, _ = crop(images, images[:, 0], draws.crops, size)
-        low = (draws.crops[:, :2] * 50).round()
-        high = (draws.crops[:, 2:] * 50).round()
-        matrices = _by_matrices(images, low, high, size)
+        kernel, matrices = crop(images, low, high, size), crop_by_matrices(images, low, high, size)
         assert (kernel.int() - matrices.int()).abs().max() <= 2  # the kernel rounds between rows and columns
 
 
-def test_tiny_crops_keep_a_pixel() -> None:
-    images = torch.randint(0, 255, (2, 3, 10, 10), dtype=torch.uint8)
-    boxes = torch.tensor([[0.31, 0.31, 0.32, 0.32], [0.999, 0.999, 1.0, 1.0]])
-    got, regions = crop(images, images[:, 0], boxes, 4)
-    assert torch.equal(got[0], images[0, :, 3:4, 3:4].expand(3, 4, 4))
-    assert torch.equal(regions[1], images[1, 0, 9:, 9:].expand(4, 4))
+def test_tiny_crops_keep_a_pixel_and_empty_ones_none() -> None:
+    boxes = torch.tensor([[0.31, 0.31, 0.32, 0.32], [0.999, 0.999, 1.0, 1.0], [0, 0, 0, 0]])
+    low, high = whole_pixels(boxes, 10)
+    assert torch.cat([low, high], 1).tolist() == [[3, 3, 4, 4], [9, 9, 10, 10], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -61,6 +61,5 @@ def _stored(classes: list[str], images: Tensor, targets: Tensor, size: int) -> S
             for at in range(0, len(images), 1000)
         ]
         images = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
-    regions = torch.zeros(1, size, size, dtype=torch.uint8).expand(len(images), size, size)
     sizes = torch.tensor([[size, size]]).expand(len(images), 2)
-    return Stored(classes, images, targets, regions, sizes, with_region=0)
+    return Stored(classes, images, targets, None, sizes, with_region=0)

@@ -58,16 +58,12 @@ class Augmentation:
 
 
 class Draws(NamedTuple):
-    """What was drawn for a batch; boxes are left, top, right and bottom as shares of the square."""
+    """What was drawn for a batch, on the CPU; boxes are left, top, right and bottom as shares of the square."""
 
     mirrored: Tensor  # (batch,) bool
     crops: Tensor | None  # (batch, 4) float32; None: the square as it is
     colours: Tensor | None  # (batch, 4) float32: factors of brightness, contrast, saturation, and the hue's turn
     erased: Tensor | None  # (batch, 4) float32, empty where nothing is hidden; of the picture after the crop
-
-    def to(self, device: torch.device) -> Draws:
-        mirrored, *others = self
-        return Draws(mirrored.to(device), *(part if part is None else part.to(device) for part in others))
 
 
 def draw(sizes: Tensor, augmentation: Augmentation, generator: np.random.Generator) -> Draws:
@@ -102,68 +98,81 @@ def _tensor(array: np.ndarray | None) -> Tensor | None:
     return None if array is None else torch.from_numpy(array).float()
 
 
-def augment(images: Tensor, regions: Tensor, draws: Draws, size: int) -> tuple[Tensor, Tensor]:
+def augment(images: Tensor, regions: Tensor | None, draws: Draws, size: int) -> tuple[Tensor, Tensor | None]:
     """Apply the draws.
 
     Args:
         images: (batch, 3, side, side) uint8.
-        regions: (batch, side, side) uint8.
+        regions: (batch, side, side) uint8; None where none is known.
         draws: one for each picture.
         size: edge of the result in pixels.
 
     Returns:
-        (batch, 3, size, size) float32 in 0..1, (batch, size, size) uint8; what is hidden is void.
+        (batch, 3, size, size) float32 in 0..1, (batch, size, size) uint8 or None; what is hidden is void.
     """
     if draws.crops is not None:
-        images, regions = crop(images, regions, draws.crops, size)
-    images, regions = mirror(images, regions, draws.mirrored)
+        low, high = whole_pixels(draws.crops, images.shape[-1])
+        images = crop(images, low, high, size)
+        regions = regions if regions is None else crop_region(regions, low, high, size)
+    rows = draws.mirrored.nonzero().flatten().to(images.device)
+    images = mirror(images, rows)
+    regions = regions if regions is None else mirror(regions, rows)
     images = images.float().div_(255)
     if draws.colours is not None:
-        images = recolour(images, draws.colours)
+        images = recolour(images, draws.colours.to(images.device))
     if draws.erased is not None:
-        images, regions = erase(images, regions, draws.erased)
+        low, high = whole_pixels(draws.erased, size)
+        mean = torch.tensor(MEAN, device=images.device)[:, None, None]
+        erase(images, low, high, mean)
+        if regions is not None:
+            erase(regions, low, high, VOID)
     return images, regions
 
 
-def mirror(images: Tensor, regions: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-    """Flip left and right where `mirrored`, (batch,) bool."""
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    return images, torch.where(mirrored[:, None, None], regions.flip(2), regions)
+def mirror(values: Tensor, rows: Tensor) -> Tensor:
+    """Flip these rows of a batch, pictures or regions, left and right."""
+    values = values.clone(memory_format=torch.preserve_format)
+    values[rows] = values[rows].flip(-1)
+    return values
 
 
-def crop(images: Tensor, regions: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Stretch a box of each picture and its region to `size`, the picture antialiased, the region by nearest values.
+def whole_pixels(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """(batch, 2) int64 each: left and top, right and bottom of boxes (batch, 4), at least a pixel where not empty."""
+    low = (boxes[:, :2] * side).round().long().clamp(0, side - 1)
+    high = (boxes[:, 2:] * side).round().long().clamp(0, side)
+    return low, torch.where(boxes[:, 2:] > boxes[:, :2], torch.maximum(high, low + 1), low)
 
-    The box is rounded to whole pixels of the square. On the CPU torch's kernel for bytes does this picture by picture,
-    several times as fast as anything on the whole batch; elsewhere the batch is multiplied by matrices, which gives the
-    same but for rounding.
+
+def crop(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
+    """Stretch a box of each picture to `size`, antialiased.
+
+    On the CPU torch's kernel for bytes does this picture by picture, several times as fast as anything on the whole
+    batch; elsewhere the batch is multiplied by matrices, which gives the same but for rounding.
 
     Args:
         images: (batch, 3, side, side) uint8.
-        regions: (batch, side, side) uint8.
-        boxes: (batch, 4), left, top, right, bottom as shares of the square.
+        low: (batch, 2) int64, left and top.
+        high: (batch, 2) int64, right and bottom, exclusive.
         size: edge of the result in pixels.
     """
-    side = regions.shape[-1]
-    low = (boxes[:, :2] * side).round().clamp(0, side - 1)
-    high = torch.maximum((boxes[:, 2:] * side).round().clamp(0, side), low + 1)
-    centres = (torch.arange(size, device=boxes.device) + 0.5) / size
-    columns, rows = ((low[:, n, None] + centres * (high - low)[:, n, None]).long() for n in (0, 1))
-    picture = torch.arange(len(boxes), device=boxes.device)[:, None, None]
-    cut = regions[picture, rows[:, :, None], columns[:, None, :]]
-    if images.device.type == "cpu":
-        corners = torch.cat([low, high], 1).long().tolist()
-        return torch.cat([_stretched(images[n : n + 1], box, size) for n, box in enumerate(corners)]), cut
-    return _by_matrices(images, low, high, size), cut
+    if images.device.type != "cpu":
+        return crop_by_matrices(images, low.to(images.device), high.to(images.device), size)
+    parts = []
+    for image, (left, top), (right, bottom) in zip(images, low.tolist(), high.tolist(), strict=True):
+        part = image[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+        parts.append(interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False))
+    return torch.cat(parts)
 
 
-def _stretched(image: Tensor, box: list[int], size: int) -> Tensor:
-    left, top, right, bottom = box
-    part = image[:, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
-    return interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+def crop_region(regions: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
+    """The same of regions (batch, side, side) uint8, by the values nearest to the pixels' centres."""
+    centres = (torch.arange(size) + 0.5) / size
+    columns, rows = ((low[:, n, None] + centres * (high - low)[:, n, None]).long().to(regions.device) for n in (0, 1))
+    picture = torch.arange(len(regions), device=regions.device)[:, None, None]
+    return regions[picture, rows[:, :, None], columns[:, None, :]]
 
 
-def _by_matrices(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
+def crop_by_matrices(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
     """The triangle filter of antialiased bilinear interpolation along columns, then rows."""
     side = images.shape[-1]
     pixels = torch.arange(side, device=images.device, dtype=torch.float32)
@@ -199,10 +208,11 @@ def recolour(images: Tensor, factors: Tensor) -> Tensor:
     eye = torch.eye(3, dtype=images.dtype, device=images.device)
     saturate = saturation[:, None, None] * eye + (1 - saturation)[:, None, None] * to_grey
     matrix = _turn_of_hue(turn, images) @ saturate * (brightness * contrast)[:, None, None]
-    mean = torch.einsum("bchw,c->b", images, grey) / (images.shape[2] * images.shape[3])
+    mean = images.mean((2, 3)) @ grey
     offset = (1 - contrast) * brightness * mean
-    turned = torch.einsum("bdc,bchw->bdhw", matrix, images) + offset[:, None, None, None]
-    return turned.clamp_(0, 1)
+    pixels = images.permute(0, 2, 3, 1).flatten(1, 2)
+    turned = torch.baddbmm(offset[:, None, None], pixels, matrix.mT).clamp_(0, 1)
+    return turned.reshape(len(images), *images.shape[2:], 3).permute(0, 3, 1, 2)
 
 
 def _turn_of_hue(turn: Tensor, like: Tensor) -> Tensor:
@@ -218,11 +228,7 @@ def _turn_of_hue(turn: Tensor, like: Tensor) -> Tensor:
     return turn_back @ rotation @ to_yiq
 
 
-def erase(images: Tensor, regions: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Hide a box of each picture, (batch, 4) as shares, under ImageNet's mean colour; its region becomes void."""
-    size = images.shape[-1]
-    centres = (torch.arange(size, device=images.device) + 0.5) / size
-    left, top, right, bottom = boxes[:, :, None].unbind(1)
-    hidden = ((centres >= top) & (centres < bottom))[:, :, None] & ((centres >= left) & (centres < right))[:, None, :]
-    mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device)[:, None, None]
-    return torch.where(hidden[:, None], mean, images), regions.masked_fill(hidden, VOID)
+def erase(values: Tensor, low: Tensor, high: Tensor, filling: Tensor | int) -> None:
+    """Put the filling into a box of each picture or region, in place."""
+    for value, (left, top), (right, bottom) in zip(values, low.tolist(), high.tolist(), strict=True):
+        value[..., top:bottom, left:right] = filling

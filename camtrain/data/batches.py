@@ -67,12 +67,9 @@ def training_batches(
     plans = (plan for epoch in range(epochs) for plan in epoch_plans(len(pictures.targets), batch_size, seed, epoch))
     for plan, images, regions in _gathered(pictures, plans):
         generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
-        draws = draw(pictures.sizes[plan.indices], augmentation, generator).to(device)
-        images, regions = augment(
-            images.to(device, non_blocking=True), regions.to(device, non_blocking=True), draws, size
-        )
-        indices = torch.tensor(plan.indices)
-        yield Batch(images, pictures.targets[indices].to(device), regions, indices)
+        draws = draw(pictures.sizes[plan.indices], augmentation, generator)
+        images, regions = augment(*_to(device, images, regions), draws, size)
+        yield _batch(pictures, plan.indices, images, regions)
 
 
 def all_batches(pictures: Pictures, batch_size: int, device: torch.device) -> Generator[Batch, None, None]:
@@ -88,15 +85,27 @@ def one_batch(pictures: Pictures, indices: list[int], device: torch.device) -> B
     return _as_is(pictures, indices, *pictures.gather(indices), device)
 
 
-def _as_is(pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor, device: torch.device) -> Batch:
+def _as_is(
+    pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor | None, device: torch.device
+) -> Batch:
+    images, regions = _to(device, images, regions)
+    return _batch(pictures, numbers, images.float().div_(255), regions)
+
+
+def _to(device: torch.device, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return images.to(device, non_blocking=True), None if regions is None else regions.to(device, non_blocking=True)
+
+
+def _batch(pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor | None) -> Batch:
+    if regions is None:
+        regions = torch.zeros(1, *images.shape[2:], dtype=torch.uint8, device=images.device).expand(len(images), -1, -1)
     indices = torch.tensor(numbers)
-    whole = images.to(device, non_blocking=True).float().div_(255)
-    return Batch(whole, pictures.targets[indices].to(device), regions.to(device), indices)
+    return Batch(images, pictures.targets[indices].to(images.device), regions, indices)
 
 
-def _gathered(pictures: Pictures, plans: Iterable[Plan]) -> Iterator[tuple[Plan, Tensor, Tensor]]:
+def _gathered(pictures: Pictures, plans: Iterable[Plan]) -> Iterator[tuple[Plan, Tensor, Tensor | None]]:
     """Each plan with its pictures and regions."""
-    waiting: deque[tuple[Plan, Future[tuple[Tensor, Tensor]]]] = deque()
+    waiting: deque[tuple[Plan, Future[tuple[Tensor, Tensor | None]]]] = deque()
     remaining = iter(plans)
     pool = ThreadPoolExecutor(1)
     try:

@@ -66,10 +66,7 @@ def load(folder: Path, listing: Listing) -> Stored | None:
         found: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         shape = (len(found["kept"]), found["side"], found["side"])
         images = _mapped(folder / "images.bin", (*shape, 3))
-        if found["regions"]:
-            regions = torch.from_numpy(_mapped(folder / "regions.bin", shape))
-        else:
-            regions = torch.zeros(1, *shape[1:], dtype=torch.uint8).expand(shape)
+        regions = torch.from_numpy(_mapped(folder / "regions.bin", shape)) if found["regions"] else None
         kept = listing.of(found["kept"])
         return Stored(
             listing.classes,

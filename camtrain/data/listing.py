@@ -171,7 +171,8 @@ def nearest(cells: np.ndarray, box: Pixels, side: int) -> np.ndarray:
     left, top, right, bottom = box
     at = (2 * np.arange(side) + 1) / (2 * side)
     rows, columns = top + (at * (bottom - top)).astype(int), left + (at * (right - left)).astype(int)
-    return cells[rows][:, columns]
+    chosen: np.ndarray = cells[rows][:, columns]
+    return chosen
 
 
 def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:

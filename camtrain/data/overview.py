@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from camtrain.data.pictures import Pictures, name_of
+from camtrain.indicators import VOID
 
 CHUNK = 256  # pictures looked at at once
 
@@ -53,7 +54,8 @@ def look(pictures: Pictures) -> Looks:
         images, regions = pictures.gather(range(at, min(at + CHUNK, len(pictures.targets))))
         digests += [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
         fingerprints += fingerprint(images)
-        has_object.append(((regions > 0) & (regions < 255)).flatten(1).any(1))
+        known = torch.zeros(len(images), dtype=torch.bool)
+        has_object.append(known if regions is None else ((regions > 0) & (regions < VOID)).flatten(1).any(1))
     return Looks(digests, fingerprints, torch.cat(has_object))
 
 

@@ -34,8 +34,11 @@ class Pictures(Protocol):
     @property
     def skipped(self) -> Sequence[Skipped]: ...
 
-    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Pictures (batch, 3, side, side) uint8 and regions (batch, side, side) uint8, with memory of their own."""
+    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Pictures (batch, 3, side, side) uint8 and regions (batch, side, side) uint8, with memory of their own.
+
+        There are no regions where no picture of the split has one.
+        """
 
 
 @dataclass
@@ -45,14 +48,16 @@ class Stored:
     classes: Sequence[str]
     images: Tensor  # (pictures, 3, side, side) uint8
     targets: Tensor
-    regions: Tensor  # (pictures, side, side) uint8
+    regions: Tensor | None  # (pictures, side, side) uint8
     sizes: Tensor
     with_region: int
     skipped: Sequence[Skipped] = ()
 
-    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         rows = torch.as_tensor(numbers)
-        return self.images[rows], self.regions[rows]
+        # A picture is copied as one piece if its memory is one.
+        images = self.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+        return images, None if self.regions is None else self.regions.index_select(0, rows)
 
 
 def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor) -> Stored:
@@ -76,13 +81,14 @@ class Decoded:
         self.classes, self.targets = self.listing.classes, self.listing.targets
         self.with_region = sum(bool(region) for region in self.listing.regions)
 
-    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         images = np.empty((len(numbers), self.rule.side, self.rule.side, 3), np.uint8)
         regions = np.empty(images.shape[:3], np.uint8)
         made = each(self._square, self.listing, numbers, self.threads)
         for at, (_, (pixels, region)) in enumerate(made):
             images[at], regions[at] = pixels, region
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(regions)
+        known = torch.from_numpy(regions) if self.with_region else None
+        return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
     def _square(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         width, height = self.sizes[number].tolist()
