@@ -210,9 +210,8 @@ def recolour(images: Tensor, factors: Tensor) -> Tensor:
     matrix = _turn_of_hue(turn, images) @ saturate * (brightness * contrast)[:, None, None]
     mean = images.mean((2, 3)) @ grey
     offset = (1 - contrast) * brightness * mean
-    pixels = images.permute(0, 2, 3, 1).flatten(1, 2)
-    turned = torch.baddbmm(offset[:, None, None], pixels, matrix.mT).clamp_(0, 1)
-    return turned.reshape(len(images), *images.shape[2:], 3).permute(0, 3, 1, 2)
+    turned = torch.einsum("bdc,bchw->bdhw", matrix, images)
+    return turned.add_(offset[:, None, None, None]).clamp_(0, 1)
 
 
 def _turn_of_hue(turn: Tensor, like: Tensor) -> Tensor:

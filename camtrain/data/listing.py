@@ -148,13 +148,16 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
         BadPicture: it or its mask cannot be decoded.
     """
     picture = np.asarray(_decode(listing.paths[number], rule))
-    cells = region_of(listing, number, size)
 
     def box(of: np.ndarray) -> Pixels:
         height, width = of.shape[:2]
         return (0, 0, width, height) if rule.whole else middle(width, height)
 
-    return stretched(picture, box(picture), rule.side), nearest(cells, box(cells), rule.side)
+    pixels = stretched(picture, box(picture), rule.side)
+    if listing.regions[number] is None:
+        return pixels, np.zeros((rule.side, rule.side), np.uint8)
+    cells = region_of(listing, number, size)
+    return pixels, nearest(cells, box(cells), rule.side)
 
 
 def stretched(picture: np.ndarray, box: Pixels, side: int) -> np.ndarray:
