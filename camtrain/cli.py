@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
 
-USAGE, INTERRUPTED = 2, 130
+USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
@@ -66,6 +66,8 @@ def main() -> None:
             raise
         complain(str(error) if isinstance(error, UserError) else explain(error))
         sys.exit(USAGE)
+    except BrokenPipeError:
+        nobody_reads()
     except OSError as error:
         if full_error:
             raise
@@ -213,6 +215,9 @@ def job(
     except KeyboardInterrupt as interrupt:
         discard(folder, existing)
         raise KeyboardInterrupt(left_in(folder)) from interrupt
+    except BrokenPipeError:
+        discard(folder, existing)
+        nobody_reads()
     except Exception:
         log.exception("camtrain: unexpected error")
         raise
@@ -221,6 +226,12 @@ def job(
 
     final = result["arms"]["regularised"]["final"]
     return float(final[performance(final)])
+
+
+def nobody_reads() -> NoReturn:
+    """End without a word: the reader of the output, such as head, has had enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(BROKEN_PIPE)
 
 
 def left_in(folder: Path) -> str:
