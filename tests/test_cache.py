@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from camtrain.config import FolderConfig, OnError
 from camtrain.data import cache
 from camtrain.data.build import build
 from camtrain.data.folder import list_folder
-from camtrain.data.listing import Rule
+from camtrain.data.listing import Rule, each
 from camtrain.errors import UserError
 from camtrain.files import lock
 
@@ -144,6 +145,34 @@ def test_what_a_killed_run_left_is_deleted_and_a_living_ones_is_not(config: Fold
         assert lock(held.fileno())
         build(config, 0)
     assert [folder.name for folder in caches(config) if "partial" in folder.name] == ["alive.partial"]
+
+
+def test_a_killed_run_leaves_nothing_that_looks_complete(config: FolderConfig) -> None:
+    code = (
+        "import sys, time; from camtrain.config import FolderConfig; from camtrain.data import cache, build;"
+        "decode = cache.square;"
+        "cache.square = lambda *of: (print('decoding', flush=True), time.sleep(0.5), decode(*of))[2];"
+        "build.build(FolderConfig(root=sys.argv[1], image_size=16, cache=sys.argv[2]), 0, 1)"
+    )
+    command = [sys.executable, "-c", code, config.root, str(config.cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "decoding\n"
+        running.kill()
+    assert [folder.suffix for folder in caches(config)] == [".partial"]
+    build(config, 0)
+    assert len(caches(config)) == 2
+    assert all(folder.suffix == "" for folder in caches(config))
+
+
+def test_no_more_pictures_wait_than_are_soon_needed(config: FolderConfig) -> None:
+    listing = list_folder(config, "train")
+    begun: list[int] = []
+    made = each(lambda number: begun.append(number), listing, [0] * 1000, threads=2)
+    next(made)
+    time.sleep(0.2)
+    assert len(begun) <= 10
+    assert len(list(made)) == 999
 
 
 def test_no_room(config: FolderConfig, monkeypatch: pytest.MonkeyPatch) -> None:

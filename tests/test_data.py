@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,58 @@ def test_folder_with_boxes(tmp_path: Path) -> None:
     assert (train.with_region, val.with_region) == (1, 0)
     assert region(config, 0).sum() == 10 * 5 + 2 * 2
     assert region(config, 0)[3:8, 2:12].all()
+
+
+def test_boxes_of_other_classes_are_not_the_object(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    rows = [
+        "path,class,xmin,ymin,xmax,ymax",
+        "train/cat/picture 0 ä.png,cat,2,3,12,8",
+        "train/cat/picture 0 ä.png,dog,20,3,22,5",
+    ]
+    (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    assert region(config, 0).sum() == 10 * 5
+    (tmp_path / "boxes.csv").write_text("\n".join([rows[0], rows[2]]))
+    assert "boxes.csv line 2: dog: no box of" in folder_error(config)
+
+
+def test_boxes_in_coco_layout(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    config.boxes = "coco.json"
+    content = {
+        "images": [
+            {"id": 7, "file_name": "train/cat/picture 0 ä.png"},
+            {"id": 8, "file_name": "val/dog/picture 1 ä.png"},
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 1, "bbox": [2, 3, 10, 5]},
+            {"id": 2, "image_id": 7, "category_id": 2, "bbox": [20, 3, 2, 2]},
+            {"id": 3, "image_id": 7, "category_id": 1, "bbox": [0, 0, 40, 30], "iscrowd": 1},
+            {"id": 4, "image_id": 8, "category_id": 2, "bbox": [0, 0, 4, 4]},
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    assert region(config, 0).sum() == 10 * 5
+    train, val = build(config, 0, guided=True)
+    assert (train.with_region, val.with_region) == (1, 1)
+    for broken, said in (
+        ("{", "not a JSON file"),
+        ("[]", "not in the COCO layout"),
+        (json.dumps({"images": []}), "not in the COCO layout"),
+        (json.dumps({**content, "images": content["images"][:1]}), "annotation 4: there is no image 8"),
+        (
+            json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3]}]}),
+            "not in the COCO layout",
+        ),
+        (json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3, "x"]}]}), "COCO layout"),
+        (
+            json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [50, 2, 3, 3]}]}),
+            "5: the box lies outside",
+        ),
+    ):
+        (tmp_path / "coco.json").write_text(broken)
+        assert said in folder_error(config)
 
 
 def test_batches_depend_neither_on_threads_nor_on_the_cache(tmp_path: Path) -> None:

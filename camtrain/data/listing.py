@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -255,10 +257,18 @@ def each(
         except BadPicture as error:
             return error
 
+    remaining = iter(numbers)
+    waiting: deque[tuple[int, Future[T | BadPicture]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        numbers = list(numbers)
-        for number, item in zip(numbers, pool.map(attempt, numbers), strict=True):
+        # So many are begun before they are needed, and no more: what waits takes memory.
+        for number in islice(remaining, 4 * threads):
+            waiting.append((number, pool.submit(attempt, number)))
+        while waiting:
+            number, future = waiting.popleft()
+            item = future.result()
+            for following in islice(remaining, 1):
+                waiting.append((following, pool.submit(attempt, following)))
             if not isinstance(item, BadPicture):
                 yield number, item
             elif skipped is None:
