@@ -53,11 +53,13 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, instead of Hydra printing its own
     failed: list[Path] = []
     finished: list[tuple[Path, list[str], dict[str, Any]]] = []
+    logging.raiseExceptions = False  # a run goes on where nobody reads its output any more
     register()
     try:
         existing = preflight(sys.argv[1:])
         task = functools.partial(job, existing=existing, failed=failed, finished=finished)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         print(f"camtrain: interrupted{interrupt}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -199,7 +201,7 @@ def job(
         from camtrain import experiment
 
         if config.task is Task.layers:
-            print(experiment.layers(config))
+            print(experiment.layers(config), flush=True)
             discard(folder, existing)
             return None
         if config.task is Task.data:

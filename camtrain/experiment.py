@@ -30,7 +30,7 @@ from camtrain.data import overview
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
-from camtrain.data.pictures import Pictures
+from camtrain.data.pictures import Pictures, shows
 from camtrain.errors import UserError
 from camtrain.evaluate import evaluate, evaluate_maps, forward_maps
 from camtrain.files import write_atomically
@@ -83,7 +83,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
     def batches_of(epochs: int) -> Generator[Batch, None, None]:
         size = config.trainer.batch_size
-        return training_batches(train_pictures, size, epochs, config.seed, varied, config.dataset.image_size, device)
+        pixels = config.dataset.image_size
+        return training_batches(train_pictures, size, epochs, config.seed, varied, pixels, device, layout)
 
     with closing(batches_of(1)) as early:
         first = list(islice(early, PROBED_BATCHES))
@@ -148,7 +149,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     device,
                     lambda _: bar.update(),
                 )
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, device)
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout)
                 figures = evaluate(arms, val_batches, config.cam.variant, measured)
                 for arm in arms:
                     figures[arm.name] |= trained[arm.name].summary()
@@ -170,7 +171,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     continue
                 bar.set_description(f"measuring {variant.value}")
                 some = first_of(measured, config.evaluate.scorecam_pictures)
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, device)
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout)
                 chosen = some if variant is CamVariant.scorecam else measured
                 figures = evaluate_maps(arms, val_batches, variant, chosen)
                 for arm in arms:
@@ -291,18 +292,18 @@ def look_at_data(config: Config, folder: Path) -> None:
     rows = contact_rows(train, stream(config.seed, Stream.pictures))
     sheet = folder / "contact_sheet.png"
     write_atomically(sheet, lambda opened: drawing.save_png(drawing.contact_sheet(rows), opened))
-    log.info("contact sheet  %s", sheet)
+    of = f", the first {SHEET_ROWS} classes" if len(train.classes) > SHEET_ROWS else ""
+    log.info("contact sheet  %s%s", sheet, of)
 
 
-SHEET_COLUMNS = 8
+SHEET_COLUMNS, SHEET_ROWS = 8, 40
 
 
 def contact_rows(pictures: Pictures, generator: np.random.Generator) -> list[drawing.Row]:
-    """Random pictures of each class, with its own objects' regions."""
+    """Random pictures of each class (of the first ones, where there are many), with its own objects' regions."""
     rows = []
-    for kind, name in enumerate(pictures.classes):
-        of_class = pictures.targets == kind if pictures.targets.dim() == 1 else pictures.targets[:, kind] == 1
-        having = of_class.nonzero().flatten().tolist()
+    for kind, name in enumerate(pictures.classes[:SHEET_ROWS]):
+        having = shows(pictures.targets, kind).nonzero().flatten().tolist()
         chosen = sorted(generator.permutation(having)[:SHEET_COLUMNS].tolist())
         if chosen:
             batch = one_batch(pictures, chosen, torch.device("cpu"))

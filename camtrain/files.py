@@ -28,10 +28,10 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda opened: opened.write(text.encode()))
 
 
-def lock(descriptor: int) -> bool:
+def lock(descriptor: int, wait: bool = False) -> bool:
     """Take the lock of an open file, which is held until it is closed; False where another process holds it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True

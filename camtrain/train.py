@@ -97,8 +97,6 @@ def train_epoch(
         arm.model.train()
     for step in range(steps):
         batch = next(batches)
-        if config.trainer.channels_last:
-            batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         done = epoch + step / steps_per_epoch
         rate = learning_rate(config.optim, peak_rate, done, config.trainer.epochs)
         full = schedule(config.cam, done)

@@ -43,7 +43,7 @@ def plain(root: Path, size: int, workers: int, epochs: int, rich: bool) -> Itera
         v2.ToDtype(torch.float32, scale=True),
         *more,
     ]
-    folder = next(path for path in (root / "images" / "train", root / "train") if path.is_dir())
+    folder = next(path for path in (root / "train", root / "images" / "train") if path.is_dir())
     loader = DataLoader(
         ImageFolder(folder, v2.Compose(steps)),
         BATCH,
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder data set")
     parser.add_argument("--size", type=int, default=192, help="pixels")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes, or threads")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=4, choices=range(2, 100), metavar="2..")
     given = parser.parse_args()
     print(f"{'augmentation':<22}{'workers':>8}{'epoch':>7}{'plain':>9}{'camtrain':>10}  pictures per second, ratio")
     for rich in (False, True):

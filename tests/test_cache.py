@@ -39,7 +39,7 @@ def config(tmp_path: Path) -> FolderConfig:
 
 
 def caches(config: FolderConfig) -> list[Path]:
-    return sorted(Path(str(config.cache)).glob("*"))
+    return sorted(path for path in Path(str(config.cache)).glob("*") if path.is_dir())
 
 
 def one_of(config: FolderConfig, split: str = "train") -> Path:
@@ -138,13 +138,15 @@ def test_two_processes_make_it_at_once(config: FolderConfig) -> None:
 
 def test_what_a_killed_run_left_is_deleted_and_a_living_ones_is_not(config: FolderConfig) -> None:
     place = Path(str(config.cache))
-    for name in ("dead", "alive"):
-        (place / f"{name}.partial").mkdir(parents=True)
-        (place / f"{name}.partial" / "lock").touch()
-    with (place / "alive.partial" / "lock").open("w") as held:
+    dead, unlocked, alive = (f"{letter * 32}.123-{letter * 8}.partial" for letter in "abc")
+    for name in (dead, unlocked, alive, ".voc.partial"):
+        (place / name).mkdir(parents=True)
+    for name in (dead, alive, ".voc.partial"):
+        (place / name / "lock").touch()
+    with (place / alive / "lock").open("w") as held:
         assert lock(held.fileno())
         build(config, 0)
-    assert [folder.name for folder in caches(config) if "partial" in folder.name] == ["alive.partial"]
+    assert [folder.name for folder in caches(config) if "partial" in folder.name] == [".voc.partial", alive]
 
 
 def test_a_killed_run_leaves_nothing_that_looks_complete(config: FolderConfig) -> None:
@@ -253,6 +255,45 @@ def test_bad_pictures_stop_the_run_or_are_left_out(config: FolderConfig, how: st
     if cached:  # a cache that was made without it does not hide it
         with pytest.raises(UserError, match=r"1 ä\.jpg"):
             build(config, 0)
+
+
+@pytest.mark.parametrize("on_error", list(OnError))
+def test_what_was_left_out_comes_back_when_it_can_be_read(config: FolderConfig, on_error: OnError) -> None:
+    path = one_of(config)
+    whole = path.read_bytes()
+    broken(path, "truncated")
+    times = path.stat().st_mtime_ns
+    config.on_error = OnError.skip
+    build(config, 0)
+    key = cache.key(list_folder(config, "train"), Rule(16, False))
+    for made in caches(config):  # as if it had been another reason than what is in the file
+        if made.name == key:
+            path.write_bytes(whole)
+            os.utime(path, ns=(times, times))
+            made.rename(made.with_name(cache.key(list_folder(config, "train"), Rule(16, False))))
+    config.on_error = on_error
+    train, _ = build(config, 0)
+    assert train.skipped == []
+    assert len(train.targets) == 2 * COUNT
+
+
+def test_all_pictures_of_a_split_are_bad(config: FolderConfig) -> None:
+    for path in (Path(config.root) / "train").rglob("*.jpg"):
+        path.write_bytes(b"")
+    config.on_error = OnError.skip
+    for cached in (config.cache, None):
+        config.cache = cached
+        with pytest.raises(UserError, match=r"none of the 4 training pictures of cat can be used; the first: .*cat/0"):
+            build(config, 0)
+
+
+def test_the_first_bad_picture_of_that_class_is_named(config: FolderConfig) -> None:
+    config.on_error = OnError.skip
+    broken(one_of(config), "empty")
+    for path in (Path(config.root) / "train" / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"pictures of dog can be used; the first: .*dog/0"):
+        build(config, 0)
 
 
 def test_a_truncated_picture_without_a_cache_is_named_when_it_is_read(config: FolderConfig) -> None:

@@ -493,6 +493,23 @@ def test_other_maps_are_measured_after_the_last_epoch(command: Command, tmp_path
     assert last["other_maps/layercam/entropy"] != last["cam/entropy"]
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["task=layers", "model=resnet50"], ["task=data"]])
+def test_a_reader_that_has_had_enough(tmp_path: Path, arguments: list[str]) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "camtrain", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait() in (0, 141)
+
+
 def test_layers_are_listed_and_nothing_is_written(command: Command, tmp_path: Path) -> None:
     done = command("task=layers", "model=resnet18", "dataset.image_size=64")
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from camtrain.config import FakeConfig, FolderConfig, ShapesConfig
 from camtrain.data import shapes
@@ -209,16 +209,31 @@ def test_batches_depend_neither_on_threads_nor_on_the_cache(tmp_path: Path) -> N
     assert not torch.equal(made[0][0].images, made[0][3].images)
 
 
-def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "xmp.png"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8, "6", b"6"])
+def test_exif_rotation_is_honoured(tmp_path: Path, suffix: str, orientation: int | str | bytes) -> None:
     config = write_folder(tmp_path)
     picture = Image.new("RGB", (40, 20), (255, 0, 0))
-    exif = picture.getexif()
-    exif[0x0112] = 6
-    picture.save(tmp_path / "train" / "cat" / "a turned.jpg", exif=exif)
+    path = tmp_path / "train" / "cat" / f"a turned.{suffix}"
+    if suffix == "xmp.png":
+        words = PngImagePlugin.PngInfo()
+        said = orientation.decode() if isinstance(orientation, bytes) else orientation
+        words.add_itxt(
+            "XML:com.adobe.xmp", f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="{said}"/></x:xmpmeta>'
+        )
+        picture.save(path, pnginfo=words)
+    else:
+        exif = picture.getexif()
+        exif[0x0112] = orientation
+        picture.save(path, exif=exif)
     listing = list_folder(config, "train")
-    at = [path.name for path in listing.paths].index("a turned.jpg")
-    assert size_of(listing, at) == (20, 40)
-    assert build(config, 0)[0].sizes[at].tolist() == [20, 40]
+    at = [path.name for path in listing.paths].index(path.name)
+    with Image.open(path) as opened:
+        upright = ImageOps.exif_transpose(opened).size
+    assert size_of(listing, at) == upright
+    if orientation in (6, 8):
+        assert upright == (20, 40)
+    assert build(config, 0)[0].sizes[at].tolist() == list(upright)
 
 
 def test_boxes_cover_every_pixel_that_they_touch_and_end_at_the_picture(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def make_birds(root: Path) -> None:
     text(base / "train_test_split.txt", *(f"{number} {number % 2}" for number in count))
     text(base / "bounding_boxes.txt", *(f"{number} 10.0 5.0 20.0 15.0" for number in count))
     values = np.zeros((30, 40))
-    values[5:20, 10:30], values[0] = 204, 51
+    values[5:20, 10:20], values[0] = 204, 51
     for name in names[:4]:
         mask((root / "segmentations" / name).with_suffix(".png"), values)
 
@@ -236,8 +236,9 @@ def test_pets_have_trimaps_and_birds_have_masks_or_boxes(tmp_path: Path) -> None
     assert (regions == 255).sum() == 30
     config.name = DatasetName.cub200
     train, _ = build(config, 0, guided=True)
-    _, regions = train.gather(range(4))  # masks of the first class alone
-    assert [(row == 1).sum() for row in regions] == [15 * 20] * 4
+    _, regions = train.gather(range(4))  # the first class has masks, of half its boxes
+    assert regions is not None
+    assert [int((row == 1).sum()) for row in regions] == [150, 150, 300, 300]
     assert list(train.classes) == ["Bird 1", "Bird 2"]
     (tmp_path / "CUB_200_2011" / "bounding_boxes.txt").write_text("1 2\n")
     with pytest.raises(UserError, match="do not fit one another"):

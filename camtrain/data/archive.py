@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -60,23 +60,27 @@ def provide(root: Path, archives: Sequence[Archive], mirror: str | None = None) 
     Raises:
         UserError: an archive cannot be had, is not what it should be, or is hostile. Nothing is at `root` then.
     """
+    root = root.resolve()
     if root.is_dir() and any(root.iterdir()):
         return
+    if (root.exists() and not root.is_dir()) or root.is_mount():
+        raise UserError(f"{root}: a set becomes a folder of its own; name one that is empty or not there yet")
     partial = root.with_name(f".{root.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with (partial / "lock").open("w") as held:
             if not lock(held.fileno()):
                 raise UserError(f"{root}: another process is fetching this set; wait for it")
-            content = partial / "content"
-            shutil.rmtree(content, ignore_errors=True)
-            content.mkdir()
-            for archive in archives:
-                extract(fetch(archive, partial, mirror), content / archive.into)
-            if root.is_dir():
-                root.rmdir()
-            content.rename(root)
-        shutil.rmtree(partial, ignore_errors=True)
+            if not root.is_dir() or not any(root.iterdir()):  # nobody has brought it meanwhile
+                content = partial / "content"
+                shutil.rmtree(content, ignore_errors=True)
+                content.mkdir()
+                for archive in archives:
+                    extract(fetch(archive, partial, mirror), content / archive.into)
+                if root.is_dir():
+                    root.rmdir()
+                content.rename(root)
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{root}: the set cannot be written there ({error.strerror or error})") from error
 
@@ -96,31 +100,54 @@ def fetch(archive: Archive, folder: Path, mirror: str | None = None) -> Path:
     log.info("%-9s %s", "download", url)
     arriving = path.with_name(f"{path.name}.arriving")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, arriving.open("wb") as opened:
-            length = int(answer.headers.get("Content-Length") or 0)
-            with tqdm(total=length or None, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-                arrived = 0
-                while chunk := answer.read(CHUNK):
-                    opened.write(chunk)
-                    arrived += len(chunk)
-                    bar.update(len(chunk))
-        if length and arrived != length:
-            raise UserError(f"{url}: the connection broke off after {arrived} of {length} bytes; try again")
+        with arriving.open("wb") as opened:
+            for chunk in download(url):
+                opened.write(chunk)
         found = _md5(arriving)
         if found != archive.md5:
             raise UserError(
                 f"{url}: the file is damaged or another one (MD5 {found}, published {archive.md5}); it was deleted"
             )
         arriving.rename(path)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise UserError(f"{url}: the server answers {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url}: cannot be fetched ({reason}); dataset.mirror=ADDRESS names another source") from error
     finally:
         arriving.unlink(missing_ok=True)
     return path
+
+
+def download(url: str) -> Iterator[bytes]:
+    """What a server sends, piece by piece.
+
+    Raises:
+        UserError: it sends nothing, or not all of it.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            length, arrived = int(answer.headers.get("Content-Length") or 0), 0
+            with tqdm(total=length or None, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+                while chunk := _piece(url, answer):
+                    yield chunk
+                    arrived += len(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise UserError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
+        raise _unreachable(url, error) from error
+    if length and arrived != length:
+        raise UserError(f"{url}: the connection broke off after {arrived} of {length} bytes; try again")
+
+
+def _piece(url: str, answer: http.client.HTTPResponse) -> bytes:
+    """The next piece. An error while reading is the network's, not the disk's."""
+    try:
+        return answer.read(CHUNK)
+    except OSError as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> UserError:
+    reason = getattr(error, "reason", None) or error
+    return UserError(f"{url}: cannot be fetched ({reason}); dataset.mirror=ADDRESS names another source")
 
 
 def extract(archive: Path, folder: Path) -> None:

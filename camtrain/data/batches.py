@@ -62,44 +62,48 @@ def training_batches(
     augmentation: Augmentation,
     size: int,
     device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Generator[Batch, None, None]:
-    """All batches of all epochs in order, augmented; pictures of `size` pixels."""
+    """All batches of all epochs in order, augmented; pictures of `size` pixels, in this memory layout."""
     plans = (plan for epoch in range(epochs) for plan in epoch_plans(len(pictures.targets), batch_size, seed, epoch))
     for plan, images, regions in _gathered(pictures, plans):
         generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
         draws = draw(pictures.sizes[plan.indices], augmentation, generator)
         images, regions = augment(*_to(device, images, regions), draws, size)
-        yield _batch(pictures, plan.indices, images, regions)
+        yield _batch(pictures, plan.indices, images, regions, layout)
 
 
-def all_batches(pictures: Pictures, batch_size: int, device: torch.device) -> Generator[Batch, None, None]:
+def all_batches(
+    pictures: Pictures,
+    batch_size: int,
+    device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Generator[Batch, None, None]:
     """Every picture once, in order, as its square is."""
     count = len(pictures.targets)
     plans = [Plan(list(range(at, min(at + batch_size, count)))) for at in range(0, count, batch_size)]
     for plan, images, regions in _gathered(pictures, plans):
-        yield _as_is(pictures, plan.indices, images, regions, device)
+        images, regions = _to(device, images, regions)
+        yield _batch(pictures, plan.indices, images.float().div_(255), regions, layout)
 
 
 def one_batch(pictures: Pictures, indices: list[int], device: torch.device) -> Batch:
     """These pictures, as their squares are."""
-    return _as_is(pictures, indices, *pictures.gather(indices), device)
-
-
-def _as_is(
-    pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor | None, device: torch.device
-) -> Batch:
-    images, regions = _to(device, images, regions)
-    return _batch(pictures, numbers, images.float().div_(255), regions)
+    images, regions = _to(device, *pictures.gather(indices))
+    return _batch(pictures, indices, images.float().div_(255), regions, torch.contiguous_format)
 
 
 def _to(device: torch.device, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return images.to(device, non_blocking=True), None if regions is None else regions.to(device, non_blocking=True)
 
 
-def _batch(pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor | None) -> Batch:
+def _batch(
+    pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor | None, layout: torch.memory_format
+) -> Batch:
     if regions is None:
         regions = torch.zeros(1, *images.shape[2:], dtype=torch.uint8, device=images.device).expand(len(images), -1, -1)
     indices = torch.tensor(numbers)
+    images = images.contiguous(memory_format=layout)
     return Batch(images, pictures.targets[indices].to(images.device), regions, indices)
 
 

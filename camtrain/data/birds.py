@@ -28,6 +28,13 @@ def list_birds(root: Path) -> tuple[Listing, Listing]:
     Raises:
         UserError: one of the set's tables makes no sense.
     """
+    try:
+        return _lists(root)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{root / 'CUB_200_2011'}: the tables do not fit one another ({error})") from error
+
+
+def _lists(root: Path) -> tuple[Listing, Listing]:
     base = root / "CUB_200_2011"
     names, kinds, labels, training, boxes = (
         _table(base / name)
@@ -35,7 +42,8 @@ def list_birds(root: Path) -> tuple[Listing, Listing]:
             *("images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"),
         )
     )
-    classes = [kinds[number][0].partition(".")[2].replace("_", " ") for number in sorted(kinds, key=int)]
+    order = sorted(kinds, key=int)
+    classes = [kinds[number][0].partition(".")[2].replace("_", " ") for number in order]
     meaning = np.zeros(256, np.uint8)
     meaning[128:] = 1
     folders = [folder for folder in (root / "segmentations", base / "segmentations") if folder.is_dir()]
@@ -53,15 +61,12 @@ def list_birds(root: Path) -> tuple[Listing, Listing]:
         return Listing(
             classes,
             [base / "images" / names[number][0] for number in numbers],
-            torch.tensor([int(labels[number][0]) - 1 for number in numbers]),
+            torch.tensor([order.index(labels[number][0]) for number in numbers]),
             [region(number) for number in numbers],
             meaning,
         )
 
-    try:
-        return listed("1"), listed("0")
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{base}: the tables do not fit one another ({error})") from error
+    return listed("1"), listed("0")
 
 
 def _table(path: Path) -> dict[str, list[str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from camtrain.config import (
@@ -25,8 +25,8 @@ from camtrain.data import archive, arrays, birds, cache, classes, fake, pets, sh
 from camtrain.data.archive import Archive
 from camtrain.data.augment import Augmentation
 from camtrain.data.folder import list_folder
-from camtrain.data.listing import Listing, Rule, Skipped, each, sizes_of, square
-from camtrain.data.pictures import Decoded, Pictures, Stored, in_memory
+from camtrain.data.listing import BadPicture, Listing, Rule, Skipped, each, size_of, sizes_of, square
+from camtrain.data.pictures import Decoded, Pictures, Stored, in_memory, per_class, shows
 from camtrain.errors import UserError
 
 ROOM_FOR_CROPS = 1.25
@@ -142,9 +142,16 @@ def opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, sp
     """One split, by way of its cache if there is to be one.
 
     Raises:
-        BadPicture: a file cannot be read, and is not to be skipped.
-        UserError: no room for the cache, or no picture is left.
+        UserError: a file cannot be read and is not to be skipped, no room for the cache, or no picture of a class is
+            left.
     """
+    try:
+        return _opened(config, listing, rule, threads, split)
+    except BadPicture as error:
+        raise UserError(f"{error}, or leave such pictures out: dataset.on_error=skip") from error
+
+
+def _opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, split: str) -> Pictures:
     skip = config.on_error is OnError.skip
     pictures: Pictures
     if config.cache is None:
@@ -161,24 +168,31 @@ def opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, sp
         place = cache.default_folder() if config.cache == AUTO else Path(config.cache).expanduser()
         folder = place / cache.key(listing, rule)
         found = cache.load(folder, listing)
+        if found is not None and any(usable(listing, rule, entry) for entry in found.skipped):
+            shutil.rmtree(folder, ignore_errors=True)  # what could not be read then can be now
+            found = None
         if found is None:
             cache.make(folder, listing, rule, threads, split, skip)
             found = cache.load(folder, listing)
             assert found is not None, "the cache that was just made is not there"
         pictures = found
     if pictures.skipped and not skip:
-        raise UserError(pictures.skipped[0].reason)
+        raise BadPicture(pictures.skipped[0].reason)
     before, after = per_class(listing.targets, len(listing.classes)), per_class(pictures.targets, len(listing.classes))
-    for name, had, has in zip(listing.classes, before, after, strict=True):
+    for kind, (name, had, has) in enumerate(zip(listing.classes, before, after, strict=True)):
         if had and not has:
-            raise UserError(
-                f"none of the {had} {split} pictures of {name} can be used; the first: {pictures.skipped[0].reason}"
-            )
+            shown = shows(listing.targets, kind)
+            those = {str(listing.paths[number]) for number in shown.nonzero().flatten().tolist()}
+            first = next(entry.reason for entry in pictures.skipped if entry.path in those)
+            raise UserError(f"none of the {had} {split} pictures of {name} can be used; the first: {first}")
     return pictures
 
 
-def per_class(targets: Tensor, count: int) -> list[int]:
-    """How many pictures show each class."""
-    if targets.dim() == 2:
-        return targets.sum(0).tolist()
-    return torch.bincount(targets, minlength=count).tolist()
+def usable(listing: Listing, rule: Rule, entry: Skipped) -> bool:
+    """Whether a picture that was left out can be read by now."""
+    number = [str(path) for path in listing.paths].index(entry.path)
+    try:
+        square(listing, number, rule, size_of(listing, number))
+    except BadPicture:
+        return False
+    return True

@@ -11,14 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import secrets
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from camtrain.data.listing import Listing, Mask, Rule, Skipped, each, sizes_of, square
@@ -33,7 +37,8 @@ VERSION = 1
 
 ROOM_TO_LEAVE = 256 * 2**20  # bytes that must stay free on the disk
 
-PARTIAL = ".partial"
+PARTIAL = re.compile(r"[0-9a-f]{32}\.\d+-[0-9a-f]{8}\.partial")
+"""Name of a cache that is being made."""
 
 
 def default_folder() -> Path:
@@ -61,31 +66,44 @@ def _identity(path: Path) -> tuple[str, int, int]:
 
 
 def load(folder: Path, listing: Listing) -> Stored | None:
-    """The cache in this folder, None if there is none or it is not whole."""
+    """The cache in this folder, None if there is none or it is not whole.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
     try:
         found: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         shape = (len(found["kept"]), found["side"], found["side"])
         images = _mapped(folder / "images.bin", (*shape, 3))
-        regions = torch.from_numpy(_mapped(folder / "regions.bin", shape)) if found["regions"] else None
+        regions = _mapped(folder / "regions.bin", shape) if found["regions"] else None
         kept = listing.of(found["kept"])
         return Stored(
             listing.classes,
-            torch.from_numpy(images).permute(0, 3, 1, 2),
+            images.permute(0, 3, 1, 2),
             kept.targets,
             regions,
-            torch.tensor(found["sizes"]).reshape(-1, 2),
+            torch.tensor(found["sizes"], dtype=torch.int64).reshape(-1, 2),
             sum(bool(region) for region in kept.regions),
             [Skipped(*entry) for entry in found["skipped"]],
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         return None
+    except OSError as error:
+        raise UserError(
+            f"the picture cache {folder} cannot be read ({error.strerror}); delete it, give another folder"
+            " (dataset.cache=FOLDER), or decode the pictures in every epoch (dataset.cache=null)"
+        ) from error
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    if path.stat().st_size != int(np.prod(shape)):
+def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
+    if path.stat().st_size != math.prod(shape):
         raise ValueError(f"{path} is not whole")
-    # Copy on write: torch wants memory that may be written.
-    return np.memmap(path, np.uint8, "c", shape=shape)
+    if shape[0] == 0:
+        return torch.empty(shape, dtype=torch.uint8)
+    # Read only: a mapping that may be written is counted as memory, of which there may be less than the file is long.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
 
 
 def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool) -> None:
@@ -107,7 +125,6 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
     size = len(listing.paths) * rule.side**2 * (4 if with_regions else 3)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _delete_abandoned(folder.parent)
         free = shutil.disk_usage(folder.parent).free
         if free < size + ROOM_TO_LEAVE:
             raise UserError(
@@ -116,13 +133,18 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
                 " every epoch (dataset.cache=null)"
             )
         log.info("%-9s %s: %d pictures, %s in %s", "cache", name, len(listing.paths), _human(size), folder.parent)
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
-        partial.mkdir()
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        # One at a time, so that nobody takes a folder that was just made for one that was left.
+        with (folder.parent / "lock").open("w") as alone:
+            lock(alone.fileno(), wait=True)
+            _delete_abandoned(folder.parent)
+            partial.mkdir()
+            held = (partial / "lock").open("w")
+            lock(held.fileno())
     except OSError as error:
         raise _not_written(folder.parent, error) from error
-    with (partial / "lock").open("w") as held:
+    with held:
         try:
-            lock(held.fileno())
             _fill(partial, listing, rule, threads, name, skip, with_regions)
             try:
                 partial.rename(folder)
@@ -166,9 +188,9 @@ def _fill(partial: Path, listing: Listing, rule: Rule, threads: int, name: str, 
 
 def _delete_abandoned(folder: Path) -> None:
     """Delete what killed runs left unfinished: a living one holds a lock on its own."""
-    for partial in folder.glob(f"*{PARTIAL}"):
+    for partial in [path for path in folder.iterdir() if PARTIAL.fullmatch(path.name)]:
         try:
-            with (partial / "lock").open("r+") as held:
+            with (partial / "lock").open("a") as held:
                 if lock(held.fileno()):
                     shutil.rmtree(partial, ignore_errors=True)
         except OSError:

@@ -3,7 +3,7 @@
     root/[images/]{train,val}/CLASS/picture.jpg
     root/masks/{train,val}/CLASS/picture.png    0 background, `void` left out of every score, other values the object
     root/boxes.csv                              columns path, xmin, ymin, xmax, ymax, and class if there are several
-    root/boxes.json                             COCO: images, annotations, categories
+    root/FILE.json                              instead, with `boxes` naming it: COCO
 
 Paths in the boxes file are relative to root, with or without ``images/``; coordinates are pixels of the picture as
 displayed (after the rotation that its EXIF data asks for), maximum edges exclusive. Boxes of another class than the
@@ -178,7 +178,10 @@ def _coco_rows(file: Path) -> Iterator[tuple[str, str | None, Box]]:
                 continue
             left, top, width, height = annotation["bbox"]
             box = _box((left, top, left + width, top + height), where)
-            yield names[annotation["image_id"]], kinds.get(annotation.get("category_id")), box
+            kind = annotation.get("category_id")
+            if kind is not None and kind not in kinds:
+                raise UserError(f"{where}: there is no category {kind}")
+            yield names[annotation["image_id"]], None if kind is None else kinds[kind], box
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{file}: not a JSON file in UTF-8 ({_first_line(error)})") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:

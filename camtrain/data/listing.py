@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -23,6 +23,9 @@ from camtrain.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 T = TypeVar("T")
+
+PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+"""Where a PNG may say how it is to be turned."""
 
 # Pillow warns of large pictures and refuses gigantic ones: the refusal is enough. Set for the process: threads read.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -150,6 +153,9 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
         BadPicture: it or its mask cannot be decoded.
     """
     picture = np.asarray(_decode(listing.paths[number], rule))
+    if abs(picture.shape[1] * size[1] - picture.shape[0] * size[0]) > size[0] + size[1]:
+        found, said = (f"{width}x{height}" for width, height in (picture.shape[1::-1], size))
+        raise BadPicture(f"{listing.paths[number]}: {said} pixels by its header, {found} when decoded; save it anew")
 
     def box(of: np.ndarray) -> Pixels:
         height, width = of.shape[:2]
@@ -223,7 +229,9 @@ def mask_values(path: Path) -> np.ndarray:
         with Image.open(path) as opened:
             _check_mask_mode(path, opened.mode)
             return np.asarray(opened).astype(np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except BadPicture:
+        raise
+    except Exception as error:
         raise BadPicture(f"{path}: the mask cannot be decoded ({_reason(path, error)}); repair or remove it") from error
 
 
@@ -272,7 +280,7 @@ def each(
             if not isinstance(item, BadPicture):
                 yield number, item
             elif skipped is None:
-                raise BadPicture(f"{item}, or leave such pictures out (dataset.on_error=skip)")
+                raise item
             else:
                 skipped.append(Skipped(str(listing.paths[number]), str(item)))
     finally:
@@ -299,11 +307,12 @@ def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
     try:
         with Image.open(path) as opened:
             width, height = opened.size
-            # Asking a PNG for EXIF data that it has not would decode it.
-            exif = opened.getexif() if turn and (opened.format != "PNG" or "exif" in opened.info) else {}
-            turned = exif.get(0x0112, 1) >= 5  # Orientation: 5..8 lie on their side
+            # A TIFF's size is given as displayed. Asking a PNG for EXIF data that it has not would decode it.
+            may_turn = turn and opened.format != "TIFF"
+            may_turn &= opened.format != "PNG" or bool(PNG_EXIF & opened.info.keys())
+            turned = may_turn and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             return ((height, width) if turned else (width, height)), opened.mode
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         raise BadPicture(
             f"{path}: not a picture that can be read ({_reason(path, error)}); repair or remove it"
         ) from error
@@ -321,7 +330,7 @@ def _decode(path: Path, rule: Rule) -> Image.Image:
             if picture.mode == "P":
                 picture = picture.convert("RGBA")  # a palette may hold transparency
             return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:
         raise BadPicture(
             f"{path}: the picture cannot be decoded ({_reason(path, error)}); repair or remove it"
         ) from error
@@ -332,4 +341,4 @@ def _reason(path: Path, error: Exception) -> str:
         return "it is not there any more"
     if isinstance(error, UnidentifiedImageError):
         return "unknown format" if path.stat().st_size else "the file is empty"
-    return str(error).splitlines()[0]
+    return next(iter(str(error).splitlines()), type(error).__name__)

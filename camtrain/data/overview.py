@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from tqdm import tqdm
 
-from camtrain.data.pictures import Pictures, name_of
+from camtrain.data.pictures import Pictures, name_of, per_class
 from camtrain.indicators import VOID
 
 CHUNK = 256  # pictures looked at at once
@@ -50,7 +51,8 @@ def look(pictures: Pictures) -> Looks:
     digests: list[bytes] = []
     fingerprints: list[int | None] = []
     has_object = []
-    for at in range(0, len(pictures.targets), CHUNK):
+    starts = range(0, len(pictures.targets), CHUNK)
+    for at in tqdm(starts, "looking", unit_scale=CHUNK, unit="picture", disable=None, leave=False):
         images, regions = pictures.gather(range(at, min(at + CHUNK, len(pictures.targets))))
         digests += [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
         fingerprints += fingerprint(images)
@@ -77,9 +79,7 @@ def fingerprint(images: Tensor) -> list[int | None]:
 def count(pictures: Pictures, looks: Looks) -> Overview:
     """Figures of a split that was looked at."""
     single = pictures.targets.dim() == 1
-    present = (
-        torch.bincount(pictures.targets, minlength=len(pictures.classes)) if single else pictures.targets.sum(0)
-    ).tolist()
+    present = per_class(pictures.targets, len(pictures.classes))
     by_area = pictures.sizes[pictures.sizes.prod(1).argsort()].tolist()
     chosen = (by_area[0], by_area[len(by_area) // 2], by_area[-1])
     return Overview(

@@ -98,3 +98,13 @@ class Decoded:
 def name_of(pictures: Pictures, number: int) -> str:
     """What to call a picture: its file, or its number where it has none."""
     return str(pictures.listing.paths[number]) if isinstance(pictures, Decoded) else f"picture {number}"
+
+
+def shows(targets: Tensor, kind: int) -> Tensor:
+    """Which pictures show a class, (pictures,) bool."""
+    return targets == kind if targets.dim() == 1 else targets[:, kind] == 1
+
+
+def per_class(targets: Tensor, count: int) -> list[int]:
+    """How many pictures show each class."""
+    return [int(shows(targets, kind).sum()) for kind in range(count)]
