@@ -86,7 +86,7 @@ def load(folder: Path, listing: Listing) -> Stored | None:
             sum(bool(region) for region in kept.regions),
             [Skipped(*entry) for entry in found["skipped"]],
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, IndexError):
         return None
     except OSError as error:
         raise UserError(
