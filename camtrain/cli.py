@@ -46,6 +46,17 @@ RESULT = "result.json"  # camtrain.result.NAME, which would bring torch with it
 
 def main() -> None:
     """Entry point of the `camtrain` command."""
+    try:
+        command()
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            nobody_reads()
+
+
+def command() -> None:
+    """Parse the command line, and run each job that it asks for."""
     if sys.argv[1:] == ["--version"]:
         print(f"camtrain {importlib.metadata.version('camtrain')}")
         return
@@ -59,7 +70,6 @@ def main() -> None:
         existing = preflight(sys.argv[1:])
         task = functools.partial(job, existing=existing, failed=failed, finished=finished)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-        sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         print(f"camtrain: interrupted{interrupt}", file=sys.stderr)
         sys.exit(INTERRUPTED)
