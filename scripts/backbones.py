@@ -138,10 +138,17 @@ def table(out: Path) -> str:
     return f"""# Backbones
 
 Made by `scripts/backbones.py` on {environment["device"]}, torch {environment["torch"]}: each network from fresh
-weights, default settings but `{settings}` (`{FEWER}` for {large}), seed {config["seed"]},
-{config["dataset"]["image_size"]} pixels ({larger}).
+weights, seed {config["seed"]}, {config["dataset"]["image_size"]} pixels ({larger}), default settings but
+
+    {settings}
+
+and `{FEWER}` for {large}.
+
 Baseline → regularised; step time and peak memory are those of the regularised arm over the baseline's. So short a
-training says whether the term works and what it costs, not what a network can reach.
+training says what the term costs and that nothing breaks, not what a network or the term can reach: most of these have
+hardly begun to learn by then, and the term's share of the effort, which grows with confidence, is small. Networks
+without normalisation layers (SqueezeNet, VGG) learn nothing from scratch in this time, in either arm; most of their
+maps are dead in both. With more time, or a GPU: `scripts/backbones.py trainer.epochs=20`.
 
 """ + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
