@@ -204,9 +204,12 @@ def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
     lower = "cam.share" if cam.weight == AUTO else "cam.weight"
     if maps_die(final):
         dead, before = regularised["cam/dead_rate"], baseline["cam/dead_rate"]
+        advice = (
+            f"Lower {lower}{other}." if dead - before > before else "Train both longer first: most were dead before."
+        )
         yield (
             f"{dead:.1%} of the regularised arm's maps are dead (baseline {before:.1%}): they explain nothing, and the"
-            f" concentration figures are of the rest only. Lower {lower}{other}."
+            f" concentration figures are of the rest only. {advice}"
         )
     tag = performance(baseline)
     lost = baseline[tag] - regularised[tag]

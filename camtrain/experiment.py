@@ -25,7 +25,7 @@ from camtrain import checkpoint, comparison, drawing, narration, report, result
 from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
-from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, Precision, Term, keys
+from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, OnError, Precision, Term, keys
 from camtrain.data import overview
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
@@ -283,17 +283,19 @@ def look_at_data(config: Config, folder: Path) -> None:
         UserError: files are missing, or cannot be read.
     """
     # Nothing is kept, and both splits are looked at in the same way.
-    dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None)
+    dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None, on_error=OnError.skip)
     train, val = build_data(dataset, config.seed, config.trainer.workers, guided=True)
     looks = overview.look(train), overview.look(val)
     parts = {"training": overview.count(train, looks[0]), "validation": overview.count(val, looks[1])}
     log.info("%s, %d px\n", narration.data_name(config), dataset.image_size)
     log.info("%s\n", overview.table(parts, overview.twins(train, val, looks)))
+    for entry in (*train.skipped, *val.skipped):
+        log.info("cannot be used: %s", entry.reason)
     rows = contact_rows(train, stream(config.seed, Stream.pictures))
     sheet = folder / "contact_sheet.png"
     write_atomically(sheet, lambda opened: drawing.save_png(drawing.contact_sheet(rows), opened))
     of = f", the first {SHEET_ROWS} classes" if len(train.classes) > SHEET_ROWS else ""
-    log.info("contact sheet  %s%s", sheet, of)
+    log.info("contact sheet of training pictures%s: %s", of, sheet)
 
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 40

@@ -127,7 +127,7 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
     for split, left_out in data["skipped"].items():
         if left_out:
             many = f"{len(left_out)} {SPLITS[split]} picture{'s' * (len(left_out) > 1)}"
-            yield "left out", f"{many}, listed in result.json; {left_out[0]['reason']}"
+            yield "left out", f"{many}, listed in result.json; the first: {left_out[0]['reason']}"
     stem = f", stride 1 at {' and '.join(model['stem_strides_lowered'])}" if model["stem_strides_lowered"] else ""
     yield (
         "network",
@@ -139,7 +139,8 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
     yield (
         "training",
         f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {trainer.batch_size}, {optim.name.value} at"
-        f" {told['learning_rate']:g}, {optim.schedule.value}",
+        f" {told['learning_rate']:g}, {optim.schedule.value}"
+        + (f"; stopped after {trainer.max_steps} steps at the latest" if trainer.max_steps else ""),
     )
     lower = f", {trainer.precision.value}" if trainer.precision is not Precision.float32 else ""
     yield "machine", f"{environment['device']}, torch {environment['torch']}{lower}"

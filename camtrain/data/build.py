@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from camtrain.data.folder import list_folder
 from camtrain.data.listing import BadPicture, Listing, Rule, Skipped, each, size_of, sizes_of, square
 from camtrain.data.pictures import Decoded, Pictures, Stored, in_memory, per_class, shows
 from camtrain.errors import UserError
+
+log = logging.getLogger("camtrain")
 
 ROOM_FOR_CROPS = 1.25
 """Edge of a stored picture over that of the network's, where crops are taken from it: a crop is stretched by at most
@@ -175,6 +178,8 @@ def _opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, s
             cache.make(folder, listing, rule, threads, split, skip)
             found = cache.load(folder, listing)
             assert found is not None, "the cache that was just made is not there"
+        else:
+            log.info("%-9s %s: %d pictures read from %s", "cache", split, len(found.targets), place)
         pictures = found
     if pictures.skipped and not skip:
         raise BadPicture(pictures.skipped[0].reason)

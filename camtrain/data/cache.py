@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         UserError: no room on the disk, or the folder cannot be written.
     """
     with_regions = any(bool(region) for region in listing.regions)
-    size = len(listing.paths) * rule.side**2 * (4 if with_regions else 3)
+    skipped: list[Skipped] = []
+    sizes = sizes_of(listing, threads, skipped if skip else None)
+    size = len(sizes) * rule.side**2 * (4 if with_regions else 3)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
@@ -132,7 +135,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
                 f" {folder.parent}; make room, give another folder (dataset.cache=FOLDER), or decode the pictures in"
                 " every epoch (dataset.cache=null)"
             )
-        log.info("%-9s %s: %d pictures, %s in %s", "cache", name, len(listing.paths), _human(size), folder.parent)
+        log.info("%-9s %s: %d pictures, %s in %s", "cache", name, len(sizes), _human(size), folder.parent)
         partial = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         # One at a time, so that nobody takes a folder that was just made for one that was left.
         with (folder.parent / "lock").open("w") as alone:
@@ -145,7 +148,14 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         raise _not_written(folder.parent, error) from error
     with held:
         try:
-            _fill(partial, listing, rule, threads, name, skip, with_regions)
+            made = each(
+                lambda number: square(listing, number, rule, sizes[number]),
+                listing,
+                sizes,
+                threads,
+                skipped if skip else None,
+            )
+            _fill(partial, made, sizes, rule, name, with_regions, skipped)
             try:
                 partial.rename(folder)
             except OSError:
@@ -159,12 +169,16 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fill(partial: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool, with_regions: bool) -> None:
-    skipped: list[Skipped] = []
-    sizes = sizes_of(listing, threads, skipped if skip else None)
-    made = each(
-        lambda number: square(listing, number, rule, sizes[number]), listing, sizes, threads, skipped if skip else None
-    )
+def _fill(
+    partial: Path,
+    made: Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]],
+    sizes: dict[int, tuple[int, int]],
+    rule: Rule,
+    name: str,
+    with_regions: bool,
+    skipped: list[Skipped],
+) -> None:
+    """Write the squares as they are made, and last what is said of them; `skipped` may grow meanwhile."""
     kept: list[int] = []
     with (partial / "images.bin").open("wb") as images, (partial / "regions.bin").open("wb") as regions:
         bar = tqdm(made, f"decoding {name}", len(sizes), unit="picture", disable=None, leave=False, dynamic_ncols=True)

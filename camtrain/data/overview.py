@@ -133,6 +133,10 @@ def table(parts: Mapping[str, Overview], same: list[Twin], shown: int = 5) -> st
     for number, label in enumerate(("smallest", "middle", "largest")):
         row(label, ["x".join(map(str, part.sizes[number])) for part in parts.values()])
     lines.append("")
+    first = next(iter(parts))
+    missing = [name for name in names if not parts[first].per_class[name]]
+    if missing:
+        lines.append(f"classes that cannot be learnt, without a {first} picture: {', '.join(missing)}")
     identical = sum(twin.identical for twin in same)
     lines.append(
         f"in both splits: {identical} identical picture{'s' * (identical != 1)},"
