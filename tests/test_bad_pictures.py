@@ -108,7 +108,7 @@ def test_bad_pictures_stop_a_run_before_it_begins(command: Command, root: Path, 
     assert name in done.stderr
     assert "dataset.on_error=skip" in done.stderr
     assert not (tmp_path / "run").exists()
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert not [path for path in (tmp_path / "cache").glob("*") if path.is_dir()]
 
 
 def test_data_task_says_what_is_there(command: Command, root: Path, tmp_path: Path) -> None:
