@@ -299,7 +299,7 @@ def test_bad_data_and_weights_are_one_line_and_write_nothing(tmp_path: Path) -> 
     masks = tiny_folder(tmp_path / "masks")
     (masks / "masks" / "train" / "cat").mkdir(parents=True)
     Image.new("L", (7, 9)).save(masks / "masks" / "train" / "cat" / "0.png")
-    assert "the mask is 7x9 pixels" in said(masks)
+    assert "the mask is 7x9 pixels" in said(masks, "cam.term=energy_outside")
 
     torch.save(get_model("squeezenet1_0").state_dict(), tmp_path / "other.pth")
     whole = tiny_folder(tmp_path / "whole")

@@ -81,7 +81,7 @@ def _check_mask_values(masks: Sequence[Path], void: int) -> None:
             seen |= {int(value) for value in np.unique(mask_values(mask))}
         except BadPicture:
             continue  # said when it is read
-    if seen and seen <= {0, void}:
+    if void in seen and seen <= {0, void}:
         raise UserError(
             f"{masks[0].parent}: the masks hold only {sorted(seen)}, and dataset.void={void} is left out of"
             f" every score; if {void} marks the object, set dataset.void=null"
