@@ -204,9 +204,8 @@ def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
     lower = "cam.share" if cam.weight == AUTO else "cam.weight"
     if maps_die(final):
         dead, before = regularised["cam/dead_rate"], baseline["cam/dead_rate"]
-        advice = (
-            f"Lower {lower}{other}." if dead - before > before else "Train both longer first: most were dead before."
-        )
+        by_the_term = dead - before > before
+        advice = f"Lower {lower}{other}." if by_the_term else "The baseline's are about as dead: train both longer."
         yield (
             f"{dead:.1%} of the regularised arm's maps are dead (baseline {before:.1%}): they explain nothing, and the"
             f" concentration figures are of the rest only. {advice}"
