@@ -6,15 +6,14 @@ drawn or computed on whole batches happens on the device that trains.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from camtrain.data.ahead import ahead
 from camtrain.data.augment import Augmentation, augment, draw
 from camtrain.data.pictures import Pictures
 from camtrain.streams import Stream, stream
@@ -109,17 +108,6 @@ def _batch(
 
 def _gathered(pictures: Pictures, plans: Iterable[Plan]) -> Iterator[tuple[Plan, Tensor, Tensor | None]]:
     """Each plan with its pictures and regions."""
-    waiting: deque[tuple[Plan, Future[tuple[Tensor, Tensor | None]]]] = deque()
-    remaining = iter(plans)
-    pool = ThreadPoolExecutor(1)
-    try:
-        for plan in islice(remaining, AHEAD):
-            waiting.append((plan, pool.submit(pictures.gather, plan.indices)))
-        while waiting:
-            plan, future = waiting.popleft()
-            images, regions = future.result()
-            for following in islice(remaining, 1):
-                waiting.append((following, pool.submit(pictures.gather, following.indices)))
+    with closing(ahead(lambda plan: pictures.gather(plan.indices), plans, threads=1, begun=AHEAD)) as gathered:
+        for plan, (images, regions) in gathered:
             yield plan, images, regions
-    finally:
-        pool.shutdown(cancel_futures=True)

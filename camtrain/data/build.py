@@ -69,7 +69,7 @@ def build(
         case FolderConfig():
             train = list_folder(config, config.train_split)
             val = list_folder(config, config.val_split, train.classes)
-            return from_files(config, train if guided else train.without_regions(), val, threads)
+            return from_files(config, train, val, threads, guided)
         case PublishedConfig():
             return published(config, threads, guided)
         case ShapesConfig(train=train_count, val=val_count, image_size=size, objects=objects):
@@ -106,7 +106,7 @@ def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[Pict
         raise UserError(f"dataset.root={config.root}: {config.name.value} is not there ({reason}){fetch}") from error
     if isinstance(train, Listing):
         assert isinstance(val, Listing)
-        return from_files(config, train if guided else train.without_regions(), val, threads)
+        return from_files(config, train, val, threads, guided)
     assert isinstance(val, Stored)
     return train, val
 
@@ -133,8 +133,12 @@ def _sets(root: Path, size: int) -> dict[DatasetName, tuple[Sequence[Archive], R
     }
 
 
-def from_files(config: DatasetConfig, train: Listing, val: Listing, threads: int) -> tuple[Pictures, Pictures]:
+def from_files(
+    config: DatasetConfig, train: Listing, val: Listing, threads: int, guided: bool
+) -> tuple[Pictures, Pictures]:
     """Both splits of a set that consists of files."""
+    if not guided:
+        train = train.without_regions()
     as_it_is = Rule(config.image_size, whole=False)
     with_room = Rule(round(ROOM_FOR_CROPS * config.image_size), whole=True)
     rule = with_room if augmentation(config).crops else as_it_is

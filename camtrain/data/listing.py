@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,6 +15,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from camtrain.data.ahead import ahead
 from camtrain.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
@@ -265,26 +263,13 @@ def each(
         except BadPicture as error:
             return error
 
-    remaining = iter(numbers)
-    waiting: deque[tuple[int, Future[T | BadPicture]]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        # So many are begun before they are needed, and no more: what waits takes memory.
-        for number in islice(remaining, 4 * threads):
-            waiting.append((number, pool.submit(attempt, number)))
-        while waiting:
-            number, future = waiting.popleft()
-            item = future.result()
-            for following in islice(remaining, 1):
-                waiting.append((following, pool.submit(attempt, following)))
-            if not isinstance(item, BadPicture):
-                yield number, item
-            elif skipped is None:
-                raise item
-            else:
-                skipped.append(Skipped(str(listing.paths[number]), str(item)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for number, item in ahead(attempt, numbers, threads, begun=4 * threads):
+        if not isinstance(item, BadPicture):
+            yield number, item
+        elif skipped is None:
+            raise item
+        else:
+            skipped.append(Skipped(str(listing.paths[number]), str(item)))
 
 
 def sizes_of(listing: Listing, threads: int, skipped: list[Skipped] | None) -> dict[int, tuple[int, int]]:
