@@ -27,6 +27,7 @@ from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
 from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, OnError, Precision, Term, keys
 from camtrain.data import overview
+from camtrain.data.ahead import cpus
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
@@ -67,9 +68,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     device = choose_device(config.trainer.device)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    train_pictures, val_pictures = build_data(
-        config.dataset, config.seed, config.trainer.workers, config.cam.term is Term.energy_outside
-    )
+    threads = config.trainer.workers or cpus()
+    guided = config.cam.term is Term.energy_outside
+    train_pictures, val_pictures = build_data(config.dataset, config.seed, threads, guided)
     built = build_model(
         config.model,
         len(train_pictures.classes),
@@ -84,7 +85,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     def batches_of(epochs: int) -> Generator[Batch, None, None]:
         size = config.trainer.batch_size
         pixels = config.dataset.image_size
-        return training_batches(train_pictures, size, epochs, config.seed, varied, pixels, device, layout)
+        return training_batches(train_pictures, size, epochs, config.seed, varied, pixels, device, layout, threads)
 
     with closing(batches_of(1)) as early:
         first = list(islice(early, PROBED_BATCHES))
@@ -149,7 +150,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     device,
                     lambda _: bar.update(),
                 )
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout)
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout, threads)
                 figures = evaluate(arms, val_batches, config.cam.variant, measured)
                 for arm in arms:
                     figures[arm.name] |= trained[arm.name].summary()
@@ -171,7 +172,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     continue
                 bar.set_description(f"measuring {variant.value}")
                 some = first_of(measured, config.evaluate.scorecam_pictures)
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout)
+                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout, threads)
                 chosen = some if variant is CamVariant.scorecam else measured
                 figures = evaluate_maps(arms, val_batches, variant, chosen)
                 for arm in arms:
@@ -284,7 +285,7 @@ def look_at_data(config: Config, folder: Path) -> None:
     """
     # Nothing is kept, and both splits are looked at in the same way.
     dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None, on_error=OnError.skip)
-    train, val = build_data(dataset, config.seed, config.trainer.workers, guided=True)
+    train, val = build_data(dataset, config.seed, config.trainer.workers or cpus(), guided=True)
     looks = overview.look(train), overview.look(val)
     parts = {"training": overview.count(train, looks[0]), "validation": overview.count(val, looks[1])}
     log.info("%s, %d px\n", narration.data_name(config), dataset.image_size)

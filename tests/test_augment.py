@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,30 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional
 
-from camtrain.data.augment import Augmentation, Draws, augment, crop, crop_by_matrices, draw, recolour, whole_pixels
+from camtrain.data.augment import Augmentation, Draws, draw, move, move_each, recolour, vary, whole_pixels
 
 EVERYTHING = Augmentation((0.3, 1.0), True, 0.4, 0.4, 0.4, 0.1, 0.5)
+
+
+Moved = tuple[torch.Tensor, torch.Tensor]
+
+
+def each(images: torch.Tensor, regions: torch.Tensor, draws: Draws, size: int) -> Moved:
+    """As on a CPU."""
+    squares = [(image.permute(1, 2, 0).numpy(), region.numpy()) for image, region in zip(images, regions, strict=True)]
+    moved, cells = move_each(squares, draws, size, with_regions=True)
+    assert cells is not None
+    return vary(moved, cells, draws), cells
+
+
+def batch(images: torch.Tensor, regions: torch.Tensor, draws: Draws, size: int) -> Moved:
+    """As on any other device."""
+    moved, cells = move(images, regions, draws, size)
+    assert cells is not None
+    return vary(moved, cells, draws), cells
+
+
+both_ways = pytest.mark.parametrize("augment", [each, batch])
 
 
 def drawn(augmentation: Augmentation, count: int = 500, size: tuple[int, int] = (300, 200), seed: int = 0) -> Draws:
@@ -26,9 +49,10 @@ def marked(side: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     return (255 * region)[:, None].expand(1, 3, side, side), region
 
 
-@given(st.integers(0, 10_000))
+@both_ways
+@given(seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
-def test_region_travels_with_its_picture_through_crops_and_mirrors(seed: int) -> None:
+def test_region_travels_with_its_picture_through_crops_and_mirrors(augment: Callable[..., Moved], seed: int) -> None:
     picture, region = marked()
     draws = drawn(Augmentation((0.3, 1.0), flip=True), 1, (80, 60), seed)
     pixels, mask = augment(picture, region, draws, 32)
@@ -37,7 +61,8 @@ def test_region_travels_with_its_picture_through_crops_and_mirrors(seed: int) ->
     assert (pixels[:, 0][mask == 1] > 0.2).all()
 
 
-def test_mirror_is_exact() -> None:
+@both_ways
+def test_mirror_is_exact(augment: Callable[..., Moved]) -> None:
     images = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)
     regions = (images[:, 0] > 128).to(torch.uint8)
     mirrored = torch.tensor([True, False, True, False])
@@ -60,7 +85,10 @@ def test_crops_lie_in_the_picture_and_cover_the_asked_share() -> None:
     assert 0.4 < draws.mirrored.float().mean() < 0.6
 
 
-def test_crop_is_that_of_the_picture_as_it_was_before_it_was_stretched_to_a_square() -> None:
+@both_ways
+def test_crop_is_that_of_the_picture_as_it_was_before_it_was_stretched_to_a_square(
+    augment: Callable[..., Moved],
+) -> None:
     # A smooth picture of 300 x 200 pixels, stored as a square, cropped: as if Pillow had cropped the picture itself.
     x, y = np.meshgrid(np.linspace(0, 1, 300), np.linspace(0, 1, 200))
     values = np.stack([255 * x, 255 * y, 127 + 120 * np.sin(6 * x) * np.cos(5 * y)], 2).astype(np.uint8)
@@ -74,14 +102,14 @@ def test_crop_is_that_of_the_picture_as_it_was_before_it_was_stretched_to_a_squa
     assert np.abs(got[0].permute(1, 2, 0).numpy() - expected).max() < 0.03
 
 
-def test_matrices_crop_as_the_kernel_does() -> None:
+@pytest.mark.parametrize("size", [16, 50, 70])
+def test_both_ways_are_one(size: int) -> None:
     images = torch.randint(0, 255, (40, 3, 50, 50), dtype=torch.uint8)
-    draws = drawn(Augmentation((0.05, 1.0)), 40, (50, 50))
-    assert draws.crops is not None
-    low, high = whole_pixels(draws.crops, 50)
-    for size in (16, 50, 70):
-        kernel, matrices = crop(images, low, high, size), crop_by_matrices(images, low, high, size)
-        assert (kernel.int() - matrices.int()).abs().max() <= 2  # the kernel rounds between rows and columns
+    regions = torch.randint(0, 255, (40, 50, 50), dtype=torch.uint8)
+    draws = drawn(Augmentation((0.05, 1.0), flip=True, erase=0.5), 40, (50, 50))
+    (one, cells), (other, others) = (way(images, regions, draws, size) for way in (each, batch))
+    assert (255 * (one - other)).abs().max() < 2.01  # torch's kernel for bytes rounds between rows and columns
+    assert torch.equal(cells, others)
 
 
 def test_tiny_crops_keep_a_pixel_and_empty_ones_none() -> None:
@@ -114,7 +142,8 @@ def test_hue_turns_colours_and_leaves_greys_and_luma() -> None:
     torch.testing.assert_close(recolour(grey, torch.tensor([[1, 1, 1, 0.3]])), grey, atol=1e-3, rtol=0)
 
 
-def test_what_is_erased_is_mean_in_the_picture_and_void_in_the_region() -> None:
+@both_ways
+def test_what_is_erased_is_mean_in_the_picture_and_void_in_the_region(augment: Callable[..., Moved]) -> None:
     images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     regions = torch.ones(400, 32, 32, dtype=torch.uint8)
     got, masks = augment(images, regions, drawn(Augmentation(erase=0.5), 400), 32)
@@ -140,7 +169,8 @@ def test_draws_depend_on_their_stream_alone_and_no_switch_moves_another() -> Non
     assert torch.equal(alone[:, 3], one.colours[:, 3])
 
 
-def test_pictures_are_augmented_one_by_one() -> None:
+@both_ways
+def test_pictures_are_augmented_one_by_one(augment: Callable[..., Moved]) -> None:
     images = torch.randint(0, 255, (6, 3, 20, 20), dtype=torch.uint8)
     regions = torch.randint(0, 2, (6, 20, 20), dtype=torch.uint8)
     draws = drawn(EVERYTHING, 6)

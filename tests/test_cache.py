@@ -104,7 +104,7 @@ def test_a_picture_that_goes_while_it_is_made_leaves_nothing(
 
     monkeypatch.setattr("camtrain.data.cache.square", vanishing)
     with pytest.raises(UserError, match="it is not there any more"):
-        build(config, 0, workers=1)
+        build(config, 0, threads=1)
     assert caches(config) == []
 
 

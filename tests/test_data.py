@@ -55,8 +55,12 @@ def test_shapes_mask_is_where_the_object_was_painted() -> None:
 CPU = torch.device("cpu")
 
 
-def batches(pictures: Pictures, size: int, augmentation: Augmentation, pixels: int, epochs: int = 1) -> list[Batch]:
-    return list(training_batches(pictures, size, epochs, 7, augmentation, pixels, CPU))
+def batches(
+    pictures: Pictures, size: int, augmentation: Augmentation, pixels: int, epochs: int = 1, threads: int = 1
+) -> list[Batch]:
+    return list(
+        training_batches(pictures, size, epochs, 7, augmentation, pixels, CPU, torch.contiguous_format, threads)
+    )
 
 
 def test_arrays_can_be_cropped_too() -> None:
@@ -201,7 +205,7 @@ def test_batches_depend_neither_on_threads_nor_on_the_cache(tmp_path: Path) -> N
     for workers, cache in ((1, None), (3, None), (2, str(tmp_path / "cache")), (2, str(tmp_path / "cache"))):
         config.cache = cache
         train, _ = build(config, 0, workers, guided=True)
-        made.append(batches(train, 2, augmentation, 24, epochs=2))
+        made.append(batches(train, 2, augmentation, 24, epochs=2, threads=workers))
     assert len(made[0]) == 6
     for other in made[1:]:
         for one, again in zip(made[0], other, strict=True):

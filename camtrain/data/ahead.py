@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ahead(
     task: Callable[[Item], Result], items: Iterable[Item], threads: int, begun: int
 ) -> Generator[tuple[Item, Result], None, None]:
     """(item, the task's result) of each item, in order.
+
+    In the threads each of torch's operations keeps to its own thread: sharing it out among others as well would only
+    make all wait for each other, and for the training.
 
     Args:
         task: runs in the threads; what it raises is raised here.
@@ -25,7 +36,8 @@ def ahead(
     """
     remaining = iter(items)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(threads)
+    torch.get_num_threads()  # settles the number of the thread that calls, before others say theirs
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for item in islice(remaining, begun):
             waiting.append((item, pool.submit(task, item)))

@@ -1,20 +1,23 @@
-r"""Augmentation of whole batches, with a draw for each picture, on whatever device the batch is on.
+r"""Augmentation with a draw for each picture; where a picture is moved or hidden its region is as well.
 
-Where a picture is moved or hidden its region is as well. What is drawn is a function of the stream that it is drawn
-from; the number of draws does not depend on the pictures.
+It has two halves: crops and mirrors, and :func:`vary`, which changes colours of whole batches on the device that
+trains. The first half is :func:`move_each` on a CPU, where torch's kernel for bytes is several times as fast on one
+picture as anything on a batch, and :func:`move` elsewhere, the same but for rounding. What is drawn is a function of
+the stream that it is drawn from; the number of draws does not depend on the pictures.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from camtrain.data.resample import nearest, stretched
 from camtrain.indicators import VOID
 from camtrain.normalisation import MEAN
 
@@ -98,8 +101,39 @@ def _tensor(array: np.ndarray | None) -> Tensor | None:
     return None if array is None else torch.from_numpy(array).float()
 
 
-def augment(images: Tensor, regions: Tensor | None, draws: Draws, size: int) -> tuple[Tensor, Tensor | None]:
-    """Apply the draws.
+def move_each(
+    squares: Sequence[tuple[np.ndarray, np.ndarray | None]], draws: Draws, size: int, with_regions: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Crop and mirror as drawn, one picture after the other, all in the thread that calls.
+
+    Args:
+        squares: pictures (side, side, 3) uint8 and regions (side, side) uint8, None where none is known.
+        draws: one for each picture.
+        size: edge of the result in pixels.
+        with_regions: whether there are to be any.
+
+    Returns:
+        (batch, 3, size, size) float32 in 0..1; (batch, size, size) uint8 or None.
+    """
+    images = np.empty((len(squares), 3, size, size), np.float32)
+    colours = np.empty(images.shape[1:], np.uint8)
+    regions = np.zeros((len(images), size, size), np.uint8) if with_regions else None
+    side = len(squares[0][0])
+    boxes = None if draws.crops is None else torch.cat(whole_pixels(draws.crops, side), 1).tolist()
+    for number, ((picture, region), mirrored) in enumerate(zip(squares, draws.mirrored.tolist(), strict=True)):
+        if boxes is not None:
+            picture = stretched(picture, boxes[number], size)
+            region = region if region is None else nearest(region, boxes[number], size)
+        way = -1 if mirrored else 1
+        colours[:] = picture[:, ::way].transpose(2, 0, 1)
+        np.divide(colours, np.float32(255), out=images[number])
+        if regions is not None and region is not None:
+            regions[number] = region[:, ::way]
+    return torch.from_numpy(images), None if regions is None else torch.from_numpy(regions)
+
+
+def move(images: Tensor, regions: Tensor | None, draws: Draws, size: int) -> tuple[Tensor, Tensor | None]:
+    """The same of a whole batch, on its device.
 
     Args:
         images: (batch, 3, side, side) uint8.
@@ -108,32 +142,37 @@ def augment(images: Tensor, regions: Tensor | None, draws: Draws, size: int) -> 
         size: edge of the result in pixels.
 
     Returns:
-        (batch, 3, size, size) float32 in 0..1, (batch, size, size) uint8 or None; what is hidden is void.
+        (batch, 3, size, size) float32 in 0..1; (batch, size, size) uint8 or None.
     """
     if draws.crops is not None:
-        low, high = whole_pixels(draws.crops, images.shape[-1])
+        low, high = (edge.to(images.device) for edge in whole_pixels(draws.crops, images.shape[-1]))
         images = crop(images, low, high, size)
         regions = regions if regions is None else crop_region(regions, low, high, size)
-    rows = draws.mirrored.nonzero().flatten().to(images.device)
-    images = mirror(images, rows)
-    regions = regions if regions is None else mirror(regions, rows)
-    images = images.float().div_(255)
+    mirrored = draws.mirrored.to(images.device)
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images).float().div_(255)
+    return images, regions if regions is None else torch.where(mirrored[:, None, None], regions.flip(2), regions)
+
+
+def vary(images: Tensor, regions: Tensor | None, draws: Draws) -> Tensor:
+    """Change colours and hide rectangles, as drawn.
+
+    Args:
+        images: (batch, 3, size, size) float32 in 0..1; may be changed.
+        regions: (batch, size, size) uint8; None where none is known; void is put in where pixels are hidden.
+        draws: one for each picture.
+
+    Returns:
+        (batch, 3, size, size) float32 in 0..1.
+    """
     if draws.colours is not None:
         images = recolour(images, draws.colours.to(images.device))
     if draws.erased is not None:
-        low, high = whole_pixels(draws.erased, size)
+        low, high = whole_pixels(draws.erased, images.shape[-1])
         mean = torch.tensor(MEAN, device=images.device)[:, None, None]
         erase(images, low, high, mean)
         if regions is not None:
             erase(regions, low, high, VOID)
-    return images, regions
-
-
-def mirror(values: Tensor, rows: Tensor) -> Tensor:
-    """Flip these rows of a batch, pictures or regions, left and right."""
-    values = values.clone(memory_format=torch.preserve_format)
-    values[rows] = values[rows].flip(-1)
-    return values
+    return images
 
 
 def whole_pixels(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -144,10 +183,7 @@ def whole_pixels(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def crop(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
-    """Stretch a box of each picture to `size`, antialiased.
-
-    On the CPU torch's kernel for bytes does this picture by picture, several times as fast as anything on the whole
-    batch; elsewhere the batch is multiplied by matrices, which gives the same but for rounding.
+    """Stretch a box of each picture to `size`: the triangle filter of antialiased interpolation, as matrices.
 
     Args:
         images: (batch, 3, side, side) uint8.
@@ -155,25 +191,6 @@ def crop(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
         high: (batch, 2) int64, right and bottom, exclusive.
         size: edge of the result in pixels.
     """
-    if images.device.type != "cpu":
-        return crop_by_matrices(images, low.to(images.device), high.to(images.device), size)
-    parts = []
-    for image, (left, top), (right, bottom) in zip(images, low.tolist(), high.tolist(), strict=True):
-        part = image[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
-        parts.append(interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False))
-    return torch.cat(parts)
-
-
-def crop_region(regions: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
-    """The same of regions (batch, side, side) uint8, by the values nearest to the pixels' centres."""
-    centres = (torch.arange(size) + 0.5) / size
-    columns, rows = ((low[:, n, None] + centres * (high - low)[:, n, None]).long().to(regions.device) for n in (0, 1))
-    picture = torch.arange(len(regions), device=regions.device)[:, None, None]
-    return regions[picture, rows[:, :, None], columns[:, None, :]]
-
-
-def crop_by_matrices(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
-    """The triangle filter of antialiased bilinear interpolation along columns, then rows."""
     side = images.shape[-1]
     pixels = torch.arange(side, device=images.device, dtype=torch.float32)
 
@@ -188,6 +205,14 @@ def crop_by_matrices(images: Tensor, low: Tensor, high: Tensor, size: int) -> Te
     across, down = weights(low[:, 0], high[:, 0]), weights(low[:, 1], high[:, 1])
     stretched = down[:, None] @ images.float() @ across[:, None].mT
     return stretched.round().clamp(0, 255).to(torch.uint8)
+
+
+def crop_region(regions: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
+    """The same of regions (batch, side, side) uint8, by the values nearest to the pixels' centres."""
+    twice = 2 * torch.arange(size, device=regions.device) + 1
+    columns, rows = (low[:, :, None] + twice * (high - low)[:, :, None] // (2 * size)).unbind(1)
+    picture = torch.arange(len(regions), device=regions.device)[:, None, None]
+    return regions[picture, rows[:, :, None], columns[:, None, :]]
 
 
 def recolour(images: Tensor, factors: Tensor) -> Tensor:

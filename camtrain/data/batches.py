@@ -1,12 +1,12 @@
 """From pictures to batches: order and augmentation are functions of (seed, epoch, step).
 
-A batch is made once and fed to every arm. The next ones are gathered in a thread while the arms train; whatever is
-drawn or computed on whole batches happens on the device that trains.
+A batch is made once and fed to every arm. The next ones are gathered in threads while the arms train, and augmented on
+the device that trains: on a CPU in those threads, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -14,12 +14,9 @@ import torch
 from torch import Tensor
 
 from camtrain.data.ahead import ahead
-from camtrain.data.augment import Augmentation, augment, draw
+from camtrain.data.augment import Augmentation, Draws, draw, move, move_each, vary
 from camtrain.data.pictures import Pictures
 from camtrain.streams import Stream, stream
-
-AHEAD = 2
-"""Batches that are gathered before they are needed."""
 
 
 class Batch(NamedTuple):
@@ -37,8 +34,8 @@ class Plan(NamedTuple):
     """One batch to be made: which pictures, and the stream of their augmentation."""
 
     indices: list[int]
-    epoch: int = 0
-    step: int = 0
+    epoch: int
+    step: int
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -62,14 +59,27 @@ def training_batches(
     size: int,
     device: torch.device,
     layout: torch.memory_format = torch.contiguous_format,
+    threads: int = 1,
 ) -> Generator[Batch, None, None]:
     """All batches of all epochs in order, augmented; pictures of `size` pixels, in this memory layout."""
     plans = (plan for epoch in range(epochs) for plan in epoch_plans(len(pictures.targets), batch_size, seed, epoch))
-    for plan, images, regions in _gathered(pictures, plans):
+    on_cpu = device.type == "cpu"
+
+    def prepared(plan: Plan) -> tuple[Tensor, Tensor | None, Draws]:
         generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
         draws = draw(pictures.sizes[plan.indices], augmentation, generator)
-        images, regions = augment(*_to(device, images, regions), draws, size)
-        yield _batch(pictures, plan.indices, images, regions, layout)
+        if not on_cpu:
+            return *pictures.gather(plan.indices), draws
+        squares = [pictures.square(number) for number in plan.indices]
+        images, regions = move_each(squares, draws, size, pictures.with_region > 0)
+        return vary(images, regions, draws), regions, draws
+
+    with closing(ahead(prepared, plans, threads, threads + 1)) as made:
+        for plan, (images, regions, draws) in made:
+            if not on_cpu:
+                images, regions = move(*_to(device, images, regions), draws, size)
+                images = vary(images, regions, draws)
+            yield _batch(pictures, plan.indices, images, regions, layout)
 
 
 def all_batches(
@@ -77,19 +87,30 @@ def all_batches(
     batch_size: int,
     device: torch.device,
     layout: torch.memory_format = torch.contiguous_format,
+    threads: int = 1,
 ) -> Generator[Batch, None, None]:
     """Every picture once, in order, as its square is."""
-    count = len(pictures.targets)
-    plans = [Plan(list(range(at, min(at + batch_size, count)))) for at in range(0, count, batch_size)]
-    for plan, images, regions in _gathered(pictures, plans):
-        images, regions = _to(device, images, regions)
-        yield _batch(pictures, plan.indices, images.float().div_(255), regions, layout)
+    numbers = range(len(pictures.targets))
+    parts = [list(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)]
+    with closing(ahead(pictures.gather, parts, threads, threads + 1)) as made:
+        for part, gathered in made:
+            yield _unvaried(pictures, part, gathered, device, layout)
 
 
 def one_batch(pictures: Pictures, indices: list[int], device: torch.device) -> Batch:
     """These pictures, as their squares are."""
-    images, regions = _to(device, *pictures.gather(indices))
-    return _batch(pictures, indices, images.float().div_(255), regions, torch.contiguous_format)
+    return _unvaried(pictures, indices, pictures.gather(indices), device, torch.contiguous_format)
+
+
+def _unvaried(
+    pictures: Pictures,
+    indices: list[int],
+    gathered: tuple[Tensor, Tensor | None],
+    device: torch.device,
+    layout: torch.memory_format,
+) -> Batch:
+    images, regions = _to(device, *gathered)
+    return _batch(pictures, indices, images.float().div_(255), regions, layout)
 
 
 def _to(device: torch.device, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -100,14 +121,8 @@ def _batch(
     pictures: Pictures, numbers: list[int], images: Tensor, regions: Tensor | None, layout: torch.memory_format
 ) -> Batch:
     if regions is None:
-        regions = torch.zeros(1, *images.shape[2:], dtype=torch.uint8, device=images.device).expand(len(images), -1, -1)
+        nothing = torch.zeros((), dtype=torch.uint8, device=images.device)
+        regions = nothing.expand(len(images), *images.shape[2:])
     indices = torch.tensor(numbers)
     images = images.contiguous(memory_format=layout)
     return Batch(images, pictures.targets[indices].to(images.device), regions, indices)
-
-
-def _gathered(pictures: Pictures, plans: Iterable[Plan]) -> Iterator[tuple[Plan, Tensor, Tensor | None]]:
-    """Each plan with its pictures and regions."""
-    with closing(ahead(lambda plan: pictures.gather(plan.indices), plans, threads=1, begun=AHEAD)) as gathered:
-        for plan, (images, regions) in gathered:
-            yield plan, images, regions

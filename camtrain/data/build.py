@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,21 +49,18 @@ def augmentation(config: DatasetConfig) -> Augmentation:
     )
 
 
-def build(
-    config: DatasetConfig, seed: int, workers: int | None = None, guided: bool = False
-) -> tuple[Pictures, Pictures]:
+def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = False) -> tuple[Pictures, Pictures]:
     """Training and validation pictures. Generated sets are functions of the seed.
 
     Args:
         config: which set.
         seed: of generated pictures.
-        workers: threads that decode; None: one for each CPU.
+        threads: that decode.
         guided: read the masks and boxes of training pictures as well.
 
     Raises:
         UserError: files are missing, or cannot be read.
     """
-    threads = workers or len(os.sched_getaffinity(0))
     match config:
         case FolderConfig():
             train = list_folder(config, config.train_split)
@@ -169,7 +165,7 @@ def _opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, s
             task = each(lambda number: square(listing, number, rule, sizes[number]), listing, kept, threads, skipped)
             kept = [number for number, _ in task]
         pictures = Decoded(
-            listing.of(kept), rule, torch.tensor([sizes[number] for number in kept]).reshape(-1, 2), threads, skipped
+            listing.of(kept), rule, torch.tensor([sizes[number] for number in kept]).reshape(-1, 2), skipped
         )
     else:
         place = cache.default_folder() if config.cache == AUTO else Path(config.cache).expanduser()

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from camtrain.files import lock
 
 log = logging.getLogger("camtrain")
 
-VERSION = 1
+VERSION = 2
 """To be raised when squares are made in another way."""
 
 ROOM_TO_LEAVE = 256 * 2**20  # bytes that must stay free on the disk
@@ -151,7 +152,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
             made = each(
                 lambda number: square(listing, number, rule, sizes[number]),
                 listing,
-                sizes,
+                list(sizes),
                 threads,
                 skipped if skip else None,
             )
@@ -171,7 +172,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
 
 def _fill(
     partial: Path,
-    made: Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]],
+    made: Iterator[tuple[int, tuple[np.ndarray, np.ndarray | None]]],
     sizes: dict[int, tuple[int, int]],
     rule: Rule,
     name: str,
@@ -180,13 +181,19 @@ def _fill(
 ) -> None:
     """Write the squares as they are made, and last what is said of them; `skipped` may grow meanwhile."""
     kept: list[int] = []
+    nothing = np.zeros((rule.side, rule.side), np.uint8)
     with (partial / "images.bin").open("wb") as images, (partial / "regions.bin").open("wb") as regions:
         bar = tqdm(made, f"decoding {name}", len(sizes), unit="picture", disable=None, leave=False, dynamic_ncols=True)
-        for number, (pixels, region) in bar:
-            images.write(np.ascontiguousarray(pixels).data)
-            if with_regions:
-                regions.write(np.ascontiguousarray(region).data)
-            kept.append(number)
+        with ThreadPoolExecutor(1) as beside:
+            synced: Future[None] | None = None
+            for number, (pixels, region) in bar:
+                images.write(np.ascontiguousarray(pixels).data)
+                if with_regions:
+                    regions.write(np.ascontiguousarray(nothing if region is None else region).data)
+                kept.append(number)
+                # The disk writes while others decode, so that little is left to wait for at the end.
+                if synced is None or (synced.done() and synced.result() is None):
+                    synced = beside.submit(os.fsync, images.fileno())
         for opened in (images, regions):
             opened.flush()
             os.fsync(opened.fileno())

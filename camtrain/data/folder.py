@@ -62,7 +62,13 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
     if not paths:
         raise UserError(f"{base}: no class folders; expected {base}/CLASS/picture.jpg")
     boxes = read_boxes(root, config.boxes, set(paths))
-    regions = [_mask_of(root, split, path) or tuple(boxes.get(path, ())) or None for path in paths]
+    masks = {name: _masks(root / "masks" / split / name) for name in classes}
+    regions = [
+        Mask(masks[path.parent.name][path.stem])
+        if path.stem in masks[path.parent.name]
+        else tuple(boxes.get(path, ())) or None
+        for path in paths
+    ]
     meaning = np.ones(256, np.uint8)
     meaning[0] = 0
     if config.void is not None:
@@ -102,9 +108,9 @@ def _class_names(base: Path) -> list[str]:
     return names
 
 
-def _mask_of(root: Path, split: str, path: Path) -> Mask | None:
-    mask = root / "masks" / split / path.parent.name / f"{path.stem}.png"
-    return Mask(mask) if mask.exists() else None
+def _masks(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by the names of their pictures without suffix."""
+    return {path.stem: path for path in folder.iterdir() if path.suffix == ".png"} if folder.is_dir() else {}
 
 
 def read_boxes(root: Path, name: str | None, pictures: set[Path]) -> dict[Path, list[Box]]:
@@ -129,8 +135,9 @@ def read_boxes(root: Path, name: str | None, pictures: set[Path]) -> dict[Path, 
     rows = _coco_rows(file) if file.suffix.lower() == ".json" else _csv_rows(file)
     boxes: dict[Path, list[Box]] = {}
     others: dict[Path, str] = {}
+    named = {path.relative_to(root).as_posix(): path for path in pictures}
     for given, kind, box in rows:
-        path = next((base / given for base in (root, root / "images") if base / given in pictures), None)
+        path = named.get(given) or named.get((Path("images") / given).as_posix()) or named.get(Path(given).as_posix())
         if path is not None:
             if kind is not None and kind != path.parent.name:
                 others.setdefault(path, f"{box.where}: {kind}")

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from camtrain.data.ahead import ahead
+from camtrain.data.resample import Pixels, nearest, stretched
 from camtrain.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 T = TypeVar("T")
+
+DOZEN = 12
 
 PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Where a PNG may say how it is to be turned."""
@@ -96,10 +98,6 @@ class Rule(NamedTuple):
     whole: bool
 
 
-Pixels = tuple[int, int, int, int]
-"""Left, top, right and bottom in whole pixels, right and bottom exclusive."""
-
-
 def middle(width: int, height: int) -> Pixels:
     """The largest centred square, half a pixel to the left or upwards where the middle lies between two."""
     side = min(width, height)
@@ -133,7 +131,7 @@ def size_of(listing: Listing, number: int) -> tuple[int, int]:
     return size
 
 
-def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture and its region as squares, cut and stretched alike.
 
     The picture is antialiased, the region keeps its values.
@@ -145,12 +143,12 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
         size: width and height as displayed.
 
     Returns:
-        (side, side, 3) uint8, (side, side) uint8.
+        (side, side, 3) uint8; (side, side) uint8, None where nothing is known.
 
     Raises:
         BadPicture: it or its mask cannot be decoded.
     """
-    picture = np.asarray(_decode(listing.paths[number], rule))
+    picture = _decode(listing.paths[number], rule)
     if abs(picture.shape[1] * size[1] - picture.shape[0] * size[0]) > size[0] + size[1]:
         found, said = (f"{width}x{height}" for width, height in (picture.shape[1::-1], size))
         raise BadPicture(f"{listing.paths[number]}: {said} pixels by its header, {found} when decoded; save it anew")
@@ -161,27 +159,9 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
 
     pixels = stretched(picture, box(picture), rule.side)
     if listing.regions[number] is None:
-        return pixels, np.zeros((rule.side, rule.side), np.uint8)
+        return pixels, None
     cells = region_of(listing, number, size)
     return pixels, nearest(cells, box(cells), rule.side)
-
-
-def stretched(picture: np.ndarray, box: Pixels, side: int) -> np.ndarray:
-    """A box of a picture (height, width, 3) uint8 as a square, antialiased: (side, side, 3)."""
-    left, top, right, bottom = box
-    part = torch.from_numpy(picture[top:bottom, left:right].copy()).permute(2, 0, 1)[None]
-    square = interpolate(part, (side, side), mode="bilinear", antialias=True, align_corners=False)
-    pixels: np.ndarray = square[0].permute(1, 2, 0).numpy()
-    return pixels
-
-
-def nearest(cells: np.ndarray, box: Pixels, side: int) -> np.ndarray:
-    """A box of a region (height, width) uint8 as a square of the values nearest to its pixels' centres."""
-    left, top, right, bottom = box
-    at = (2 * np.arange(side) + 1) / (2 * side)
-    rows, columns = top + (at * (bottom - top)).astype(int), left + (at * (right - left)).astype(int)
-    chosen: np.ndarray = cells[rows][:, columns]
-    return chosen
 
 
 def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:
@@ -243,7 +223,7 @@ class Skipped(NamedTuple):
 def each(
     task: Callable[[int], T],
     listing: Listing,
-    numbers: Iterable[int],
+    numbers: Sequence[int],
     threads: int,
     skipped: list[Skipped] | None = None,
 ) -> Iterator[tuple[int, T]]:
@@ -263,13 +243,17 @@ def each(
         except BadPicture as error:
             return error
 
-    for number, item in ahead(attempt, numbers, threads, begun=4 * threads):
-        if not isinstance(item, BadPicture):
-            yield number, item
-        elif skipped is None:
-            raise item
-        else:
-            skipped.append(Skipped(str(listing.paths[number]), str(item)))
+    # Handed out by the dozen: to hand one out costs as much as to read a header.
+    dozens = [numbers[at : at + DOZEN] for at in range(0, len(numbers), DOZEN)]
+    with closing(ahead(lambda dozen: [attempt(number) for number in dozen], dozens, threads, 2 * threads)) as made:
+        for dozen, items in made:
+            for number, item in zip(dozen, items, strict=True):
+                if not isinstance(item, BadPicture):
+                    yield number, item
+                elif skipped is None:
+                    raise item
+                else:
+                    skipped.append(Skipped(str(listing.paths[number]), str(item)))
 
 
 def sizes_of(listing: Listing, threads: int, skipped: list[Skipped] | None) -> dict[int, tuple[int, int]]:
@@ -303,18 +287,21 @@ def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
         ) from error
 
 
-def _decode(path: Path, rule: Rule) -> Image.Image:
-    """The picture in RGB, upright; a large JPEG at a fraction of its size, at least twice what the rule asks for."""
+def _decode(path: Path, rule: Rule) -> np.ndarray:
+    """The picture (height, width, 3) uint8, upright; a large JPEG at a fraction of its size, at least twice what the
+    rule asks for."""
     try:
         with Image.open(path) as opened:
             short = min(opened.size)
             opened.draft(None, tuple(-(-edge * 2 * rule.side // short) for edge in opened.size))  # type: ignore[arg-type]
-            picture = ImageOps.exif_transpose(opened)
+            picture: Image.Image = opened
+            ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
                 picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
             if picture.mode == "P":
                 picture = picture.convert("RGBA")  # a palette may hold transparency
-            return picture.convert("RGB")
+            picture.load()
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except Exception as error:
         raise BadPicture(
             f"{path}: the picture cannot be decoded ({_reason(path, error)}); repair or remove it"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camtrain.data.listing import Listing, Rule, Skipped, each, square
+from camtrain.data.listing import Listing, Rule, Skipped, square
 
 
 class Pictures(Protocol):
@@ -34,8 +34,14 @@ class Pictures(Protocol):
     @property
     def skipped(self) -> Sequence[Skipped]: ...
 
+    def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """A picture (side, side, 3) uint8 and its region (side, side) uint8, to be read only.
+
+        There is no region where none is known; then there may be one of 0 as well.
+        """
+
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Pictures (batch, 3, side, side) uint8 and regions (batch, side, side) uint8, with memory of their own.
+        """Pictures (batch, 3, side, side) uint8 and regions (batch, side, side) uint8.
 
         There are no regions where no picture of the split has one.
         """
@@ -53,11 +59,15 @@ class Stored:
     with_region: int
     skipped: Sequence[Skipped] = ()
 
+    def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        picture = self.images[number].permute(1, 2, 0).numpy()
+        return picture, None if self.regions is None else self.regions[number].numpy()
+
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        rows = torch.as_tensor(numbers)
-        # A picture is copied as one piece if its memory is one.
-        images = self.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-        return images, None if self.regions is None else self.regions.index_select(0, rows)
+        # NumPy keeps the memory layout, and so copies a picture as one piece.
+        rows = list(numbers)
+        regions = None if self.regions is None else torch.from_numpy(self.regions.numpy()[rows])
+        return torch.from_numpy(self.images.numpy()[rows]), regions
 
 
 def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor) -> Stored:
@@ -68,12 +78,11 @@ def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: 
 
 @dataclass
 class Decoded:
-    """Files that are decoded whenever they are asked for."""
+    """Files that are decoded whenever they are asked for, in the thread that asks."""
 
     listing: Listing
     rule: Rule
     sizes: Tensor
-    threads: int
     skipped: Sequence[Skipped] = ()
     with_region: int = field(init=False)
 
@@ -81,18 +90,19 @@ class Decoded:
         self.classes, self.targets = self.listing.classes, self.listing.targets
         self.with_region = sum(bool(region) for region in self.listing.regions)
 
-    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        images = np.empty((len(numbers), self.rule.side, self.rule.side, 3), np.uint8)
-        regions = np.empty(images.shape[:3], np.uint8)
-        made = each(self._square, self.listing, numbers, self.threads)
-        for at, (_, (pixels, region)) in enumerate(made):
-            images[at], regions[at] = pixels, region
-        known = torch.from_numpy(regions) if self.with_region else None
-        return torch.from_numpy(images).permute(0, 3, 1, 2), known
-
-    def _square(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         width, height = self.sizes[number].tolist()
         return square(self.listing, number, self.rule, (width, height))
+
+    def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        images = np.empty((len(numbers), self.rule.side, self.rule.side, 3), np.uint8)
+        regions = np.zeros(images.shape[:3], np.uint8)
+        for at, number in enumerate(numbers):
+            images[at], region = self.square(number)
+            if region is not None:
+                regions[at] = region
+        known = torch.from_numpy(regions) if self.with_region else None
+        return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
 
 def name_of(pictures: Pictures, number: int) -> str:
