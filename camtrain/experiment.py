@@ -71,12 +71,14 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     threads = config.trainer.workers or cpus()
     guided = config.cam.term is Term.energy_outside
     train_pictures, val_pictures = build_data(config.dataset, config.seed, threads, guided)
+    multilabel = is_multilabel(train_pictures.targets)
     built = build_model(
         config.model,
         len(train_pictures.classes),
         config.dataset.image_size,
         torch_seed(config.seed, Stream.weights),
         torch.bfloat16 if config.trainer.precision is Precision.bfloat16 else torch.float32,
+        multilabel,
     )
     layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
     model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -103,7 +105,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         for arm in arms:
             compile_network(arm.model, paths)
     measured, shown = choose_pictures(val_pictures, config)
-    multilabel = is_multilabel(train_pictures.targets)
     result.claim(folder)
 
     # ---- say what will be done

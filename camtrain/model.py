@@ -113,10 +113,16 @@ class Built:
     grid: tuple[int, int]
     channels: int
     stem: tuple[str, ...]  # modules whose stride was lowered
+    unbounded: str | None  # ReLU after the last layer that was left out
 
 
 def build(
-    config: ModelConfig, classes: int, image_size: int, seed: int, precision: torch.dtype = torch.float32
+    config: ModelConfig,
+    classes: int,
+    image_size: int,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+    multilabel: bool = False,
 ) -> Built:
     """Build the network, load its weights, choose the target layer, adapt the stem if the map would be too coarse.
 
@@ -126,12 +132,15 @@ def build(
         image_size: height and width of the pictures.
         seed: of the fresh weights.
         precision: what the backbone computes in.
+        multilabel: a picture may show several classes; then a ReLU that keeps the logits above 0 (SqueezeNet) is left
+            out: no probability could fall below 1/2.
 
     Raises:
         UserError: unknown network, weights that do not fit, unknown layer, a layer that the score does not depend on,
             or a grid that stays too coarse.
     """
     network, layers, name, stem = _prepare(config, classes, image_size, seed)
+    unbounded = _leave_out_last_relu(network, classes) if multilabel else None
     height, width = layers[name].grid
     if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
         other = "" if config.stem is Stem.auto else ", model.stem=auto"
@@ -146,7 +155,7 @@ def build(
         raise UserError("model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights")
     traced = trace(network, {name: layers[name]})
     classifier = Classifier(traced, name, _linear(network, classes), frozen, precision, normalisation(config))
-    return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem))
+    return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem), unbounded)
 
 
 def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dict[str, tuple[Layer, Paths]]]:
@@ -325,6 +334,23 @@ def _final(network: nn.Module, classes: int) -> str | None:
         and isinstance(module, nn.Linear | nn.Conv2d)
     ]
     return names[-1] if names else None
+
+
+def _leave_out_last_relu(network: nn.Module, classes: int) -> str | None:
+    """Make the ReLU that follows the last layer in its sequence an identity; its name, None if there is none."""
+    final = _final(network, classes)
+    if final is None:
+        return None
+    parent, _, child = final.rpartition(".")
+    sequence = network.get_submodule(parent)
+    if not isinstance(sequence, nn.Sequential):
+        return None
+    names = list(dict(sequence.named_children()))
+    for name in names[names.index(child) + 1 :]:
+        if isinstance(sequence.get_submodule(name), nn.ReLU):
+            setattr(sequence, name, nn.Identity())
+            return f"{parent}.{name}"
+    return None
 
 
 def _linear(network: nn.Module, classes: int) -> str | None:

@@ -51,6 +51,7 @@ def facts(
             "grid": list(built.grid),
             "channels": built.channels,
             "stem_strides_lowered": list(built.stem),
+            "relu_left_out": built.unbounded,
             "parameters": sum(parameter.numel() for parameter in built.classifier.parameters()),
             "gradient_path": {
                 "training": paths.training.value,
@@ -129,10 +130,11 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
             many = f"{len(left_out)} {SPLITS[split]} picture{'s' * (len(left_out) > 1)}"
             yield "left out", f"{many}, listed in result.json; the first: {left_out[0]['reason']}"
     stem = f", stride 1 at {' and '.join(model['stem_strides_lowered'])}" if model["stem_strides_lowered"] else ""
+    relu = f", without its last ReLU ({model['relu_left_out']})" if model["relu_left_out"] else ""
     yield (
         "network",
         f"{model['name']}, {model['parameters']:,} weights; map of {model['layer']}:"
-        f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}",
+        f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}{relu}",
     )
     yield "CAM term", term(config.cam, told["cam_share"])
     optim, trainer = config.optim, config.trainer
