@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import types
 import typing
 from typing import Any
@@ -40,12 +41,15 @@ def _about_key(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         if isinstance(node, type) and dataclasses.is_dataclass(node):
             names = [entry.name for entry in dataclasses.fields(node)]
-            where = key.rpartition(".")[0]
-            meant = _meant(key)
+            where, _, leaf = key.rpartition(".")
+            near = difflib.get_close_matches(leaf, names, n=1, cutoff=0.75)
+            meant = f"{where}.{near[0]}".lstrip(".") if near else _meant(key)
             hint = f" (did you mean {meant}?)" if meant else ""
             return f"{key}: no such key{hint}; {f'{where} has' if where else 'there are'} {', '.join(names)}"
         return f"{key}: no such key"
     if isinstance(error, ValidationError):
+        if "[" in key:  # of an item in a list OmegaConf does not tell whose it is
+            node = type(functools.reduce(getattr, key.split(".")[:-1], Config()))
         kind = _kind(node, key.rpartition(".")[2].partition("[")[0])
         if kind:
             return f"{key}: {_said(error)} does not fit; it must be {kind}"

@@ -66,7 +66,7 @@ def facts(
             "torchvision": version("torchvision"),
             "device": torch.cuda.get_device_name(device)
             if device.type == "cuda"
-            else f"{torch.get_num_threads()} CPU threads",
+            else f"{torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() > 1)}",
         },
     }
 
