@@ -21,26 +21,45 @@ class Indicator(NamedTuple):
     meaning: str
 
 
-INDICATORS = (
-    Indicator("accuracy/val", "accuracy", "higher", 3, "share of validation pictures classified rightly"),
-    Indicator("accuracy/train", "accuracy, training", "", 3, "the same in the last epoch's training batches"),
-    Indicator("average_precision/val", "mean average precision", "higher", 3, "over classes, validation pictures"),
-    Indicator("average_precision/train", "the same, training", "", 3, "in the last epoch's training batches"),
-    Indicator("cam/entropy", "entropy, nats", "lower", 3, "how much area is active"),
-    Indicator("cam/area", "elliptical area, cells", "lower", 3, "how tight the active area is"),
-    Indicator("cam/dispersion", "dispersion", "higher", 2, "how uneven the map is; follows the entropy"),
-    Indicator("cam/contrast", "contrast", "higher", 2, "active against inactive cells, in means of the map"),
-    Indicator("cam/dead_rate", "dead rate", "lower", 3, "share of pictures without any map"),
-    Indicator("cam/energy_in_mask", "energy in mask", "higher", 3, "share of the map on the object"),
-    Indicator("cam/pointing", "pointing", "higher", 3, "share of pictures whose map peaks on the object"),
-    Indicator("confidence/top_probability", "top probability", "", 3, "mean probability of the predicted class"),
-    Indicator("confidence/margin", "margin", "", 3, "mean lead of the predicted class over the next"),
-    Indicator("effort/cam_share", "share of learning effort", "", 3, "of the CAM term in the gradient at the layer"),
-    Indicator("effort/cam_weight", "weight of the CAM term", "", 2, "mean over the last epoch"),
-    Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),
-)
+FAMILIES = {
+    "performance": (
+        Indicator("accuracy/val", "accuracy", "higher", 3, "share of validation pictures classified rightly"),
+        Indicator("accuracy/train", "accuracy, training", "", 3, "the same in the last epoch's training batches"),
+        Indicator("average_precision/val", "mean average precision", "higher", 3, "over classes, validation pictures"),
+        Indicator("average_precision/train", "the same, training", "", 3, "in the last epoch's training batches"),
+    ),
+    "concentration": (
+        Indicator("cam/entropy", "entropy, nats", "lower", 3, "how much area is active"),
+        Indicator("cam/area", "elliptical area, cells", "lower", 3, "how tight the active area is"),
+        Indicator("cam/dispersion", "dispersion", "higher", 2, "how uneven the map is; follows the entropy"),
+        Indicator("cam/contrast", "contrast", "higher", 2, "active against inactive cells, in means of the map"),
+        Indicator("cam/gini", "Gini index", "higher", 3, "how unequal the cells are"),
+        Indicator("cam/top_tenth", "mass in the top tenth", "higher", 3, "share of the map in its highest cells"),
+    ),
+    "plausibility": (
+        Indicator("cam/energy_in_mask", "energy in mask", "higher", 3, "share of the map on the object"),
+        Indicator("cam/pointing", "pointing", "higher", 3, "share of pictures whose map peaks on the object"),
+    ),
+    "health": (
+        Indicator("cam/dead_rate", "dead rate", "lower", 3, "share of pictures without any map"),
+        Indicator("cam/border_mass", "mass at the border", "lower", 3, "share of the map in the outermost cells"),
+        Indicator("cam/peak_entropy", "spread of peaks", "", 3, "0: all maps peak in one cell, 1: everywhere alike"),
+    ),
+    "confidence": (
+        Indicator("confidence/top_probability", "top probability", "", 3, "mean probability of the predicted class"),
+        Indicator("confidence/margin", "margin", "", 3, "mean lead of the predicted class over the next"),
+    ),
+    "training": (
+        Indicator(
+            "effort/cam_share", "share of learning effort", "", 3, "of the CAM term in the gradient at the layer"
+        ),
+        Indicator("effort/cam_weight", "weight of the CAM term", "", 2, "mean over the last epoch"),
+        Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),
+    ),
+}
+"""What is told, by what it speaks of; families are never merged into one number."""
 
-CONCENTRATION = ("cam/entropy", "cam/area", "cam/dispersion", "cam/contrast")
+CONCENTRATION = tuple(indicator.tag for indicator in FAMILIES["concentration"])
 
 # Figures closer than this share of the larger one are called neither better nor worse.
 SAME = 0.01
@@ -83,15 +102,16 @@ class Row(NamedTuple):
         return f"{value:{'+' if signed else ''}.{self.indicator.digits}f}"
 
 
-def rows(final: Mapping[str, Figures]) -> list[Row]:
-    """One row per indicator that at least one arm has."""
-    found = []
+def rows(final: Mapping[str, Figures]) -> dict[str, list[Row]]:
+    """By family, one row per indicator that at least one arm has."""
+    found: dict[str, list[Row]] = {}
     dying = maps_die(final)
-    for indicator in INDICATORS:
-        scale = 1000 if indicator.tag == "time/step" else 1
-        baseline, regularised = (final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED))
-        if math.isfinite(baseline) or math.isfinite(regularised):
-            found.append(Row(indicator, baseline, regularised, dying))
+    for family, indicators in FAMILIES.items():
+        for indicator in indicators:
+            scale = 1000 if indicator.tag == "time/step" else 1
+            baseline, regularised = (final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED))
+            if math.isfinite(baseline) or math.isfinite(regularised):
+                found.setdefault(family, []).append(Row(indicator, baseline, regularised, dying))
     return found
 
 
@@ -116,10 +136,19 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def grouped(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
+    """Lines under :data:`HEADINGS`, each family under its name."""
+    lines: list[tuple[str, ...]] = []
+    for family, of_family in rows(final).items():
+        lines.append((family, *[""] * (len(HEADINGS) - 1)))
+        lines += [(f"  {label}", *rest) for label, *rest in map(cells, of_family)]
+    return lines
+
+
 def as_text(final: Mapping[str, Figures]) -> str:
     """The comparison as tables for a terminal."""
     others = of_other_maps(final)
-    text = _aligned([HEADINGS, *(cells(row) for row in rows(final))])
+    text = _aligned([HEADINGS, *grouped(final)])
     return f"{text}\n\n{OTHER_MAPS}\n{_aligned([MAP_HEADINGS, *others])}" if others else text
 
 
@@ -152,7 +181,8 @@ def of_sweep(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
         jobs: what sets each job apart, and the last figures of both arms.
     """
     tags = (performance(jobs[0][1][BASELINE]), "cam/entropy", "cam/energy_in_mask", "cam/dead_rate")
-    shown = [next(indicator for indicator in INDICATORS if indicator.tag == tag) for tag in tags]
+    known = [indicator for family in FAMILIES.values() for indicator in family]
+    shown = [next(indicator for indicator in known if indicator.tag == tag) for tag in tags]
     lines: list[tuple[str, ...]] = [("", *(indicator.label for indicator in shown))]
     for name, final in jobs:
         pairs = [
@@ -179,7 +209,7 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(final: Mapping[str, Figures]) -> str:
     """The comparison as Markdown tables."""
-    text = _markdown(HEADINGS, [cells(row) for row in rows(final)])
+    text = _markdown(HEADINGS, grouped(final))
     others = of_other_maps(final)
     return f"{text}\n\n{OTHER_MAPS}\n\n{_markdown(MAP_HEADINGS, others)}" if others else text
 

@@ -15,6 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from camtrain.config import AUTO, Config, keys
 
+EACH = "a list, each item "
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
@@ -51,6 +52,8 @@ def _about_key(error: OmegaConfBaseException) -> str:
         if "[" in key:  # of an item in a list OmegaConf does not tell whose it is
             node = type(functools.reduce(getattr, key.split(".")[:-1], Config()))
         kind = _kind(node, key.rpartition(".")[2].partition("[")[0])
+        if "[" in key and kind:
+            kind = kind.removeprefix(EACH).removesuffix(" or null")
         if kind:
             return f"{key}: {_said(error)} does not fit; it must be {kind}"
     return f"{key}: {_first_line(error)}"
@@ -85,7 +88,7 @@ def _kind(node: Any, name: str) -> str | None:
         elif typing.get_origin(option) is list:
             (item,) = typing.get_args(option)
             kind = _either([entry.name for entry in item]) if issubclass(item, enum.Enum) else KINDS[item]
-            words.append(f"a list, each item {kind}")
+            words.append(EACH + kind)
         elif option is type(None):
             words.append("null")
         elif option in KINDS:

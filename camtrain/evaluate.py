@@ -77,6 +77,8 @@ def evaluate(
         entropy, energy in mask without a mask) are left out of its mean; nan if that leaves none.
     """
     values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
+    peaks: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
+    cells = 0
     logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     targets = []
     for batch in batches:
@@ -89,10 +91,14 @@ def evaluate(
             regions = regions_of(batch.regions, batch.targets, of)
             figures = dict(of_logits(output.logits, batch.targets))
             figures |= {f"cam/{name}": value for name, value in of_maps(maps[rows], regions[rows]).items()}
+            peaks[arm.name].append(indicators.peak(maps[rows]))
+            cells = maps.shape[1] * maps.shape[2]
             values[arm.name].append(figures)
             if targets:
                 logits[arm.name].append(output.logits)
     means = {name: _means(rows) for name, rows in values.items()}
+    for name in means:
+        means[name]["cam/peak_entropy"] = float(indicators.peak_entropy(torch.cat(peaks[name]), cells))
     if targets:
         for name in means:
             precision = mean_average_precision(torch.cat(logits[name]), torch.cat(targets))
@@ -144,6 +150,9 @@ def of_maps(maps: Tensor, regions: Tensor) -> dict[str, Tensor]:
         "area": indicators.area(maps),
         "dispersion": indicators.dispersion(maps),
         "contrast": indicators.contrast(maps),
+        "gini": indicators.gini(maps),
+        "top_tenth": indicators.top_tenth(maps),
+        "border_mass": indicators.border_mass(maps),
         "dead_rate": indicators.is_dead(maps).float(),
         "energy_in_mask": indicators.energy_in_mask(maps, regions),
         "pointing": indicators.pointing(maps, regions),

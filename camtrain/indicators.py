@@ -10,6 +10,8 @@ All of them are computed in float32 at least, whatever precision the network run
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -128,6 +130,79 @@ def contrast(maps: Tensor) -> Tensor:
     mean_inactive = (shares * inactive).sum((1, 2)) / inactive.sum((1, 2)).clamp_min(1)
     difference = (mean_active - mean_inactive) * cells
     return _live(torch.where(inactive.sum((1, 2)) > 0, difference, torch.zeros_like(difference)), dead)
+
+
+def gini(maps: Tensor) -> Tensor:
+    r"""Gini index of the cells of :math:`L^+`, 0 for a uniform map to 1 - 1/N for a single cell; higher is sharper.
+
+    .. math:: G = \frac{\sum_{k=1}^{N} (2k - N - 1)\, P_{(k)}}{N}, \quad P_{(1)} \le \dots \le P_{(N)}
+
+    The sparseness of an explanation of Chalasani et al. (ICML 2020), as Quantus' `Sparseness` has it, of the map's
+    cells.
+
+    Returns:
+        (maps,); nan for dead maps.
+    """
+    shares, dead = distribution(maps)
+    ascending = shares.flatten(1).sort(1).values
+    cells = ascending.shape[1]
+    rank = 2 * torch.arange(1, cells + 1, dtype=ascending.dtype, device=ascending.device) - cells - 1
+    return _live(ascending @ rank / cells, dead)
+
+
+def top_tenth(maps: Tensor) -> Tensor:
+    r"""Share of :math:`L^+` in the highest tenth of the cells, 0.1 for a uniform map to 1; higher is sharper.
+
+    Of the cell that the tenth cuts, the part inside counts, so that grids of any size can be compared.
+
+    Returns:
+        (maps,); nan for dead maps.
+    """
+    shares, dead = distribution(maps)
+    descending = shares.flatten(1).sort(1, descending=True).values
+    cells = descending.shape[1]
+    counted = (cells / 10 - torch.arange(cells, dtype=descending.dtype, device=descending.device)).clamp(0, 1)
+    return _live(descending @ counted, dead)
+
+
+def border_mass(maps: Tensor) -> Tensor:
+    r"""Share of :math:`L^+` in the outermost cells, 0..1; (2h + 2w - 4) / N for a uniform map.
+
+    What a network reads off its padding, and not off the object, gathers there.
+
+    Returns:
+        (maps,); nan for dead maps.
+    """
+    shares, dead = distribution(maps)
+    inner = shares[:, 1:-1, 1:-1].sum((1, 2))
+    return _live((1 - inner).clamp(0, 1), dead)
+
+
+def peak(maps: Tensor) -> Tensor:
+    """Number of the cell with the maximum, counted row by row, (maps,) int64; -1 for dead maps."""
+    shares, dead = distribution(maps)
+    return shares.flatten(1).argmax(1).masked_fill(dead, -1)
+
+
+def peak_entropy(peaks: Tensor, cells: int) -> Tensor:
+    r"""Entropy of where maps peak, :math:`-\sum_c f_c \ln f_c / \ln N`, 0..1; scalar.
+
+    :math:`f_c` is the share of live maps that peak in cell c. 0: every map peaks in the same place, whatever the
+    picture. m maps reach ln m / ln N at most, so that only the same number of maps can be compared.
+
+    Args:
+        peaks: (maps,), as :func:`peak` gives them.
+        cells: N, of each map.
+
+    Returns:
+        nan if there is no live map, or only one cell.
+    """
+    live = peaks[peaks >= 0]
+    if len(live) == 0 or cells < 2:
+        return torch.tensor(torch.nan)
+    shares = live.bincount(minlength=cells).double() / len(live)
+    summands: Tensor = torch.special.xlogy(shares, shares)
+    return -summands.sum() / math.log(cells)
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -44,6 +44,7 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } td.word { text-align: left; }
+.family th { font-size: .85rem; opacity: .75; padding-top: 1rem; }
 td small { display: block; opacity: .7; white-space: normal; min-width: 12rem; }
 .better::before { content: "\\2713  "; } .worse::before { content: "\\2717  "; } .worse { font-weight: 600; }
 .wall { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1.2rem; }
@@ -91,8 +92,8 @@ def write(
 <div class="scroll">{_table(final)}</div>
 {_other_maps(final)}
 <p>Indicators of the map are means over the validation pictures, of the true class's map of the logit, in both arms and
-whatever score was trained. Dead maps are left out of entropy, area, dispersion and contrast and count as misses in
-energy in mask and pointing. One run is one seed: repeat it with <code>seed=0,1,2</code> before believing a small
+whatever score was trained. Dead maps are left out of concentration and of the mass at the border, and count as misses
+in energy in mask and pointing. One run is one seed: repeat it with <code>seed=0,1,2</code> before believing a small
 difference.</p>
 {_wall(drawn)}
 <h2>Curves</h2>
@@ -106,14 +107,18 @@ difference.</p>
 
 def _table(final: Mapping[str, comparison.Figures]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in comparison.HEADINGS)
-    body = []
-    for row in comparison.rows(final):
-        label, *numbers, verdict = comparison.cells(row)
-        meaning = f"<small>{html.escape(row.indicator.meaning)}</small>"
-        cells = "".join(f"<td>{number}</td>" for number in numbers)
-        said = f'<span class="{verdict.partition(" ")[0]}">{verdict}</span>'
-        body.append(f'<tr><td>{label}{meaning}</td>{cells}<td class="word">{said}</td></tr>')
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    parts = []
+    for family, rows in comparison.rows(final).items():
+        name = f'<th scope="rowgroup" colspan="{len(comparison.HEADINGS)}">{family}</th>'
+        body = [f'<tr class="family">{name}</tr>']
+        for row in rows:
+            label, *numbers, verdict = comparison.cells(row)
+            meaning = f"<small>{html.escape(row.indicator.meaning)}</small>"
+            cells = "".join(f"<td>{number}</td>" for number in numbers)
+            said = f'<span class="{verdict.partition(" ")[0]}">{verdict}</span>'
+            body.append(f'<tr><td>{label}{meaning}</td>{cells}<td class="word">{said}</td></tr>')
+        parts.append(f"<tbody>{''.join(body)}</tbody>")
+    return f"<table><thead><tr>{head}</tr></thead>{''.join(parts)}</table>"
 
 
 def _other_maps(final: Mapping[str, comparison.Figures]) -> str:

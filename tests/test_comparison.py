@@ -25,8 +25,12 @@ def final(**changed: tuple[float, float]) -> dict[str, dict[str, float]]:
     }
 
 
+def verdicts_of(figures: dict[str, dict[str, float]]) -> dict[str, str]:
+    return {row.indicator.tag: row.verdict for rows in comparison.rows(figures).values() for row in rows}
+
+
 def test_verdicts_follow_the_direction_of_each_indicator() -> None:
-    verdicts = {row.indicator.tag: row.verdict for row in comparison.rows(final())}
+    verdicts = verdicts_of(final())
     assert verdicts == {
         "accuracy/val": "",
         "cam/entropy": "better",
@@ -38,24 +42,25 @@ def test_verdicts_follow_the_direction_of_each_indicator() -> None:
 
 
 def test_the_entropy_of_dead_maps_is_not_called_better() -> None:
-    verdicts = {row.indicator.tag: row.verdict for row in comparison.rows(final(cam__dead_rate=(0.0, 0.9)))}
+    verdicts = verdicts_of(final(cam__dead_rate=(0.0, 0.9)))
     assert verdicts["cam/entropy"] == "dead maps"
     assert verdicts["cam/dead_rate"] == "worse"
 
 
 def test_differences_below_one_percent_are_no_verdict() -> None:
-    verdicts = {row.indicator.tag: row.verdict for row in comparison.rows(final(cam__entropy=(3.0, 2.98)))}
+    verdicts = verdicts_of(final(cam__entropy=(3.0, 2.98)))
     assert verdicts["cam/entropy"] == ""
     assert "sharper" not in warnings(cam__energy_in_mask=(0.400, 0.395))
 
 
 def test_text_table() -> None:
     text = comparison.as_text(final(cam__entropy=(3.0, NAN)))
-    lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    lines = {line.strip().split("  ")[0]: line.split() for line in text.splitlines()}
+    assert list(comparison.rows(final())) == ["performance", "concentration", "plausibility", "health", "training"]
     assert lines["step time, ms"][3:7] == ["10.0", "10.5", "+0.5", "x"]
     assert lines["entropy, nats"][2:] == ["3.000", "-", "-", "-"]
     assert "contrast" not in text, "nobody measured it"
-    assert comparison.as_markdown(final()).count("\n") == 7
+    assert comparison.as_markdown(final()).count("\n") == 12
 
 
 def warnings(cam: CamConfig | None = None, **changed: tuple[float, float]) -> str:

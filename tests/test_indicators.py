@@ -136,3 +136,40 @@ def test_energy_of_a_uniform_map_is_the_objects_share_of_the_picture() -> None:
     region = torch.zeros(1, 32, 32, dtype=torch.uint8)
     region[0, 4:20, 8:16] = 1
     assert indicators.energy_in_mask(torch.ones(1, 4, 4), region).item() == pytest.approx(16 * 8 / 32**2)
+
+
+def test_gini_and_top_tenth_by_hand() -> None:
+    assert indicators.gini(uniform()).item() == pytest.approx(0, abs=1e-6)
+    assert indicators.gini(one_cell()).item() == pytest.approx(1 - 1 / 49)
+    assert indicators.gini(two_cells()).item() == pytest.approx((46 * 0.25 + 48 * 0.75) / 49)
+    assert indicators.top_tenth(uniform()).item() == pytest.approx(0.1)
+    assert indicators.top_tenth(one_cell()).item() == pytest.approx(1)
+    ramp = torch.arange(20.0).reshape(1, 4, 5)
+    assert indicators.top_tenth(ramp).item() == pytest.approx((19 + 18) / 190)
+    cut = torch.arange(5.0).reshape(1, 1, 5)  # a tenth is half a cell
+    assert indicators.top_tenth(cut).item() == pytest.approx(0.5 * 4 / 10)
+
+
+def test_border_mass_by_hand() -> None:
+    assert indicators.border_mass(uniform()).item() == pytest.approx(24 / 49)
+    assert indicators.border_mass(one_cell()).item() == pytest.approx(0)
+    assert indicators.border_mass(two_cells()).item() == pytest.approx(0)
+    assert indicators.border_mass(torch.rand(1, 2, 5)).item() == pytest.approx(1)
+
+
+def test_peaks() -> None:
+    maps = torch.cat([one_cell(), two_cells(), -uniform()])
+    assert indicators.peak(maps).tolist() == [2 * 7 + 5, 7 + 5, -1]
+    assert indicators.peak_entropy(torch.tensor([4, 4, 4, -1]), 16).item() == 0
+    assert indicators.peak_entropy(torch.arange(16), 16).item() == pytest.approx(1)
+    assert indicators.peak_entropy(torch.tensor([0, 0, 3, 3, -1]), 16).item() == pytest.approx(0.25)
+    assert indicators.peak_entropy(torch.tensor([-1, -1]), 16).isnan()
+
+
+@pytest.mark.parametrize("name", ["gini", "top_tenth", "border_mass"])
+def test_the_scale_of_a_map_does_not_matter_and_dead_ones_have_none(name: str) -> None:
+    indicator = getattr(indicators, name)
+    maps = torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    torch.testing.assert_close(indicator(1e-3 * maps), indicator(maps))
+    assert ((indicator(maps) >= 0) & (indicator(maps) <= 1)).all()
+    assert indicator(-maps.abs()).isnan().all()

@@ -19,7 +19,7 @@ from captum.attr import LayerGradCam
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from quantus.functions.complexity_func import entropy as entropy_of_quantus
-from quantus.metrics.complexity import Complexity
+from quantus.metrics.complexity import Complexity, Sparseness
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, log_softmax
@@ -427,6 +427,15 @@ def test_entropy_equals_quantus(lift: float) -> None:
     shares, _ = indicators.distribution(maps)
     for unit, scale in ((EntropyUnit.nats, 1.0), (EntropyUnit.normalised, math.log(35))):
         np.testing.assert_allclose(scale * terms.entropy(shares, unit).numpy(), of_function, rtol=0, atol=1e-12)
+
+
+def test_gini_equals_quantus() -> None:
+    maps = torch.rand(4, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 2
+    metric = Sparseness(normalise=False, disable_warnings=True)
+    theirs = metric(
+        model=None, x_batch=np.zeros((4, 3, 7, 5)), y_batch=np.zeros(4, int), a_batch=maps[:, None].numpy().copy()
+    )
+    np.testing.assert_allclose(indicators.gini(maps).numpy(), theirs, rtol=0, atol=1e-5)  # it adds 1e-7 to each cell
 
 
 @pytest.mark.parametrize("levels", [None, 4, 1])  # no ties; many; nothing but
