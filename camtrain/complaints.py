@@ -50,13 +50,17 @@ def _about_key(error: OmegaConfBaseException) -> str:
         return f"{key}: no such key"
     if isinstance(error, ValidationError):
         if "[" in key:  # of an item in a list OmegaConf does not tell whose it is
-            node = type(functools.reduce(getattr, key.split(".")[:-1], Config()))
+            node = functools.reduce(_field_type, key.split(".")[:-1], Config)
         kind = _kind(node, key.rpartition(".")[2].partition("[")[0])
         if "[" in key and kind:
             kind = kind.removeprefix(EACH).removesuffix(" or null")
         if kind:
             return f"{key}: {_said(error)} does not fit; it must be {kind}"
     return f"{key}: {_first_line(error)}"
+
+
+def _field_type(node: Any, name: str) -> Any:
+    return typing.get_type_hints(node).get(name) if dataclasses.is_dataclass(node) else None
 
 
 def _meant(key: str) -> str | None:

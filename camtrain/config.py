@@ -236,7 +236,7 @@ class TrainerConfig:
     max_steps: int | None = _ranged(None, 1)  # stop after so many steps
     device: Device = Device.auto
     threads: int | None = _ranged(None, 1)  # of the CPU; null: as torch finds best
-    workers: int | None = _ranged(None, 1)  # threads that decode and gather pictures; null: one for each CPU
+    workers: int | None = _ranged(None, 1)  # threads that make batches; null: as many as trainer.threads, or CPUs
     channels_last: bool = True  # memory layout; faster for most networks
     precision: Precision = Precision.float32  # of the network; bfloat16 by autocast, maps and losses stay in float32
     compile: bool = False  # torch.compile of what can be compiled

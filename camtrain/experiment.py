@@ -68,7 +68,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     device = choose_device(config.trainer.device)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    threads = config.trainer.workers or cpus()
+    threads = workers(config)
     guided = config.cam.term is Term.energy_outside
     train_pictures, val_pictures = build_data(config.dataset, config.seed, threads, guided)
     multilabel = is_multilabel(train_pictures.targets)
@@ -84,12 +84,12 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
     varied = augmentation(config.dataset)
 
-    def batches_of(epochs: int) -> Generator[Batch, None, None]:
+    def batches_of(epochs: int, threads: int) -> Generator[Batch, None, None]:
         size = config.trainer.batch_size
         pixels = config.dataset.image_size
         return training_batches(train_pictures, size, epochs, config.seed, varied, pixels, device, layout, threads)
 
-    with closing(batches_of(1)) as early:
+    with closing(batches_of(1, min(threads, PROBED_BATCHES))) as early:
         first = list(islice(early, PROBED_BATCHES))
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
@@ -120,7 +120,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     drawn: list[drawing.Drawn] = []
     started = time.perf_counter()
-    batches = batches_of(config.trainer.epochs)
+    batches = batches_of(config.trainer.epochs, threads)
 
     def save(status: str) -> dict[str, Any]:
         timing = {"seconds": time.perf_counter() - started, **step_times(epochs)}
@@ -212,6 +212,11 @@ def choose_device(device: Device) -> torch.device:
     return torch.device(device.value)
 
 
+def workers(config: Config) -> int:
+    """Threads that decode pictures and make batches."""
+    return config.trainer.workers or config.trainer.threads or cpus()
+
+
 def choose_pictures(pictures: Pictures, config: Config) -> tuple[Tensor, list[int]]:
     """Whose maps are measured, (pictures,) bool, and which of those are drawn: fixed random choices."""
     count = len(pictures.targets)
@@ -286,8 +291,8 @@ def look_at_data(config: Config, folder: Path) -> None:
     """
     # Nothing is kept, and both splits are looked at in the same way.
     dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None, on_error=OnError.skip)
-    train, val = build_data(dataset, config.seed, config.trainer.workers or cpus(), guided=True)
-    looks = overview.look(train), overview.look(val)
+    train, val = build_data(dataset, config.seed, workers(config), guided=True)
+    looks = overview.look(train, workers(config)), overview.look(val, workers(config))
     parts = {"training": overview.count(train, looks[0]), "validation": overview.count(val, looks[1])}
     log.info("%s, %d px\n", narration.data_name(config), dataset.image_size)
     log.info("%s\n", overview.table(parts, overview.twins(train, val, looks)))

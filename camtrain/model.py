@@ -113,7 +113,7 @@ class Built:
     grid: tuple[int, int]
     channels: int
     stem: tuple[str, ...]  # modules whose stride was lowered
-    unbounded: str | None  # ReLU after the last layer that was left out
+    relu_left_out: str | None  # the one after the last layer
 
 
 def build(
@@ -140,7 +140,7 @@ def build(
             or a grid that stays too coarse.
     """
     network, layers, name, stem = _prepare(config, classes, image_size, seed)
-    unbounded = _leave_out_last_relu(network, classes) if multilabel else None
+    left_out = _leave_out_last_relu(network, classes) if multilabel else None
     height, width = layers[name].grid
     if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
         other = "" if config.stem is Stem.auto else ", model.stem=auto"
@@ -155,7 +155,7 @@ def build(
         raise UserError("model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights")
     traced = trace(network, {name: layers[name]})
     classifier = Classifier(traced, name, _linear(network, classes), frozen, precision, normalisation(config))
-    return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem), unbounded)
+    return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem), left_out)
 
 
 def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dict[str, tuple[Layer, Paths]]]:

@@ -51,7 +51,7 @@ def facts(
             "grid": list(built.grid),
             "channels": built.channels,
             "stem_strides_lowered": list(built.stem),
-            "relu_left_out": built.unbounded,
+            "relu_left_out": built.relu_left_out,
             "parameters": sum(parameter.numel() for parameter in built.classifier.parameters()),
             "gradient_path": {
                 "training": paths.training.value,

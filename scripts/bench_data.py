@@ -71,10 +71,9 @@ def ours(root: Path, size: int, workers: int, epochs: int, rich: bool, cache: st
     listing = list_folder(config, config.train_split).without_regions()
     pictures = opened(config, listing, Rule(round(ROOM_FOR_CROPS * size), whole=True), max(1, workers), "training")
     device, layout = torch.device("cpu"), torch.contiguous_format
-    batches = training_batches(pictures, BATCH, epochs, 0, varied, size, device, layout, max(1, workers))
-    for _ in range(epochs):
-        yield sum(len(next(batches).images) for _ in range(len(pictures.targets) // BATCH))
-    batches.close()
+    for epoch in range(epochs):  # anew each time: nothing is made ahead between its turns, as in the DataLoader
+        batches = training_batches(pictures, BATCH, 1, epoch, varied, size, device, layout, max(1, workers))
+        yield sum(len(batch.images) for batch in batches)
 
 
 def main() -> None:
@@ -99,21 +98,25 @@ def main() -> None:
 def measured(root: Path, size: int, workers: int, epochs: int, rich: bool) -> list[tuple[float, float]]:
     """Speed of both in the first epoch, and the median of the later ones."""
     spawn = multiprocessing.get_context("spawn")
+    speeds: tuple[list[float], list[float]] = ([], [])
     with tempfile.TemporaryDirectory() as cache:
-        ends = []
+        ends, processes = [], []
         for pipeline, more in ((plain, ()), (ours, (cache,))):
             near, far = spawn.Pipe()
             arguments = (far, pipeline, root, size, workers, epochs, rich, *more)
-            spawn.Process(target=epoch_by_epoch, args=arguments, daemon=False).start()
+            processes.append(spawn.Process(target=epoch_by_epoch, args=arguments))
+            processes[-1].start()
+            far.close()  # so that the end of a process that fails is heard
             near.recv()
             ends.append(near)
-        speeds: tuple[list[float], list[float]] = ([], [])
         for _ in range(epochs):
             for end, speed in zip(ends, speeds, strict=True):
                 end.send("go")
                 speed.append(end.recv())
-        first, later = zip(*((part[0], statistics.median(part[1:])) for part in speeds), strict=True)
-        return [first, later]
+        for process in processes:
+            process.join()
+    first, later = zip(*((part[0], statistics.median(part[1:])) for part in speeds), strict=True)
+    return [first, later]
 
 
 def epoch_by_epoch(end: Connection, pipeline: Callable[..., Iterator[int]], *arguments: Any) -> None:

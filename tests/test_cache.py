@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -165,6 +166,23 @@ def test_a_killed_run_leaves_nothing_that_looks_complete(config: FolderConfig) -
     build(config, 0)
     assert len(caches(config)) == 2
     assert all(folder.suffix == "" for folder in caches(config))
+
+
+def test_an_error_of_the_disk_while_others_decode_is_not_lost(
+    config: FolderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def fsync(_: int) -> None:  # the system tells of it once
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("camtrain.data.cache.SYNCED", 1)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match="cannot be written"):
+        build(config, 0)
+    assert not [path for path in Path(str(config.cache)).iterdir() if path.is_dir()]
 
 
 def test_no_more_pictures_wait_than_are_soon_needed(config: FolderConfig) -> None:

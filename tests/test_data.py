@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,12 +16,13 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from camtrain.config import FakeConfig, FolderConfig, ShapesConfig
 from camtrain.data import shapes
+from camtrain.data.ahead import ahead
 from camtrain.data.augment import Augmentation
 from camtrain.data.batches import Batch, all_batches, epoch_plans, steps_per_epoch, training_batches
 from camtrain.data.build import build
 from camtrain.data.folder import list_folder
 from camtrain.data.listing import region_of, size_of
-from camtrain.data.pictures import Pictures
+from camtrain.data.pictures import Pictures, Stored
 from camtrain.errors import UserError
 from camtrain.streams import Stream, stream, torch_seed
 
@@ -211,6 +214,66 @@ def test_batches_depend_neither_on_threads_nor_on_the_cache(tmp_path: Path) -> N
         for one, again in zip(made[0], other, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not torch.equal(made[0][0].images, made[0][3].images)
+
+
+def test_threads_that_make_batches_leave_the_number_of_torchs_alone() -> None:
+    train, _ = build(ShapesConfig(train=16, val=8, image_size=32), seed=0)
+    before = torch.get_num_threads()
+    inside = list(ahead(lambda _: torch.get_num_threads(), range(4), 2, 3))
+    batches(train, 4, Augmentation(), 32, threads=2)
+    assert [number for _, number in inside] == [1] * 4
+    assert torch.get_num_threads() == before
+
+
+def test_few_batches_wait_however_many_threads_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = build(ShapesConfig(train=64, val=8, image_size=32), seed=0)
+    taken: list[int] = []
+    square = type(train).square
+
+    def counted(self: Stored, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        taken.append(number)
+        return square(self, number)
+
+    monkeypatch.setattr(type(train), "square", counted)
+    monkeypatch.setattr("camtrain.data.batches.WAITING", 3 * 4 * 3 * 32**2 * 4)
+    made = training_batches(train, 4, 1, 7, Augmentation(), 32, CPU, torch.contiguous_format, threads=8)
+    next(made)
+    time.sleep(0.2)
+    assert len(taken) == 4 * 4  # three that wait, and the one that was taken
+    made.close()
+
+
+def test_another_device_gets_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = build(ShapesConfig(train=16, val=8, image_size=32), seed=0)
+    varied = Augmentation((0.4, 1.0), flip=True, brightness=0.3, hue=0.1, erase=0.5)
+    here = batches(train, 4, varied, 24)
+
+    class Elsewhere:  # as torch.device("cuda") would be asked
+        type = "elsewhere"
+
+    monkeypatch.setattr("camtrain.data.batches._to", lambda _, *parts: parts)
+    there = list(training_batches(train, 4, 1, 7, varied, 24, cast(torch.device, Elsewhere())))
+    for one, other in zip(here, there, strict=True):
+        assert (one.images - other.images).abs().max() < 0.02  # bytes round in between
+        assert torch.equal(one.regions, other.regions)
+        assert torch.equal(one.targets, other.targets)
+
+
+@pytest.mark.parametrize("before", ["", "./", "ROOT/"])
+def test_paths_of_boxes(tmp_path: Path, before: str) -> None:
+    config = write_folder(tmp_path)
+    path = before.replace("ROOT", str(tmp_path)) + "train/cat/picture 1 ä.png"
+    (tmp_path / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\n{path},1,2,5,6\n")
+    regions = list_folder(config, "train").regions
+    assert sum(region is not None for region in regions) == 1
+
+
+def test_a_split_elsewhere(tmp_path: Path) -> None:
+    config = write_folder(tmp_path / "a")
+    write_folder(tmp_path / "b")
+    config.val_split = str(tmp_path / "b" / "val")
+    (tmp_path / "a" / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\n")
+    assert all(path.is_relative_to(tmp_path / "b") for path in list_folder(config, config.val_split).paths)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "xmp.png", "malformed.jpg"])

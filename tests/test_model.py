@@ -58,9 +58,9 @@ def test_several_classes_per_picture_need_logits_below_zero() -> None:
     images = torch.rand(2, 3, 64, 64)
     for multilabel in (False, True):
         built = build(ModelConfig(name="squeezenet1_1"), 7, 64, 0, multilabel=multilabel)
-        assert built.unbounded == ("classifier.2" if multilabel else None)
+        assert built.relu_left_out == ("classifier.2" if multilabel else None)
         assert bool((built.classifier.eval()(images).logits < 0).any()) == multilabel
-    assert build(ModelConfig(name="alexnet"), 7, 64, 0, multilabel=True).unbounded is None
+    assert build(ModelConfig(name="alexnet"), 7, 64, 0, multilabel=True).relu_left_out is None
 
 
 def test_stem_is_adapted_only_where_the_map_would_be_too_coarse() -> None:

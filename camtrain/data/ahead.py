@@ -26,7 +26,8 @@ def ahead(
     """(item, the task's result) of each item, in order.
 
     In the threads each of torch's operations keeps to its own thread: sharing it out among others as well would only
-    make all wait for each other, and for the training.
+    make all wait for each other, and for the training. The number of the thread that calls stays; threads that are
+    started later by others begin with one, too.
 
     Args:
         task: runs in the threads; what it raises is raised here.

@@ -1,9 +1,9 @@
 r"""Augmentation with a draw for each picture; where a picture is moved or hidden its region is as well.
 
-It has two halves: crops and mirrors, and :func:`vary`, which changes colours of whole batches on the device that
-trains. The first half is :func:`move_each` on a CPU, where torch's kernel for bytes is several times as fast on one
-picture as anything on a batch, and :func:`move` elsewhere, the same but for rounding. What is drawn is a function of
-the stream that it is drawn from; the number of draws does not depend on the pictures.
+It has two halves, both on the device that trains: crops and mirrors, and :func:`vary`, which changes colours and hides
+rectangles of whole batches. The first half is :func:`move_each` on a CPU, where torch's kernel for bytes is several
+times as fast on one picture as anything on a batch, and :func:`move` elsewhere, the same but for rounding. What is
+drawn is a function of the stream that it is drawn from; the number of draws does not depend on the pictures.
 """
 
 from __future__ import annotations

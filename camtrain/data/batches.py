@@ -18,6 +18,9 @@ from camtrain.data.augment import Augmentation, Draws, draw, move, move_each, va
 from camtrain.data.pictures import Pictures
 from camtrain.streams import Stream, stream
 
+WAITING = 2**30
+"""Bytes that batches take at most before they are needed, if they are more than two."""
+
 
 class Batch(NamedTuple):
     """Pictures as the network sees them."""
@@ -74,7 +77,7 @@ def training_batches(
         images, regions = move_each(squares, draws, size, pictures.with_region > 0)
         return vary(images, regions, draws), regions, draws
 
-    with closing(ahead(prepared, plans, threads, threads + 1)) as made:
+    with closing(ahead(prepared, plans, threads, _begun(threads, batch_size, size))) as made:
         for plan, (images, regions, draws) in made:
             if not on_cpu:
                 images, regions = move(*_to(device, images, regions), draws, size)
@@ -92,7 +95,8 @@ def all_batches(
     """Every picture once, in order, as its square is."""
     numbers = range(len(pictures.targets))
     parts = [list(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)]
-    with closing(ahead(pictures.gather, parts, threads, threads + 1)) as made:
+    size = pictures.square(0)[0].shape[0] if numbers else 1
+    with closing(ahead(pictures.gather, parts, threads, _begun(threads, batch_size, size))) as made:
         for part, gathered in made:
             yield _unvaried(pictures, part, gathered, device, layout)
 
@@ -111,6 +115,11 @@ def _unvaried(
 ) -> Batch:
     images, regions = _to(device, *gathered)
     return _batch(pictures, indices, images.float().div_(255), regions, layout)
+
+
+def _begun(threads: int, batch_size: int, size: int) -> int:
+    """Batches of float32 that may wait: one for each thread and one more, within bounds."""
+    return max(2, min(threads + 1, WAITING // (batch_size * 3 * size**2 * 4)))
 
 
 def _to(device: torch.device, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:

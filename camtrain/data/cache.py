@@ -19,6 +19,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ VERSION = 2
 """To be raised when squares are made in another way."""
 
 ROOM_TO_LEAVE = 256 * 2**20  # bytes that must stay free on the disk
+
+SYNCED = 32 * 2**20
+"""Bytes after which the disk is made to write while others decode, so that little is left to wait for at the end."""
 
 PARTIAL = re.compile(r"[0-9a-f]{32}\.\d+-[0-9a-f]{8}\.partial")
 """Name of a cache that is being made."""
@@ -156,7 +160,8 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
                 threads,
                 skipped if skip else None,
             )
-            _fill(partial, made, sizes, rule, name, with_regions, skipped)
+            with closing(made):
+                _fill(partial, made, sizes, rule, name, with_regions, skipped)
             try:
                 partial.rename(folder)
             except OSError:
@@ -185,15 +190,16 @@ def _fill(
     with (partial / "images.bin").open("wb") as images, (partial / "regions.bin").open("wb") as regions:
         bar = tqdm(made, f"decoding {name}", len(sizes), unit="picture", disable=None, leave=False, dynamic_ncols=True)
         with ThreadPoolExecutor(1) as beside:
-            synced: Future[None] | None = None
+            synced: list[Future[None]] = []
             for number, (pixels, region) in bar:
                 images.write(np.ascontiguousarray(pixels).data)
                 if with_regions:
                     regions.write(np.ascontiguousarray(nothing if region is None else region).data)
                 kept.append(number)
-                # The disk writes while others decode, so that little is left to wait for at the end.
-                if synced is None or (synced.done() and synced.result() is None):
-                    synced = beside.submit(os.fsync, images.fileno())
+                if len(kept) * pixels.size // SYNCED > len(synced):
+                    synced.append(beside.submit(os.fsync, images.fileno()))
+            for part in synced:
+                part.result()  # the system tells of an error once only
         for opened in (images, regions):
             opened.flush()
             os.fsync(opened.fileno())

@@ -135,9 +135,11 @@ def read_boxes(root: Path, name: str | None, pictures: set[Path]) -> dict[Path, 
     rows = _coco_rows(file) if file.suffix.lower() == ".json" else _csv_rows(file)
     boxes: dict[Path, list[Box]] = {}
     others: dict[Path, str] = {}
-    named = {path.relative_to(root).as_posix(): path for path in pictures}
+    named = {path.relative_to(root).as_posix(): path for path in pictures if path.is_relative_to(root)}
     for given, kind, box in rows:
-        path = named.get(given) or named.get((Path("images") / given).as_posix()) or named.get(Path(given).as_posix())
+        path = named.get(given)
+        if path is None:
+            path = next((base / given for base in (root, root / "images") if base / given in pictures), None)
         if path is not None:
             if kind is not None and kind != path.parent.name:
                 others.setdefault(path, f"{box.where}: {kind}")

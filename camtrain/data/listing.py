@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", "
 T = TypeVar("T")
 
 DOZEN = 12
+"""Pictures that are handed to a thread at once: to hand one out costs as much as to read a header."""
 
 PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Where a PNG may say how it is to be turned."""
@@ -226,7 +227,7 @@ def each(
     numbers: Sequence[int],
     threads: int,
     skipped: list[Skipped] | None = None,
-) -> Iterator[tuple[int, T]]:
+) -> Generator[tuple[int, T], None, None]:
     """(number, the task's result) of each picture, in order, made in threads: Pillow works outside Python's lock.
 
     Args:
@@ -237,17 +238,21 @@ def each(
         skipped: takes the bad ones, which are left out then; None: the first one is raised.
     """
 
-    def attempt(number: int) -> T | BadPicture:
-        try:
-            return task(number)
-        except BadPicture as error:
-            return error
+    def attempt(dozen: Sequence[int]) -> list[T | BadPicture]:
+        results: list[T | BadPicture] = []
+        for number in dozen:
+            try:
+                results.append(task(number))
+            except BadPicture as error:
+                results.append(error)
+                if skipped is None:
+                    break
+        return results
 
-    # Handed out by the dozen: to hand one out costs as much as to read a header.
     dozens = [numbers[at : at + DOZEN] for at in range(0, len(numbers), DOZEN)]
-    with closing(ahead(lambda dozen: [attempt(number) for number in dozen], dozens, threads, 2 * threads)) as made:
+    with closing(ahead(attempt, dozens, threads, 2 * threads)) as made:
         for dozen, items in made:
-            for number, item in zip(dozen, items, strict=True):
+            for number, item in zip(dozen, items, strict=False):  # the first bad one may end it
                 if not isinstance(item, BadPicture):
                     yield number, item
                 elif skipped is None:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
+from camtrain.data.ahead import ahead
 from camtrain.data.pictures import Pictures, name_of, per_class
 from camtrain.indicators import VOID
 
-CHUNK = 256  # pictures looked at at once
+CHUNK = 64  # pictures looked at at once
 
 
 class Twin(NamedTuple):
@@ -46,14 +47,16 @@ class Looks(NamedTuple):
     has_object: Tensor  # (pictures,) bool
 
 
-def look(pictures: Pictures) -> Looks:
+def look(pictures: Pictures, threads: int) -> Looks:
     """Digests and fingerprints of every picture. Both splits have to be squares of the same kind."""
     digests: list[bytes] = []
     fingerprints: list[int | None] = []
     has_object = []
-    starts = range(0, len(pictures.targets), CHUNK)
-    for at in tqdm(starts, "looking", unit_scale=CHUNK, unit="picture", disable=None, leave=False):
-        images, regions = pictures.gather(range(at, min(at + CHUNK, len(pictures.targets))))
+    numbers = range(len(pictures.targets))
+    chunks = [numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK)]
+    made = ahead(pictures.gather, chunks, threads, threads + 1)
+    bar = tqdm(made, "looking", len(chunks), unit_scale=CHUNK, unit="picture", disable=None, leave=False)
+    for _, (images, regions) in bar:
         digests += [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
         fingerprints += fingerprint(images)
         known = torch.zeros(len(images), dtype=torch.bool)

@@ -37,7 +37,7 @@ class Pictures(Protocol):
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """A picture (side, side, 3) uint8 and its region (side, side) uint8, to be read only.
 
-        There is no region where none is known; then there may be one of 0 as well.
+        Where none is known the region is None or all 0.
         """
 
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
