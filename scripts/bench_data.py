@@ -6,8 +6,8 @@
 ROOT is a folder data set, `dataset=folder dataset.root=ROOT`. The plain pipeline is ImageFolder, DataLoader with so
 many worker processes, and transforms.v2: random resized crop, mirror, and, in the second round, colour jitter and
 erasing. camtrain has as many decoding threads in its one process. Both deliver float batches of training pictures; no
-network is trained. The cache begins empty: its making is in the first epoch. The two are processes of their own and
-take turns in every epoch; of the rounds, and of the later epochs of each, the median is told.
+network is trained. The cache begins empty: its making is in the first epoch. Each runs in a process of its own, one
+after the other; of the rounds the median is told.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ def ours(root: Path, size: int, workers: int, epochs: int, rich: bool, cache: st
     listing = list_folder(config, config.train_split).without_regions()
     pictures = opened(config, listing, Rule(round(ROOM_FOR_CROPS * size), whole=True), max(1, workers), "training")
     device, layout = torch.device("cpu"), torch.contiguous_format
-    for epoch in range(epochs):  # anew each time: nothing is made ahead between its turns, as in the DataLoader
-        batches = training_batches(pictures, BATCH, 1, epoch, varied, size, device, layout, max(1, workers))
-        yield sum(len(batch.images) for batch in batches)
+    batches = training_batches(pictures, BATCH, epochs, 0, varied, size, device, layout, max(1, workers))
+    for _ in range(epochs):
+        yield sum(len(next(batches).images) for _ in range(len(pictures.targets) // BATCH))
 
 
 def main() -> None:
@@ -96,38 +96,25 @@ def main() -> None:
 
 
 def measured(root: Path, size: int, workers: int, epochs: int, rich: bool) -> list[tuple[float, float]]:
-    """Speed of both in the first epoch, and the median of the later ones."""
-    spawn = multiprocessing.get_context("spawn")
-    speeds: tuple[list[float], list[float]] = ([], [])
+    """Speed of both in the first epoch, and in the later ones, without a pause between epochs as in a training."""
+    found = []
     with tempfile.TemporaryDirectory() as cache:
-        ends, processes = [], []
         for pipeline, more in ((plain, ()), (ours, (cache,))):
-            near, far = spawn.Pipe()
-            arguments = (far, pipeline, root, size, workers, epochs, rich, *more)
-            processes.append(spawn.Process(target=epoch_by_epoch, args=arguments))
-            processes[-1].start()
-            far.close()  # so that the end of a process that fails is heard
-            near.recv()
-            ends.append(near)
-        for _ in range(epochs):
-            for end, speed in zip(ends, speeds, strict=True):
-                end.send("go")
-                speed.append(end.recv())
-        for process in processes:
-            process.join()
-    first, later = zip(*((part[0], statistics.median(part[1:])) for part in speeds), strict=True)
-    return [first, later]
+            # A process of its own, so that neither feels what the other left behind.
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                arguments = (root, size, workers, epochs, rich, *more)
+                found.append(alone.submit(speeds, pipeline, *arguments).result())
+    return list(zip(*found, strict=True))
 
 
-def epoch_by_epoch(end: Connection, pipeline: Callable[..., Iterator[int]], *arguments: Any) -> None:
-    """In a process of its own, so that neither pipeline feels the other: an epoch for each word from outside."""
+def speeds(pipeline: Callable[..., Iterator[int]], *arguments: Any) -> tuple[float, float]:
+    """Pictures per second in the first epoch and in all later ones."""
+    started = time.perf_counter()
     run = pipeline(*arguments)
-    end.send("ready")
-    for _ in range(arguments[3]):
-        end.recv()
-        started = time.perf_counter()
-        count = next(run)
-        end.send(count / (time.perf_counter() - started))
+    first = next(run)
+    begun = time.perf_counter()
+    later = sum(run)
+    return first / (begun - started), later / (time.perf_counter() - begun)
 
 
 if __name__ == "__main__":
