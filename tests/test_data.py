@@ -196,9 +196,43 @@ def test_boxes_in_coco_layout(tmp_path: Path) -> None:
             json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [50, 2, 3, 3]}]}),
             "5: the box lies outside",
         ),
+        (
+            json.dumps(
+                {
+                    **content,
+                    "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3, 3], "segmentation": [[1, 2, 3]]}],
+                }
+            ),
+            "annotation 5: segmentation holds something that is no polygon",
+        ),
     ):
         (tmp_path / "coco.json").write_text(broken)
         assert said in folder_error(config)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "cells"),
+    [
+        ([[2, 3, 12, 3, 12, 8, 2, 8]], 10 * 5),
+        ([[2, 3, 12, 3, 12, 5, 4, 5, 4, 8, 2, 8]], 10 * 2 + 2 * 3),  # an L
+        ([[2, 3, 5, 3, 5, 8, 2, 8], [10, 3, 12, 3, 12, 8, 10, 8]], 3 * 5 + 2 * 5),  # behind something
+        ([[2.6, 3, 12, 3, 12, 8, 2.6, 8]], 9 * 5),  # the centres of the first column lie outside
+        ({"size": [30, 40], "counts": "x"}, 10 * 5),  # run lengths: the box
+        ([], 10 * 5),
+    ],
+)
+def test_polygons_in_coco_layout(tmp_path: Path, segmentation: object, cells: int) -> None:
+    config = write_folder(tmp_path)
+    config.boxes = "coco.json"
+    content = {
+        "images": [{"id": 7, "file_name": "train/cat/picture 0 ä.png"}],
+        "annotations": [{"id": 1, "image_id": 7, "bbox": [2, 3, 10, 5], "segmentation": segmentation}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    found = region(config, 0)
+    assert found.sum() == cells
+    assert not found[:3].any()
+    assert not found[8:].any()
 
 
 def test_batches_depend_neither_on_threads_nor_on_the_cache(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from camtrain.files import lock
 
 log = logging.getLogger("camtrain")
 
-VERSION = 2
+VERSION = 3
 """To be raised when squares are made in another way."""
 
 ROOM_TO_LEAVE = 256 * 2**20  # bytes that must stay free on the disk
@@ -58,7 +58,7 @@ def key(listing: Listing, rule: Rule) -> str:
     digest.update(listing.meaning.tobytes())
     for path, region in zip(listing.paths, listing.regions, strict=True):
         files = [path, region.path] if isinstance(region, Mask) else [path]
-        boxes = [box[:5] for box in region] if isinstance(region, tuple) else None
+        boxes = [(*box[:5], box.outline) for box in region] if isinstance(region, tuple) else None
         digest.update(json.dumps([[_identity(file) for file in files], boxes]).encode())
     return digest.hexdigest()[:32]
 

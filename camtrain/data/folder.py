@@ -3,7 +3,7 @@
     root/[images/]{train,val}/CLASS/picture.jpg
     root/masks/{train,val}/CLASS/picture.png    0 background, `void` left out of every score, other values the object
     root/boxes.csv                              columns path, xmin, ymin, xmax, ymax, and class if there are several
-    root/FILE.json                              instead, with `boxes` naming it: COCO
+    root/FILE.json                              instead, with `boxes` naming it: COCO; polygons, or boxes without them
 
 Paths in the boxes file are relative to root, with or without ``images/``; coordinates are pixels of the picture as
 displayed (after the rotation that its EXIF data asks for), maximum edges exclusive. Boxes of another class than the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, str | None, Box]]:
 
 
 def _coco_rows(file: Path) -> Iterator[tuple[str, str | None, Box]]:
-    """File name, category and box of each annotation; crowds are left out, their boxes are of no one object."""
+    """File name, category and outline of each annotation; crowds are left out, their boxes are of no one object."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
         names = {image["id"]: str(image["file_name"]) for image in content["images"]}
@@ -187,6 +188,9 @@ def _coco_rows(file: Path) -> Iterator[tuple[str, str | None, Box]]:
                 continue
             left, top, width, height = annotation["bbox"]
             box = _box((left, top, left + width, top + height), where)
+            outline = annotation.get("segmentation")
+            if isinstance(outline, list):  # otherwise run lengths: its box will do
+                box = box._replace(outline=tuple(_polygon(part, where) for part in outline))
             kind = annotation.get("category_id")
             if kind is not None and kind not in kinds:
                 raise UserError(f"{where}: there is no category {kind}")
@@ -198,6 +202,13 @@ def _coco_rows(file: Path) -> Iterator[tuple[str, str | None, Box]]:
             f"{file}: not in the COCO layout ({_first_line(error)}); needed: images with id and file_name, annotations"
             " with image_id and bbox, categories with id and name"
         ) from error
+
+
+def _polygon(part: Any, where: str) -> tuple[float, ...]:
+    numbers = tuple(float(number) for number in part) if isinstance(part, list) else ()
+    if len(numbers) < 6 or len(numbers) % 2 or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{where}: segmentation holds something that is no polygon x, y, x, y, x, y, ...")
+    return numbers
 
 
 def _box(edges: Sequence[Any], where: str) -> Box:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from camtrain.data.ahead import ahead
@@ -45,6 +45,7 @@ class Box(NamedTuple):
     bottom: float
     value: int = 1  # of the region inside it
     where: str = ""  # file and line that said so
+    outline: tuple[tuple[float, ...], ...] = ()  # polygons x, y, x, y, ... inside the box; none: the box is the object
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,24 @@ def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarra
     if isinstance(region, Mask):
         meant: np.ndarray = listing.meaning[mask_values(region.path)]
         return meant
-    blank = Image.new("L", size, 0)
+    cells = np.zeros(size[::-1], np.uint8)
     for box in sorted(region or (), key=_area, reverse=True):  # of boxes that overlap the smaller one is in front
         left, top, right, bottom = pixels_of(box, size)
-        ImageDraw.Draw(blank).rectangle((left, top, right - 1, bottom - 1), fill=box.value)  # Pillow's are inclusive
-    return np.asarray(blank)
+        cells[top:bottom, left:right][inside(box.outline, (left, top, right, bottom))] = box.value
+    return cells
+
+
+def inside(outline: Sequence[Sequence[float]], box: Pixels) -> np.ndarray:
+    """Which pixels of the box have their centre in one of the polygons, or all where there is none; bool."""
+    left, top, right, bottom = box
+    found = np.full((bottom - top, right - left), not outline)
+    if outline:
+        from matplotlib.path import Path as Polygon  # slow to import, and few need it
+
+        centres = np.stack(np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5), 2).reshape(-1, 2)
+        for polygon in outline:
+            found |= Polygon(np.reshape(polygon, (-1, 2))).contains_points(centres).reshape(found.shape)
+    return found
 
 
 def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
