@@ -40,6 +40,12 @@ FAMILIES = {
         Indicator("cam/energy_in_mask", "energy in mask", "higher", 3, "share of the map on the object"),
         Indicator("cam/pointing", "pointing", "higher", 3, "share of pictures whose map peaks on the object"),
     ),
+    "faithfulness": (
+        Indicator("faithfulness/drop", "drop in confidence", "lower", 3, "of the class, when only the map is shown"),
+        Indicator("faithfulness/increase", "increase in confidence", "higher", 3, "share of pictures where it rises"),
+        Indicator("faithfulness/deletion", "deletion", "lower", 3, "confidence while the map's best is hidden first"),
+        Indicator("faithfulness/insertion", "insertion", "higher", 3, "confidence while the map's best is shown first"),
+    ),
     "health": (
         Indicator("cam/dead_rate", "dead rate", "lower", 3, "share of pictures without any map"),
         Indicator("cam/border_mass", "mass at the border", "lower", 3, "share of the map in the outermost cells"),

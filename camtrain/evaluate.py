@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from camtrain import indicators
+from camtrain import faithfulness, indicators
 from camtrain.arm import Arm, make_maps
 from camtrain.cam import eigencam, scorecam
 from camtrain.config import EVALUATION_ONLY, CamVariant, Score
@@ -16,7 +16,7 @@ from camtrain.data.batches import Batch
 from camtrain.head import Path
 from camtrain.model import Output
 from camtrain.performance import ACCURACY, PRECISION, mean_average_precision, of_batch
-from camtrain.score import Pairs, is_multilabel, of_pictures, pairs, regions_of
+from camtrain.score import Pairs, is_multilabel, of_pictures, pairs, probability, regions_of
 
 # The map that is measured is that of the logit, as published, whatever score was trained.
 EVALUATED_SCORE = Score.logit
@@ -114,11 +114,7 @@ def evaluate_maps(
     Arguments as for :func:`evaluate`.
     """
     values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
-    for batch in batches:
-        chosen = measured[batch.indices]
-        if not bool(chosen.any()):
-            continue
-        images, targets, regions = (part[chosen.to(batch.images.device)] for part in batch[:3])
+    for images, targets, regions in _only(batches, measured):
         for arm in arms:
             _, of, maps = forward_maps(arm, images, targets, variant)
             values[arm.name].append(of_maps(maps, regions_of(regions, targets, of)))
@@ -126,6 +122,47 @@ def evaluate_maps(
         name: {f"other_maps/{variant.value}/{tag}": value for tag, value in _means(rows).items()}
         for name, rows in values.items()
     }
+
+
+def evaluate_faithfulness(
+    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
+) -> dict[str, dict[str, float]]:
+    """Whether each arm's network uses what its maps show, with tags `faithfulness/drop` and so on.
+
+    Some 36 forward passes for each map. Arguments as for :func:`evaluate`.
+    """
+    values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
+    for images, targets, _ in _only(batches, measured):
+        for arm in arms:
+            _, of, maps = forward_maps(arm, images, targets, variant)
+            values[arm.name].append(of_confidence(arm, images, targets, of, maps))
+    return {
+        name: {f"faithfulness/{tag}": value for tag, value in _means(rows).items()} for name, rows in values.items()
+    }
+
+
+def of_confidence(arm: Arm, images: Tensor, targets: Tensor, of: Pairs, maps: Tensor) -> dict[str, Tensor]:
+    """Every figure of :mod:`camtrain.faithfulness` of each map, by name."""
+    model = arm.model
+    rows = torch.arange(len(maps), device=images.device)
+    own, of_own = of_pictures(targets, targets, of), Pairs(rows, of.classes)  # a picture for each map
+
+    def of_class(changed: Tensor) -> Tensor:
+        with torch.no_grad():
+            return probability(model.of_normalised(changed).logits, own, of_own)
+
+    normalised = of_pictures((images - model.mean) / model.std, targets, of)
+    drop, increase = faithfulness.confidence(normalised, maps, of_class)
+    deletion, insertion = map(faithfulness.area_under, faithfulness.curves(normalised, maps, of_class))
+    return {"drop": drop, "increase": increase, "deletion": deletion, "insertion": insertion}
+
+
+def _only(batches: Iterable[Batch], chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images, targets and regions of the chosen pictures, (pictures,) bool."""
+    for batch in batches:
+        rows = chosen[batch.indices].to(batch.images.device)
+        if bool(rows.any()):
+            yield batch.images[rows], batch.targets[rows], batch.regions[rows]
 
 
 def _means(rows: Sequence[dict[str, Tensor]]) -> dict[str, float]:

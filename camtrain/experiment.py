@@ -33,7 +33,7 @@ from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.pictures import Pictures, shows
 from camtrain.errors import UserError
-from camtrain.evaluate import evaluate, evaluate_maps, forward_maps
+from camtrain.evaluate import evaluate, evaluate_faithfulness, evaluate_maps, forward_maps
 from camtrain.files import write_atomically
 from camtrain.indicators import VOID
 from camtrain.model import build as build_model
@@ -88,6 +88,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         size = config.trainer.batch_size
         pixels = config.dataset.image_size
         return training_batches(train_pictures, size, epochs, config.seed, varied, pixels, device, layout, threads)
+
+    def validation() -> Generator[Batch, None, None]:
+        return all_batches(val_pictures, config.trainer.batch_size, device, layout, threads)
 
     with closing(batches_of(1, min(threads, PROBED_BATCHES))) as early:
         first = list(islice(early, PROBED_BATCHES))
@@ -151,8 +154,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     device,
                     lambda _: bar.update(),
                 )
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout, threads)
-                figures = evaluate(arms, val_batches, config.cam.variant, measured)
+                figures = evaluate(arms, validation(), config.cam.variant, measured)
                 for arm in arms:
                     figures[arm.name] |= trained[arm.name].summary()
                     figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
@@ -167,18 +169,24 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 log.info("%s", narration.epoch_line(epoch + 1, figures, multilabel))
                 save("running")
 
-            # ---- report
+            # ---- measure what takes longer, once
+            def add(figures: dict[str, dict[str, float]]) -> None:
+                for arm in arms:
+                    epochs[arm.name][-1] |= figures[arm.name]
+                board.scalars(figures, len(epochs[BASELINE]))
+
+            if config.evaluate.faithfulness_pictures:
+                bar.set_description("measuring faithfulness")
+                some = first_of(measured, config.evaluate.faithfulness_pictures)
+                add(evaluate_faithfulness(arms, validation(), config.cam.variant, some))
             for variant in dict.fromkeys(config.evaluate.maps):
                 if variant is config.cam.variant:
                     continue
                 bar.set_description(f"measuring {variant.value}")
                 some = first_of(measured, config.evaluate.scorecam_pictures)
-                val_batches = all_batches(val_pictures, config.trainer.batch_size, device, layout, threads)
-                chosen = some if variant is CamVariant.scorecam else measured
-                figures = evaluate_maps(arms, val_batches, variant, chosen)
-                for arm in arms:
-                    epochs[arm.name][-1] |= figures[arm.name]
-                board.scalars(figures, len(epochs[BASELINE]))
+                add(evaluate_maps(arms, validation(), variant, some if variant is CamVariant.scorecam else measured))
+
+            # ---- report
             final = {arm: rows[-1] for arm, rows in epochs.items()}
             for arm in arms:
                 checkpoint.save_weights(arm, folder / arm.name)
