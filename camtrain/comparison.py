@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from camtrain.arm import BASELINE, REGULARISED
 from camtrain.config import AUTO, CamConfig, CamVariant, Score
 from camtrain.performance import measure
@@ -81,6 +83,7 @@ class Row(NamedTuple):
     baseline: float
     regularised: float
     dying: bool = False  # the regularised arm's maps die: concentration is that of the few that are left
+    margin: float = math.nan  # half the 95 % interval of the difference, over pictures; nan where there is none
 
     @property
     def difference(self) -> float:
@@ -92,11 +95,12 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """better, worse, or empty where the direction means nothing or the figures differ by less than 1 %."""
+        """better, worse, or empty where the direction means nothing, or the figures differ by less than 1 % or by what
+        may be chance."""
         if self.dying and self.indicator.tag in CONCENTRATION:
             return "dead maps"
         change = self.difference
-        equal = abs(change) < SAME * max(abs(self.baseline), abs(self.regularised))
+        equal = abs(change) < SAME * max(abs(self.baseline), abs(self.regularised)) or abs(change) <= self.margin
         if not self.indicator.better or not math.isfinite(change) or equal or change == 0:
             return ""
         return "better" if (change > 0) == (self.indicator.better == "higher") else "worse"
@@ -108,8 +112,33 @@ class Row(NamedTuple):
         return f"{value:{'+' if signed else ''}.{self.indicator.digits}f}"
 
 
-def rows(final: Mapping[str, Figures]) -> dict[str, list[Row]]:
-    """By family, one row per indicator that at least one arm has."""
+def margins(each: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+    r"""Half the 95 % interval of each tag's mean difference between the arms, over the pictures of one run.
+
+    .. math:: 1.96\, s / \sqrt{n}
+
+    with s the standard deviation of the differences of the n pictures for which both arms have a value. What another
+    seed would change is not in it. nan for fewer than two pictures.
+
+    Args:
+        each: of each arm and tag, (pictures,), nan where not defined.
+    """
+    found = {}
+    for tag, before in each[BASELINE].items():
+        difference = each[REGULARISED][tag] - before
+        difference = difference[difference.isfinite()]
+        enough = len(difference) > 1
+        found[tag] = 1.96 * float(difference.std()) / math.sqrt(len(difference)) if enough else math.nan
+    return found
+
+
+def rows(final: Mapping[str, Figures], within: Figures) -> dict[str, list[Row]]:
+    """By family, one row per indicator that at least one arm has.
+
+    Args:
+        final: last figures of each arm.
+        within: :func:`margins` of the differences.
+    """
     found: dict[str, list[Row]] = {}
     dying = maps_die(final)
     for family, indicators in FAMILIES.items():
@@ -117,7 +146,8 @@ def rows(final: Mapping[str, Figures]) -> dict[str, list[Row]]:
             scale = 1000 if indicator.tag == "time/step" else 1
             baseline, regularised = (final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED))
             if math.isfinite(baseline) or math.isfinite(regularised):
-                found.setdefault(family, []).append(Row(indicator, baseline, regularised, dying))
+                margin = within.get(indicator.tag, math.nan)
+                found.setdefault(family, []).append(Row(indicator, baseline, regularised, dying, margin))
     return found
 
 
@@ -127,7 +157,7 @@ def performance(figures: Figures) -> str:
     return accuracy if accuracy in figures else f"{measure(multilabel=True)}/val"
 
 
-HEADINGS = ("", "baseline", "regularised", "difference", "ratio", "")
+HEADINGS = ("", "baseline", "regularised", "difference", "95 %", "ratio", "")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -137,24 +167,25 @@ def cells(row: Row) -> tuple[str, ...]:
         row.text(row.baseline),
         row.text(row.regularised),
         row.text(row.difference, signed=True),
+        f"± {row.text(row.margin)}" if math.isfinite(row.margin) else "",
         f"x {row.ratio:.2f}" if math.isfinite(row.ratio) else "-",
         row.verdict,
     )
 
 
-def grouped(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
+def grouped(final: Mapping[str, Figures], within: Figures) -> list[tuple[str, ...]]:
     """Lines under :data:`HEADINGS`, each family under its name."""
     lines: list[tuple[str, ...]] = []
-    for family, of_family in rows(final).items():
+    for family, of_family in rows(final, within).items():
         lines.append((family, *[""] * (len(HEADINGS) - 1)))
         lines += [(f"  {label}", *rest) for label, *rest in map(cells, of_family)]
     return lines
 
 
-def as_text(final: Mapping[str, Figures]) -> str:
+def as_text(final: Mapping[str, Figures], within: Figures) -> str:
     """The comparison as tables for a terminal."""
     others = of_other_maps(final)
-    text = _aligned([HEADINGS, *grouped(final)])
+    text = _aligned([HEADINGS, *grouped(final, within)])
     return f"{text}\n\n{OTHER_MAPS}\n{_aligned([MAP_HEADINGS, *others])}" if others else text
 
 
@@ -213,9 +244,9 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
 
 
-def as_markdown(final: Mapping[str, Figures]) -> str:
+def as_markdown(final: Mapping[str, Figures], within: Figures) -> str:
     """The comparison as Markdown tables."""
-    text = _markdown(HEADINGS, grouped(final))
+    text = _markdown(HEADINGS, grouped(final, within))
     others = of_other_maps(final)
     return f"{text}\n\n{OTHER_MAPS}\n\n{_markdown(MAP_HEADINGS, others)}" if others else text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,9 +61,14 @@ def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: CamVariant) 
     return Mapped(detached, of, maps)
 
 
-def evaluate(
-    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
-) -> dict[str, dict[str, float]]:
+class Measured(NamedTuple):
+    """What was measured, by arm and tag."""
+
+    means: dict[str, dict[str, float]]  # over maps or pictures; those that are not defined are left out, nan if all are
+    each: dict[str, dict[str, Tensor]]  # (pictures,) float64, a picture's mean over its maps; nan where not defined
+
+
+def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Measured:
     """One pass over the validation pictures, each batch fed to every arm.
 
     Args:
@@ -71,12 +76,8 @@ def evaluate(
         batches: the validation pictures.
         variant: which map.
         measured: (pictures,) bool, whose maps are measured; accuracy and confidence are of all.
-
-    Returns:
-        For each arm, the mean over maps or pictures of every tag. Those for which a value is not defined (a dead map's
-        entropy, energy in mask without a mask) are left out of its mean; nan if that leaves none.
     """
-    values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
+    values = _Values(arms, len(measured))
     peaks: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     cells = 0
     logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
@@ -89,56 +90,84 @@ def evaluate(
             output, of, maps = forward_maps(arm, batch.images, batch.targets, variant)
             rows = of_pictures(chosen, batch.targets, of)
             regions = regions_of(batch.regions, batch.targets, of)
-            figures = dict(of_logits(output.logits, batch.targets))
-            figures |= {f"cam/{name}": value for name, value in of_maps(maps[rows], regions[rows]).items()}
+            values.add(arm, batch.indices, dict(of_logits(output.logits, batch.targets)))
+            numbers = batch.indices[of.rows.cpu()][rows.cpu()]
+            values.add(arm, numbers, _tagged("cam", of_maps(maps[rows], regions[rows])))
             peaks[arm.name].append(indicators.peak(maps[rows]))
             cells = maps.shape[1] * maps.shape[2]
-            values[arm.name].append(figures)
             if targets:
                 logits[arm.name].append(output.logits)
-    means = {name: _means(rows) for name, rows in values.items()}
-    for name in means:
-        means[name]["cam/peak_entropy"] = float(indicators.peak_entropy(torch.cat(peaks[name]), cells))
-    if targets:
-        for name in means:
-            precision = mean_average_precision(torch.cat(logits[name]), torch.cat(targets))
-            means[name] = {f"{PRECISION}/val": precision, **means[name]}
-    return means
+    found = values.measured()
+    for name, means in found.means.items():
+        means["cam/peak_entropy"] = float(indicators.peak_entropy(torch.cat(peaks[name]), cells))
+        if targets:
+            means[f"{PRECISION}/val"] = mean_average_precision(torch.cat(logits[name]), torch.cat(targets))
+    return found
 
 
-def evaluate_maps(
-    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
-) -> dict[str, dict[str, float]]:
+def evaluate_maps(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Measured:
     """Indicators of another map than the trained one, with tags `other_maps/<map>/entropy` and so on.
 
     Arguments as for :func:`evaluate`.
     """
-    values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
-    for images, targets, regions in _only(batches, measured):
+    values = _Values(arms, len(measured))
+    for images, targets, regions, numbers in _only(batches, measured):
         for arm in arms:
             _, of, maps = forward_maps(arm, images, targets, variant)
-            values[arm.name].append(of_maps(maps, regions_of(regions, targets, of)))
-    return {
-        name: {f"other_maps/{variant.value}/{tag}": value for tag, value in _means(rows).items()}
-        for name, rows in values.items()
-    }
+            figures = of_maps(maps, regions_of(regions, targets, of))
+            values.add(arm, numbers[of.rows.cpu()], _tagged(f"other_maps/{variant.value}", figures))
+    return values.measured()
 
 
 def evaluate_faithfulness(
     arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
-) -> dict[str, dict[str, float]]:
+) -> Measured:
     """Whether each arm's network uses what its maps show, with tags `faithfulness/drop` and so on.
 
     Some 36 forward passes for each map. Arguments as for :func:`evaluate`.
     """
-    values: dict[str, list[dict[str, Tensor]]] = {arm.name: [] for arm in arms}
-    for images, targets, _ in _only(batches, measured):
+    values = _Values(arms, len(measured))
+    for images, targets, _, numbers in _only(batches, measured):
         for arm in arms:
             _, of, maps = forward_maps(arm, images, targets, variant)
-            values[arm.name].append(of_confidence(arm, images, targets, of, maps))
-    return {
-        name: {f"faithfulness/{tag}": value for tag, value in _means(rows).items()} for name, rows in values.items()
-    }
+            figures = of_confidence(arm, images, targets, of, maps)
+            values.add(arm, numbers[of.rows.cpu()], _tagged("faithfulness", figures))
+    return values.measured()
+
+
+class _Values:
+    """Figures of maps and pictures as they come in, batch by batch."""
+
+    def __init__(self, arms: Sequence[Arm], pictures: int) -> None:
+        self.pictures = pictures
+        self.rows: dict[str, dict[str, list[tuple[Tensor, Tensor]]]] = {arm.name: {} for arm in arms}
+
+    def add(self, arm: Arm, numbers: Tensor, figures: Mapping[str, Tensor]) -> None:
+        """Values by tag, with the numbers of their pictures."""
+        for tag, value in figures.items():
+            self.rows[arm.name].setdefault(tag, []).append((numbers, value.double().cpu()))
+
+    def measured(self) -> Measured:
+        joined = {
+            name: {tag: tuple(map(torch.cat, zip(*parts, strict=True))) for tag, parts in of_arm.items()}
+            for name, of_arm in self.rows.items()
+        }
+        means = {
+            name: {tag: float(value.nanmean()) for tag, (_, value) in tags.items()} for name, tags in joined.items()
+        }
+        each = {name: {tag: self._each(*pair) for tag, pair in tags.items()} for name, tags in joined.items()}
+        return Measured(means, each)
+
+    def _each(self, numbers: Tensor, values: Tensor) -> Tensor:
+        known = ~values.isnan()
+        total, count = torch.zeros(2, self.pictures, dtype=torch.float64)
+        total.index_add_(0, numbers[known], values[known])
+        count.index_add_(0, numbers[known], torch.ones_like(values[known]))
+        return torch.where(count > 0, total / count, torch.nan)
+
+
+def _tagged(group: str, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{group}/{name}": value for name, value in figures.items()}
 
 
 def of_confidence(arm: Arm, images: Tensor, targets: Tensor, of: Pairs, maps: Tensor) -> dict[str, Tensor]:
@@ -157,16 +186,13 @@ def of_confidence(arm: Arm, images: Tensor, targets: Tensor, of: Pairs, maps: Te
     return {"drop": drop, "increase": increase, "deletion": deletion, "insertion": insertion}
 
 
-def _only(batches: Iterable[Batch], chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images, targets and regions of the chosen pictures, (pictures,) bool."""
+def _only(batches: Iterable[Batch], chosen: Tensor) -> Iterator[Batch]:
+    """What is left of each batch if only the chosen pictures stay, (pictures,) bool."""
     for batch in batches:
-        rows = chosen[batch.indices].to(batch.images.device)
+        rows = chosen[batch.indices]
         if bool(rows.any()):
-            yield batch.images[rows], batch.targets[rows], batch.regions[rows]
-
-
-def _means(rows: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-    return {tag: float(torch.cat([row[tag] for row in rows]).double().nanmean()) for tag in rows[0]}
+            here = rows.to(batch.images.device)
+            yield Batch(batch.images[here], batch.targets[here], batch.regions[here], batch.indices[rows])
 
 
 def of_logits(logits: Tensor, target: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -33,7 +33,7 @@ from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.pictures import Pictures, shows
 from camtrain.errors import UserError
-from camtrain.evaluate import evaluate, evaluate_faithfulness, evaluate_maps, forward_maps
+from camtrain.evaluate import Measured, evaluate, evaluate_faithfulness, evaluate_maps, forward_maps
 from camtrain.files import write_atomically
 from camtrain.indicators import VOID
 from camtrain.model import build as build_model
@@ -121,13 +121,14 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     steps = steps_per_epoch(len(train_pictures.targets), config.trainer.batch_size)
     total = min(config.trainer.epochs * steps, config.trainer.max_steps or sys.maxsize)
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
+    within: dict[str, float] = {}
     drawn: list[drawing.Drawn] = []
     started = time.perf_counter()
     batches = batches_of(config.trainer.epochs, threads)
 
     def save(status: str) -> dict[str, Any]:
         timing = {"seconds": time.perf_counter() - started, **step_times(epochs)}
-        return result.write(folder, status, config.seed, tree, epochs, timing, facts)
+        return result.write(folder, status, config.seed, tree, epochs, within, timing, facts)
 
     # ---- train
     status = "failed"
@@ -154,7 +155,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     device,
                     lambda _: bar.update(),
                 )
-                figures = evaluate(arms, validation(), config.cam.variant, measured)
+                figures, each = evaluate(arms, validation(), config.cam.variant, measured)
+                within = comparison.margins(each)
                 for arm in arms:
                     figures[arm.name] |= trained[arm.name].summary()
                     figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
@@ -170,10 +172,11 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 save("running")
 
             # ---- measure what takes longer, once
-            def add(figures: dict[str, dict[str, float]]) -> None:
+            def add(found: Measured) -> None:
                 for arm in arms:
-                    epochs[arm.name][-1] |= figures[arm.name]
-                board.scalars(figures, len(epochs[BASELINE]))
+                    epochs[arm.name][-1] |= found.means[arm.name]
+                within.update(comparison.margins(found.each))
+                board.scalars(found.means, len(epochs[BASELINE]))
 
             if config.evaluate.faithfulness_pictures:
                 bar.set_description("measuring faithfulness")
@@ -190,11 +193,11 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
             final = {arm: rows[-1] for arm, rows in epochs.items()}
             for arm in arms:
                 checkpoint.save_weights(arm, folder / arm.name)
-            board.text("comparison", comparison.as_markdown(final), len(epochs[BASELINE]))
+            board.text("comparison", comparison.as_markdown(final, within), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
         notes = list(comparison.warnings(final, config.cam))
         page = folder / "report.html"
-        report.write(page, narration.title(config), introduction, final, epochs, drawn, notes, yaml)
+        report.write(page, narration.title(config), introduction, final, within, epochs, drawn, notes, yaml)
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -202,7 +205,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     finally:
         finished = save(status)
 
-    log.info("\n%s\n", comparison.as_text(final))
+    log.info("\n%s\n", comparison.as_text(final, within))
     for note in notes:
         log.warning("Note: %s", note)
     log.info("run folder   %s", folder)

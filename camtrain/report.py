@@ -63,6 +63,7 @@ def write(
     title: str,
     facts: Sequence[tuple[str, str]],
     final: Mapping[str, comparison.Figures],
+    within: comparison.Figures,
     epochs: Mapping[str, Sequence[comparison.Figures]],
     drawn: Sequence[Drawn],
     warnings: Sequence[str],
@@ -75,6 +76,7 @@ def write(
         title: heading.
         facts: labelled lines about data, network and run.
         final: last figures of each arm.
+        within: margins of their differences.
         epochs: of each arm, the figures of every epoch.
         drawn: validation pictures with their maps.
         warnings: sentences that stand above everything else.
@@ -89,12 +91,13 @@ def write(
 <h1>{say(title)}</h1><dl class="facts">{about}</dl>
 {notes}
 <h2>Comparison</h2>
-<div class="scroll">{_table(final)}</div>
+<div class="scroll">{_table(final, within)}</div>
 {_other_maps(final)}
 <p>Indicators of the map are means over the validation pictures, of the true class's map of the logit, in both arms and
 whatever score was trained. Dead maps are left out of concentration and of the mass at the border, and count as misses
-in energy in mask and pointing. One run is one seed: repeat it with <code>seed=0,1,2</code> before believing a small
-difference.</p>
+in energy in mask and pointing. The 95 % interval is over these pictures, which both arms saw; a difference inside it is
+called neither better nor worse. One run is one seed, whose chance is not in it: repeat it with <code>seed=0,1,2</code>
+before believing a small difference.</p>
 {_wall(drawn)}
 <h2>Curves</h2>
 <div class="curves">{_curves(epochs)}</div>
@@ -105,10 +108,10 @@ difference.</p>
     write_text(path, page)
 
 
-def _table(final: Mapping[str, comparison.Figures]) -> str:
+def _table(final: Mapping[str, comparison.Figures], within: comparison.Figures) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in comparison.HEADINGS)
     parts = []
-    for family, rows in comparison.rows(final).items():
+    for family, rows in comparison.rows(final, within).items():
         name = f'<th scope="rowgroup" colspan="{len(comparison.HEADINGS)}">{family}</th>'
         body = [f'<tr class="family">{name}</tr>']
         for row in rows:

@@ -42,6 +42,7 @@ def write(
     seed: int,
     config: Mapping[str, Any],
     epochs: Mapping[str, list[dict[str, float]]],
+    within: Mapping[str, float],
     timing: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def write(
         seed: of the run.
         config: the whole configuration.
         epochs: of each arm, the figures of every epoch by tag.
+        within: half the 95 % intervals of the differences, over pictures, by tag.
         timing: seconds and ratios.
         facts: what was found about data, network and machine.
     """
@@ -64,6 +66,7 @@ def write(
         "config": config,
         "arms": {arm: {"final": final[arm], "epochs": rows} for arm, rows in epochs.items()},
         "difference": difference(final),
+        "difference_95": within,
         "timing": timing,
         **facts,
     }

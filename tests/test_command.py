@@ -54,6 +54,9 @@ TAGS = {
     "time/epoch",
 }
 
+FAITHFULNESS = {f"faithfulness/{name}" for name in ("drop", "increase", "deletion", "insertion")}
+"""Measured after the last epoch only."""
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
@@ -104,10 +107,11 @@ def test_result(finished: tuple[Path, str]) -> None:
         of_arm = result["arms"][arm]
         assert len(of_arm["epochs"]) == 2
         assert of_arm["final"] == of_arm["epochs"][-1]
-        assert of_arm["final"].keys() == TAGS
+        assert of_arm["final"].keys() == TAGS | FAITHFULNESS
     for tag, value in result["difference"].items():
         pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
         assert value == pytest.approx(pair[1] - pair[0])
+    assert result["difference_95"].keys() >= FAITHFULNESS | {"accuracy/val", "cam/entropy", "cam/energy_in_mask"}
     assert result["timing"]["step_ratio"] > 0
     assert result["model"]["gradient_path"]["training"] == "closed form"
 
@@ -120,7 +124,7 @@ def test_tensorboard_has_identical_tags_in_both_arms(finished: tuple[Path, str])
         events = EventAccumulator(str(run / "tb" / arm))
         events.Reload()
         tags = events.Tags()
-        assert set(tags["scalars"]) == TAGS
+        assert set(tags["scalars"]) == TAGS | FAITHFULNESS
         assert {"config/text_summary", "comparison/text_summary"} <= set(tags["tensors"])
         entropy = [event.value for event in events.Scalars("cam/entropy")]
         assert entropy == pytest.approx([row["cam/entropy"] for row in result["arms"][arm]["epochs"]], rel=1e-5)

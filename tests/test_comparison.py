@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import pytest
+import torch
+
 from camtrain import comparison
 from camtrain.config import CamConfig, Score
 
@@ -25,8 +28,8 @@ def final(**changed: tuple[float, float]) -> dict[str, dict[str, float]]:
     }
 
 
-def verdicts_of(figures: dict[str, dict[str, float]]) -> dict[str, str]:
-    return {row.indicator.tag: row.verdict for rows in comparison.rows(figures).values() for row in rows}
+def verdicts_of(figures: dict[str, dict[str, float]], within: dict[str, float] | None = None) -> dict[str, str]:
+    return {row.indicator.tag: row.verdict for rows in comparison.rows(figures, within or {}).values() for row in rows}
 
 
 def test_verdicts_follow_the_direction_of_each_indicator() -> None:
@@ -53,14 +56,29 @@ def test_differences_below_one_percent_are_no_verdict() -> None:
     assert "sharper" not in warnings(cam__energy_in_mask=(0.400, 0.395))
 
 
+def test_what_may_be_chance_is_no_verdict() -> None:
+    assert verdicts_of(final(), {"cam/entropy": 1.4, "cam/energy_in_mask": 0.3})["cam/entropy"] == "better"
+    assert verdicts_of(final(), {"cam/entropy": 1.4, "cam/energy_in_mask": 0.3})["cam/energy_in_mask"] == ""
+
+
+def test_margin_of_a_difference_over_pictures() -> None:
+    before = torch.tensor([1.0, 2.0, 3.0, NAN, 5.0], dtype=torch.float64)
+    after = torch.tensor([2.0, 5.0, NAN, 1.0, 7.0], dtype=torch.float64)  # differences 1, 3 and 2
+    found = comparison.margins({"baseline": {"a": before}, "regularised": {"a": after}})
+    assert found["a"] == pytest.approx(1.96 * 1.0 / math.sqrt(3))
+    one = comparison.margins({"baseline": {"a": before[:1]}, "regularised": {"a": after[:1]}})
+    assert math.isnan(one["a"])
+
+
 def test_text_table() -> None:
-    text = comparison.as_text(final(cam__entropy=(3.0, NAN)))
+    text = comparison.as_text(final(cam__entropy=(3.0, NAN)), {"cam/energy_in_mask": 0.25})
     lines = {line.strip().split("  ")[0]: line.split() for line in text.splitlines()}
-    assert list(comparison.rows(final())) == ["performance", "concentration", "plausibility", "health", "training"]
+    assert list(comparison.rows(final(), {})) == ["performance", "concentration", "plausibility", "health", "training"]
     assert lines["step time, ms"][3:7] == ["10.0", "10.5", "+0.5", "x"]
+    assert lines["energy in mask"][3:] == ["0.200", "0.400", "+0.200", "±", "0.250", "x", "2.00"]
     assert lines["entropy, nats"][2:] == ["3.000", "-", "-", "-"]
     assert "contrast" not in text, "nobody measured it"
-    assert comparison.as_markdown(final()).count("\n") == 12
+    assert comparison.as_markdown(final(), {}).count("\n") == 12
 
 
 def warnings(cam: CamConfig | None = None, **changed: tuple[float, float]) -> str:
