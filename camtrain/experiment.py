@@ -122,6 +122,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     total = min(config.trainer.epochs * steps, config.trainer.max_steps or sys.maxsize)
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     within: dict[str, float] = {}
+    each: dict[str, dict[str, torch.Tensor]] = {}
     drawn: list[drawing.Drawn] = []
     started = time.perf_counter()
     batches = batches_of(config.trainer.epochs, threads)
@@ -175,6 +176,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
             def add(found: Measured) -> None:
                 for arm in arms:
                     epochs[arm.name][-1] |= found.means[arm.name]
+                    each[arm.name] |= found.each[arm.name]
                 within.update(comparison.margins(found.each))
                 board.scalars(found.means, len(epochs[BASELINE]))
 
@@ -190,6 +192,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 add(evaluate_maps(arms, validation(), variant, some if variant is CamVariant.scorecam else measured))
 
             # ---- report
+            result.write_pictures(folder, val_pictures, each)
             final = {arm: rows[-1] for arm, rows in epochs.items()}
             for arm in arms:
                 checkpoint.save_weights(arm, folder / arm.name)

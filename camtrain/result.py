@@ -1,7 +1,9 @@
-"""result.json: what a run found, for programs. Rewritten after every epoch, always whole."""
+"""What a run found, for programs: result.json, rewritten after every epoch and always whole, and pictures.csv."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -9,13 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from camtrain.arm import BASELINE, REGULARISED
+from camtrain.data.pictures import Pictures, classes_of
 from camtrain.errors import UserError
 from camtrain.files import write_text
 
 SCHEMA = 1
 
 NAME = "result.json"
+PICTURES = "pictures.csv"
 
 
 def claim(folder: Path) -> None:
@@ -72,6 +78,25 @@ def write(
     }
     write_text(folder / NAME, json.dumps(_finite(result), indent=1, ensure_ascii=False) + "\n")
     return result
+
+
+def write_pictures(folder: Path, pictures: Pictures, each: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write the figures of every validation picture in both arms, for a closer look and for statistics over runs.
+
+    Args:
+        folder: run folder.
+        pictures: which.
+        each: of each arm and tag, (pictures,); what is not defined is left empty.
+    """
+    columns = [(f"{arm} {tag}", value.tolist()) for arm, tags in each.items() for tag, value in tags.items()]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["picture", "class", *(name for name, _ in columns)])
+    for number, name in enumerate(pictures.names):
+        kinds = "; ".join(classes_of(pictures, number))
+        values = (column[number] for _, column in columns)
+        rows.writerow([name, kinds, *(f"{value:.7g}" if math.isfinite(value) else "" for value in values)])
+    write_text(folder / PICTURES, text.getvalue())
 
 
 def _finite(value: Any) -> Any:

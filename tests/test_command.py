@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html.parser
 import json
 import math
@@ -78,6 +79,7 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
         "baseline",
         "regularised",
         "result.json",
+        "pictures.csv",
         "report.html",
     }
     for arm in ("baseline", "regularised"):
@@ -114,6 +116,19 @@ def test_result(finished: tuple[Path, str]) -> None:
     assert result["difference_95"].keys() >= FAITHFULNESS | {"accuracy/val", "cam/entropy", "cam/energy_in_mask"}
     assert result["timing"]["step_ratio"] > 0
     assert result["model"]["gradient_path"]["training"] == "closed form"
+
+
+def test_figures_of_each_picture(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    with (run / "pictures.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    result = json.loads((run / "result.json").read_text())
+    assert len(rows) == result["data"]["val"]
+    assert {row["class"] for row in rows} <= set(result["data"]["classes"])
+    for arm in ("baseline", "regularised"):
+        for tag in ("accuracy/val", "cam/entropy", "faithfulness/deletion"):
+            values = [float(row[f"{arm} {tag}"]) for row in rows if row[f"{arm} {tag}"]]
+            assert sum(values) / len(values) == pytest.approx(result["arms"][arm]["final"][tag], rel=1e-5)
 
 
 def test_tensorboard_has_identical_tags_in_both_arms(finished: tuple[Path, str]) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from camtrain.data.ahead import ahead
-from camtrain.data.pictures import Pictures, name_of, per_class
+from camtrain.data.pictures import Pictures, per_class
 from camtrain.indicators import VOID
 
 CHUNK = 64  # pictures looked at at once
@@ -109,7 +109,7 @@ def twins(first: Pictures, second: Pictures, looks: tuple[Looks, Looks]) -> list
         other = known.get(digest, None if mark is None else known.get(mark))
         if other is not None:
             same = torch.equal(first.targets[other], second.targets[number])
-            found.append(Twin(name_of(first, other), name_of(second, number), digest in known, same))
+            found.append(Twin(first.names[other], second.names[number], digest in known, same))
     return sorted(found, key=lambda twin: not twin.identical)
 
 

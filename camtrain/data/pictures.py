@@ -32,6 +32,10 @@ class Pictures(Protocol):
         """How many pictures have a mask or a box."""
 
     @property
+    def names(self) -> Sequence[str]:
+        """What to call each picture: its file, or its number where it has none."""
+
+    @property
     def skipped(self) -> Sequence[Skipped]: ...
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -57,6 +61,7 @@ class Stored:
     regions: Tensor | None  # (pictures, side, side) uint8
     sizes: Tensor
     with_region: int
+    names: Sequence[str]
     skipped: Sequence[Skipped] = ()
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -73,7 +78,12 @@ class Stored:
 def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor) -> Stored:
     """Pictures that are squares already, each with a region."""
     sizes = torch.tensor([[images.shape[-1], images.shape[-2]]]).expand(len(images), 2)
-    return Stored(classes, images, targets, regions, sizes, with_region=len(targets))
+    return Stored(classes, images, targets, regions, sizes, len(targets), numbered(len(targets)))
+
+
+def numbered(count: int) -> list[str]:
+    """Names of pictures that have no files."""
+    return [f"picture {number}" for number in range(count)]
 
 
 @dataclass
@@ -88,6 +98,7 @@ class Decoded:
 
     def __post_init__(self) -> None:
         self.classes, self.targets = self.listing.classes, self.listing.targets
+        self.names = self.listing.names
         self.with_region = sum(bool(region) for region in self.listing.regions)
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -105,14 +116,16 @@ class Decoded:
         return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
 
-def name_of(pictures: Pictures, number: int) -> str:
-    """What to call a picture: its file, or its number where it has none."""
-    return str(pictures.listing.paths[number]) if isinstance(pictures, Decoded) else f"picture {number}"
-
-
 def shows(targets: Tensor, kind: int) -> Tensor:
     """Which pictures show a class, (pictures,) bool."""
     return targets == kind if targets.dim() == 1 else targets[:, kind] == 1
+
+
+def classes_of(pictures: Pictures, number: int) -> list[str]:
+    """Names of the classes that a picture shows."""
+    target = pictures.targets[number]
+    kinds = [int(target)] if target.dim() == 0 else target.nonzero().flatten().tolist()
+    return [pictures.classes[kind] for kind in kinds]
 
 
 def per_class(targets: Tensor, count: int) -> list[int]:
