@@ -257,14 +257,22 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def maps_die(final: Mapping[str, Figures]) -> bool:
-    """Whether the regularised arm has more dead maps than the baseline, and more than a few."""
+    """Whether the regularised arm has no fewer dead maps than the baseline, and more than a few."""
     baseline, regularised = (final[arm]["cam/dead_rate"] for arm in (BASELINE, REGULARISED))
-    return regularised > max(DEAD_LIMIT, baseline)
+    return regularised > DEAD_LIMIT and regularised >= baseline
 
 
-def warnings(final: Mapping[str, Figures], cam: CamConfig) -> Iterator[str]:
-    """What a reader must know before believing the table."""
+def warnings(final: Mapping[str, Figures], cam: CamConfig, shared: int = 0) -> Iterator[str]:
+    """What a reader must know before believing the table.
+
+    Args:
+        final: last figures of each arm.
+        cam: the CAM term.
+        shared: files that both arms were trained on and are validated on.
+    """
     baseline, regularised = final[BASELINE], final[REGULARISED]
+    if shared:
+        yield f"{shared} of the validation pictures were trained on: the figures do not say how new ones fare."
     if cam.weight == 0:
         yield "cam.weight is 0: both arms are the same training."
     other = ", or use cam.score=centred" if cam.score is Score.logit else ""

@@ -31,10 +31,10 @@ from camtrain.data.ahead import cpus
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
-from camtrain.data.pictures import Pictures, shows
+from camtrain.data.pictures import Pictures, shared_files, shows
 from camtrain.errors import UserError
 from camtrain.evaluate import Measured, evaluate, evaluate_faithfulness, evaluate_maps, forward_maps
-from camtrain.files import write_atomically
+from camtrain.files import write_atomically, write_text
 from camtrain.indicators import VOID
 from camtrain.model import build as build_model
 from camtrain.model import is_pretrained, survey
@@ -198,7 +198,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 checkpoint.save_weights(arm, folder / arm.name)
             board.text("comparison", comparison.as_markdown(final, within), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
-        notes = list(comparison.warnings(final, config.cam))
+        notes = list(comparison.warnings(final, config.cam, len(shared_files(train_pictures, val_pictures))))
         page = folder / "report.html"
         report.write(page, narration.title(config), introduction, final, within, epochs, drawn, notes, yaml)
         status = "completed"
@@ -309,7 +309,10 @@ def look_at_data(config: Config, folder: Path) -> None:
     looks = overview.look(train, workers(config)), overview.look(val, workers(config))
     parts = {"training": overview.count(train, looks[0]), "validation": overview.count(val, looks[1])}
     log.info("%s, %d px\n", narration.data_name(config), dataset.image_size)
-    log.info("%s\n", overview.table(parts, overview.twins(train, val, looks)))
+    same = overview.twins(train, val, looks)
+    log.info("%s\n", overview.table(parts, same))
+    if same:
+        write_text(folder / overview.TWINS, overview.as_csv(same))
     for entry in (*train.skipped, *val.skipped):
         log.info("cannot be used: %s", entry.reason)
     rows = contact_rows(train, stream(config.seed, Stream.pictures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -163,7 +164,11 @@ def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]], multilabe
     """Both arms' main figures after an epoch."""
     tags = (f"{measure(multilabel)}/val", *MAIN)
     pairs = ((figures[BASELINE][tag], figures[REGULARISED][tag]) for tag in tags)
-    return f"{epoch:>5}" + "".join(f"  {first:>8.3f} {second:>8.3f}" for first, second in pairs)
+    return f"{epoch:>5}" + "".join(f"  {_short(first):>8} {_short(second):>8}" for first, second in pairs)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def plain(value: Any) -> str | float | bool:

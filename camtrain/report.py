@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
 from camtrain import comparison
@@ -53,7 +53,8 @@ figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px
 .wrong { text-decoration: underline wavy #d1560b; }
 .curves svg { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85rem; }
-@media (max-width: 40rem) { td small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; } }
+@media (max-width: 40rem) { td small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; }
+  .comparison :is(th, td):nth-child(4), .comparison :is(th, td):nth-child(5) { display: none; } }
 @media print { body { max-width: none; } .wall { grid-template-columns: 1fr 1fr; } figure, tr { break-inside: avoid; } }
 """
 
@@ -98,7 +99,7 @@ whatever score was trained. Dead maps are left out of concentration and of the m
 in energy in mask and pointing. The 95 % interval is over these pictures, which both arms saw; a difference inside it is
 called neither better nor worse. One run is one seed, whose chance is not in it: repeat it with <code>seed=0,1,2</code>
 before believing a small difference.</p>
-{_wall(drawn)}
+{_wall(drawn, comparison.performance(final[BASELINE]) == "average_precision/val")}
 <h2>Curves</h2>
 <div class="curves">{_curves(epochs)}</div>
 <h2>Configuration</h2>
@@ -121,7 +122,7 @@ def _table(final: Mapping[str, comparison.Figures], within: comparison.Figures) 
             said = f'<span class="{verdict.partition(" ")[0]}">{verdict}</span>'
             body.append(f'<tr><td>{label}{meaning}</td>{cells}<td class="word">{said}</td></tr>')
         parts.append(f"<tbody>{''.join(body)}</tbody>")
-    return f"<table><thead><tr>{head}</tr></thead>{''.join(parts)}</table>"
+    return f'<table class="comparison"><thead><tr>{head}</tr></thead>{"".join(parts)}</table>'
 
 
 def _other_maps(final: Mapping[str, comparison.Figures]) -> str:
@@ -136,7 +137,7 @@ def _other_maps(final: Mapping[str, comparison.Figures]) -> str:
     )
 
 
-def _wall(drawn: Sequence[Drawn]) -> str:
+def _wall(drawn: Sequence[Drawn], multilabel: bool) -> str:
     if not drawn:
         return ""
     figures = []
@@ -155,11 +156,15 @@ def _wall(drawn: Sequence[Drawn]) -> str:
             f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{png}">'
             f'<div class="captions">{"".join(f"<span>{text}</span>" for text in captions)}</div></figure>'
         )
+    said = (
+        "Under each the first of its true classes, whose maps these are, then that class's probability in each arm"
+        if multilabel
+        else "Under each the true class, then each arm's prediction with its probability, underlined where it is wrong"
+    )
     return f"""<h2>Maps side by side</h2>
-<p>Validation pictures chosen at random before training. Under each the true class, then each arm's prediction with its
-probability, underlined where it is wrong, and the peak of its map as a multiple of uniform attention. The blue line is
-the object. Colour is the logarithm of the attention, from uniform (dark) to the higher of the two peaks (bright): in
-one picture the same colour is the same share of attention in both maps.</p>
+<p>Validation pictures chosen at random before training. {said}, and the peak of its map as a multiple of uniform
+attention. The blue line is the object. Colour is the logarithm of the attention, from uniform (dark) to the higher of
+the two peaks (bright): in one picture the same colour is the same share of attention in both maps.</p>
 <div class="wall">{"".join(figures)}</div>"""
 
 
@@ -187,7 +192,7 @@ def _curves(epochs: Mapping[str, Sequence[comparison.Figures]]) -> str:
             axes.set_title(label, fontsize=10)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(FixedLocator([1]) if marker else MaxNLocator(integer=True))
         figure.axes[0].legend(frameon=False)
         for axes in figure.axes[-3:]:
             axes.set_xlabel("epoch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -132,6 +133,9 @@ def test_data_task_says_what_is_there(command: Command, root: Path, tmp_path: Pa
         assert line in words
     assert "in both splits: 1 identical picture, 1 that look alike" in done.stdout
     assert "identical, of different classes: " in done.stdout
+    with (tmp_path / "look" / "duplicates.csv").open(newline="") as opened:
+        same = [(Path(row["validation"]).name, row["identical"], row["same class"]) for row in csv.DictReader(opened)]
+    assert same == [("the same.jpg", "yes", "no"), ("larger.jpg", "no", "yes")]
     with Image.open(tmp_path / "look" / "contact_sheet.png") as sheet:
         assert sheet.width > 700
     assert not (tmp_path / "look" / "result.json").exists()

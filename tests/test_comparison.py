@@ -92,6 +92,8 @@ def test_a_good_result_needs_no_warning() -> None:
 def test_failures_are_named() -> None:
     assert "Lower cam.share" in warnings(cam__dead_rate=(0.0, 0.9))
     assert "train both longer" in warnings(cam__dead_rate=(0.6, 0.65))
+    assert "train both longer" in warnings(cam__dead_rate=(0.35, 0.35))
+    assert "dead" not in warnings(cam__dead_rate=(0.35, 0.2))
     assert "centred" in warnings(CamConfig(score=Score.logit), cam__dead_rate=(0.0, 0.9))
     assert "centred" not in warnings(cam__dead_rate=(0.0, 0.9))
     assert "5.0 points less accurate" in warnings(accuracy__val=(0.90, 0.85))

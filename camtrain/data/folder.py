@@ -99,7 +99,10 @@ def _split_folder(root: Path, split: str) -> Path:
     for base in (root / split, root / "images" / split):
         if base.is_dir():
             return base
-    raise UserError(f"{root}: neither {split}/ nor images/{split}/ is there; expected {split}/CLASS/picture.jpg")
+    raise UserError(
+        f"{root}: neither {split}/ nor images/{split}/ is there; expected {split}/CLASS/picture.jpg, or name the"
+        " folders that are there by dataset.train_split and dataset.val_split"
+    )
 
 
 def _class_names(base: Path) -> list[str]:
@@ -140,13 +143,14 @@ def read_boxes(root: Path, name: str | None, pictures: set[Path]) -> dict[Path, 
     for given, kind, box in rows:
         path = named.get(given)
         if path is None:
-            path = next((base / given for base in (root, root / "images") if base / given in pictures), None)
+            ways = root / given, root / "images" / given, root / given.removeprefix("images/")
+            path = next((way for way in ways if way in pictures), None)
         if path is not None:
             if kind is not None and kind != path.parent.name:
                 others.setdefault(path, f"{box.where}: {kind}")
             else:
                 boxes.setdefault(path, []).append(box)
-        elif not any((base / given).is_file() for base in (root, root / "images")):
+        elif not any(way.is_file() for way in ways):
             raise UserError(
                 f"{box.where}: there is no picture {given or '(empty path)'} in {root}; correct or remove the line"
             )

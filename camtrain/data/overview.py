@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,8 @@ from tqdm import tqdm
 from camtrain.data.ahead import ahead
 from camtrain.data.pictures import Pictures, per_class
 from camtrain.indicators import VOID
+
+TWINS = "duplicates.csv"
 
 CHUNK = 64  # pictures looked at at once
 
@@ -35,7 +39,7 @@ class Overview(NamedTuple):
     without_class: int
     sizes: tuple[tuple[int, int], ...]  # the smallest, the middle and the largest picture by area, width and height
     with_region: int
-    empty_regions: int  # pictures whose region is known and shows no object in the part that is looked at
+    empty_regions: int  # pictures with a region whose objects all lie outside the middle square
     skipped: int
 
 
@@ -99,18 +103,43 @@ def count(pictures: Pictures, looks: Looks) -> Overview:
 def twins(first: Pictures, second: Pictures, looks: tuple[Looks, Looks]) -> list[Twin]:
     """Pictures of the first split that are in the second as well; identical ones first."""
     found = []
-    known: dict[bytes | int, int] = {}
+    known: dict[bytes, int] = {}
+    # Fingerprints that differ in no more bits than there are bands less one have a band in common.
+    banded: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for number in reversed(range(len(first.targets))):
         known[looks[0].digests[number]] = number
         mark = looks[0].fingerprints[number]
         if mark is not None:
-            known[mark] = number
+            for band in bands(mark):
+                banded.setdefault(band, []).append((mark, number))
     for number, (digest, mark) in enumerate(zip(*looks[1][:2], strict=True)):
-        other = known.get(digest, None if mark is None else known.get(mark))
+        other = known.get(digest)
+        if other is None and mark is not None:
+            near = (((mark ^ seen).bit_count(), at) for band in bands(mark) for seen, at in banded.get(band, ()))
+            distance, closest = min(near, default=(BANDS, -1))
+            other = closest if distance < BANDS else None
         if other is not None:
             same = torch.equal(first.targets[other], second.targets[number])
             found.append(Twin(first.names[other], second.names[number], digest in known, same))
     return sorted(found, key=lambda twin: not twin.identical)
+
+
+BANDS = 4
+
+
+def bands(mark: int) -> list[tuple[int, int]]:
+    """A fingerprint's 64 bits in parts, each with its number."""
+    width = 64 // BANDS
+    return [(band, mark >> width * band & (1 << width) - 1) for band in range(BANDS)]
+
+
+def as_csv(same: Sequence[Twin]) -> str:
+    """All of them, a line each."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["training", "validation", "identical", "same class"])
+    rows.writerows([twin.first, twin.second, *("yes" if part else "no" for part in twin[2:])] for twin in same)
+    return text.getvalue()
 
 
 def table(parts: Mapping[str, Overview], same: list[Twin], shown: int = 5) -> str:
@@ -130,7 +159,7 @@ def table(parts: Mapping[str, Overview], same: list[Twin], shown: int = 5) -> st
         row("no class", [str(part.without_class) for part in parts.values()])
     row("mask or box", [str(part.with_region) for part in parts.values()])
     if any(part.empty_regions for part in parts.values()):
-        row("of no object", [str(part.empty_regions) for part in parts.values()])
+        row("object cut off", [str(part.empty_regions) for part in parts.values()])
     if any(part.skipped for part in parts.values()):
         row("left out", [str(part.skipped) for part in parts.values()])
     for number, label in enumerate(("smallest", "middle", "largest")):
@@ -150,5 +179,5 @@ def table(parts: Mapping[str, Overview], same: list[Twin], shown: int = 5) -> st
         other = "" if twin.same_class else ", of different classes"
         lines.append(f"  {what}{other}: {twin.first} and {twin.second}")
     if len(same) > shown:
-        lines.append(f"  and {len(same) - shown} more")
+        lines.append(f"  and {len(same) - shown} more, listed in {TWINS}")
     return "\n".join(lines)

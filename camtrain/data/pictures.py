@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -119,6 +120,11 @@ class Decoded:
 def shows(targets: Tensor, kind: int) -> Tensor:
     """Which pictures show a class, (pictures,) bool."""
     return targets == kind if targets.dim() == 1 else targets[:, kind] == 1
+
+
+def shared_files(first: Pictures, second: Pictures) -> set[str]:
+    """Files that both splits hold."""
+    return {name for name in first.names if os.sep in name} & set(second.names)  # a number is no file
 
 
 def classes_of(pictures: Pictures, number: int) -> list[str]:
