@@ -262,11 +262,12 @@ def maps_die(final: Mapping[str, Figures]) -> bool:
     return regularised > DEAD_LIMIT and regularised >= baseline
 
 
-def warnings(final: Mapping[str, Figures], cam: CamConfig, shared: int = 0) -> Iterator[str]:
+def warnings(final: Mapping[str, Figures], within: Figures, cam: CamConfig, shared: int = 0) -> Iterator[str]:
     """What a reader must know before believing the table.
 
     Args:
         final: last figures of each arm.
+        within: :func:`margins` of the differences.
         cam: the CAM term.
         shared: files that both arms were trained on and are validated on.
     """
@@ -287,7 +288,8 @@ def warnings(final: Mapping[str, Figures], cam: CamConfig, shared: int = 0) -> I
         )
     tag = performance(baseline)
     lost = baseline[tag] - regularised[tag]
-    if lost > ACCURACY_LIMIT:
+    chance = within.get(tag, math.nan)
+    if lost > ACCURACY_LIMIT and not lost <= chance:
         what = "less accurate" if tag == "accuracy/val" else "lower in average precision"
         yield f"the regularised arm is {100 * lost:.1f} points {what}: lower {lower} or start the term later."
     if not math.isfinite(baseline["cam/energy_in_mask"]):

@@ -198,7 +198,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 checkpoint.save_weights(arm, folder / arm.name)
             board.text("comparison", comparison.as_markdown(final, within), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
-        notes = list(comparison.warnings(final, config.cam, len(shared_files(train_pictures, val_pictures))))
+        notes = list(comparison.warnings(final, within, config.cam, len(shared_files(train_pictures, val_pictures))))
         page = folder / "report.html"
         report.write(page, narration.title(config), introduction, final, within, epochs, drawn, notes, yaml)
         status = "completed"

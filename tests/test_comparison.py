@@ -70,6 +70,13 @@ def test_margin_of_a_difference_over_pictures() -> None:
     assert math.isnan(one["a"])
 
 
+def test_a_loss_of_accuracy_that_may_be_chance_is_not_blamed_on_the_term() -> None:
+    figures = final(accuracy__val=(0.9, 0.87))
+    for margin, said in ((0.02, True), (0.04, False), (NAN, True)):
+        notes = " ".join(comparison.warnings(figures, {"accuracy/val": margin}, CamConfig()))
+        assert ("less accurate" in notes) == said
+
+
 def test_text_table() -> None:
     text = comparison.as_text(final(cam__entropy=(3.0, NAN)), {"cam/energy_in_mask": 0.25})
     lines = {line.strip().split("  ")[0]: line.split() for line in text.splitlines()}
@@ -82,7 +89,7 @@ def test_text_table() -> None:
 
 
 def warnings(cam: CamConfig | None = None, **changed: tuple[float, float]) -> str:
-    return " ".join(comparison.warnings(final(**changed), cam or CamConfig()))
+    return " ".join(comparison.warnings(final(**changed), {}, cam or CamConfig()))
 
 
 def test_a_good_result_needs_no_warning() -> None:
