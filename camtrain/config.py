@@ -292,7 +292,7 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
 def check(config: Config) -> None:
     """Raise :class:`UserError` for the first value that is missing or out of its range."""
     for key, value, entry in keys(config):
-        if value == MISSING:
+        if value == MISSING or (key == "dataset.root" and not value):
             raise UserError(f"{key} is not set: give it as {key}=VALUE")
         if "low" in entry.metadata and value is not None:
             low, high, above = (entry.metadata[name] for name in ("low", "high", "above"))

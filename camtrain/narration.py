@@ -40,6 +40,7 @@ def facts(
             "train": len(train.targets),
             "val": len(val.targets),
             "val_with_region": val.with_region,
+            "middle_side": int(train.sizes.amin(1).median()),
             "multilabel": is_multilabel(train.targets),
             "skipped": {
                 split: [entry._asdict() for entry in pictures.skipped]
@@ -126,6 +127,10 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
         f"{data['name']}: {data['train']} training pictures, {data['val']} for validation ({regions} of these with"
         f" masks or boxes), {len(data['classes'])} classes, {config.dataset.image_size} px",
     )
+    if data["val"] > config.evaluate.max_pictures:
+        yield "", f"maps of {config.evaluate.max_pictures} of the validation pictures are measured, a random choice"
+    if 2 * data["middle_side"] <= config.dataset.image_size:
+        yield "", f"most are enlarged from about {data['middle_side']} px: dataset.image_size sets what to train at"
     for split, left_out in data["skipped"].items():
         if left_out:
             many = f"{len(left_out)} {SPLITS[split]} picture{'s' * (len(left_out) > 1)}"
@@ -139,9 +144,10 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
     )
     yield "CAM term", term(config.cam, told["cam_share"])
     optim, trainer = config.optim, config.trainer
+    batch = min(trainer.batch_size, data["train"])
     yield (
         "training",
-        f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {trainer.batch_size}, {optim.name.value} at"
+        f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {batch}, {optim.name.value} at"
         f" {told['learning_rate']:g}, {optim.schedule.value}"
         + (f"; stopped after {trainer.max_steps} steps at the latest" if trainer.max_steps else ""),
     )

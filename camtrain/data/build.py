@@ -98,7 +98,8 @@ def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[Pict
         train, val = read()
     except (RuntimeError, OSError, KeyError) as error:
         fetch = "; dataset.download=true fetches it into a folder that is empty or not there yet" if archives else ""
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        # torchvision goes on to tell of an argument of its own.
+        reason = next(iter(str(error).splitlines()), type(error).__name__).partition(" You can use download=")[0]
         raise UserError(f"dataset.root={config.root}: {config.name.value} is not there ({reason}){fetch}") from error
     if isinstance(train, Listing):
         assert isinstance(val, Listing)
