@@ -203,11 +203,12 @@ def of_other_maps(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
         ]
         if tags[0] in final[BASELINE]:
             pairs = [(final[BASELINE][tag], final[REGULARISED][tag]) for tag in tags]
-            lines.append((variant.value, *(" > ".join(_short(value) for value in pair) for pair in pairs)))
+            lines.append((variant.value, *(" > ".join(short(value) for value in pair) for pair in pairs)))
     return lines
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits, or a dash where it is not defined."""
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 

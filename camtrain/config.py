@@ -247,7 +247,7 @@ class EvaluateConfig:
     max_pictures: int = _ranged(2000, 1)  # validation pictures whose maps are measured, a fixed random choice
     pictures: int = _ranged(8, 0, 64)  # validation pictures whose maps are drawn
     maps: list[CamVariant] = field(default_factory=list)  # further maps, measured after the last epoch
-    faithfulness_pictures: int = _ranged(64, 0)  # after the last epoch; some 36 forward passes for each
+    faithfulness_pictures: int = _ranged(64, 0)  # after the last epoch; some 35 forward passes for each
     scorecam_pictures: int = _ranged(32, 1)  # pictures for scorecam: a forward pass for every channel of each
     picture_epochs: list[int] | None = _ranged(None, 1)  # null: 1, 2, 4, 8, ... and the last
 

@@ -83,16 +83,17 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
     logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     targets = []
     for batch in batches:
-        chosen = measured[batch.indices].to(batch.images.device)
+        chosen, numbers = (part.to(batch.images.device) for part in (measured[batch.indices], batch.indices))
         if is_multilabel(batch.targets):
             targets.append(batch.targets)
         for arm in arms:
             output, of, maps = forward_maps(arm, batch.images, batch.targets, variant)
             rows = of_pictures(chosen, batch.targets, of)
             regions = regions_of(batch.regions, batch.targets, of)
-            values.add(arm, batch.indices, dict(of_logits(output.logits, batch.targets)))
-            numbers = batch.indices[of.rows.cpu()][rows.cpu()]
-            values.add(arm, numbers, _tagged("cam", of_maps(maps[rows], regions[rows])))
+            values.add(arm, numbers, dict(of_logits(output.logits, batch.targets)))
+            values.add(
+                arm, of_pictures(numbers, batch.targets, of)[rows], _tagged("cam", of_maps(maps[rows], regions[rows]))
+            )
             peaks[arm.name].append(indicators.peak(maps[rows]))
             cells = maps.shape[1] * maps.shape[2]
             if targets:
@@ -115,7 +116,7 @@ def evaluate_maps(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVar
         for arm in arms:
             _, of, maps = forward_maps(arm, images, targets, variant)
             figures = of_maps(maps, regions_of(regions, targets, of))
-            values.add(arm, numbers[of.rows.cpu()], _tagged(f"other_maps/{variant.value}", figures))
+            values.add(arm, of_pictures(numbers, targets, of), _tagged(f"other_maps/{variant.value}", figures))
     return values.measured()
 
 
@@ -124,14 +125,14 @@ def evaluate_faithfulness(
 ) -> Measured:
     """Whether each arm's network uses what its maps show, with tags `faithfulness/drop` and so on.
 
-    Some 36 forward passes for each map. Arguments as for :func:`evaluate`.
+    Some 35 forward passes for each map. Arguments as for :func:`evaluate`.
     """
     values = _Values(arms, len(measured))
     for images, targets, _, numbers in _only(batches, measured):
         for arm in arms:
             _, of, maps = forward_maps(arm, images, targets, variant)
             figures = of_confidence(arm, images, targets, of, maps)
-            values.add(arm, numbers[of.rows.cpu()], _tagged("faithfulness", figures))
+            values.add(arm, of_pictures(numbers, targets, of), _tagged("faithfulness", figures))
     return values.measured()
 
 
@@ -145,17 +146,23 @@ class _Values:
     def add(self, arm: Arm, numbers: Tensor, figures: Mapping[str, Tensor]) -> None:
         """Values by tag, with the numbers of their pictures."""
         for tag, value in figures.items():
-            self.rows[arm.name].setdefault(tag, []).append((numbers, value.double().cpu()))
+            self.rows[arm.name].setdefault(tag, []).append((numbers, value))
 
     def measured(self) -> Measured:
         joined = {
-            name: {tag: tuple(map(torch.cat, zip(*parts, strict=True))) for tag, parts in of_arm.items()}
+            name: {
+                tag: tuple(torch.cat(part).cpu() for part in zip(*parts, strict=True)) for tag, parts in of_arm.items()
+            }
             for name, of_arm in self.rows.items()
         }
         means = {
-            name: {tag: float(value.nanmean()) for tag, (_, value) in tags.items()} for name, tags in joined.items()
+            name: {tag: float(value.double().nanmean()) for tag, (_, value) in tags.items()}
+            for name, tags in joined.items()
         }
-        each = {name: {tag: self._each(*pair) for tag, pair in tags.items()} for name, tags in joined.items()}
+        each = {
+            name: {tag: self._each(numbers, value.double()) for tag, (numbers, value) in tags.items()}
+            for name, tags in joined.items()
+        }
         return Measured(means, each)
 
     def _each(self, numbers: Tensor, values: Tensor) -> Tensor:
@@ -192,7 +199,9 @@ def _only(batches: Iterable[Batch], chosen: Tensor) -> Iterator[Batch]:
         rows = chosen[batch.indices]
         if bool(rows.any()):
             here = rows.to(batch.images.device)
-            yield Batch(batch.images[here], batch.targets[here], batch.regions[here], batch.indices[rows])
+            yield Batch(
+                batch.images[here], batch.targets[here], batch.regions[here], batch.indices[rows].to(here.device)
+            )
 
 
 def of_logits(logits: Tensor, target: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -121,15 +121,14 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     steps = steps_per_epoch(len(train_pictures.targets), config.trainer.batch_size)
     total = min(config.trainer.epochs * steps, config.trainer.max_steps or sys.maxsize)
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
-    within: dict[str, float] = {}
-    each: dict[str, dict[str, torch.Tensor]] = {}
+    each: dict[str, dict[str, Tensor]] = {arm.name: {} for arm in arms}
     drawn: list[drawing.Drawn] = []
     started = time.perf_counter()
     batches = batches_of(config.trainer.epochs, threads)
 
     def save(status: str) -> dict[str, Any]:
         timing = {"seconds": time.perf_counter() - started, **step_times(epochs)}
-        return result.write(folder, status, config.seed, tree, epochs, within, timing, facts)
+        return result.write(folder, status, config.seed, tree, epochs, comparison.margins(each), timing, facts)
 
     # ---- train
     status = "failed"
@@ -157,7 +156,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     lambda _: bar.update(),
                 )
                 figures, each = evaluate(arms, validation(), config.cam.variant, measured)
-                within = comparison.margins(each)
                 for arm in arms:
                     figures[arm.name] |= trained[arm.name].summary()
                     figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
@@ -177,7 +175,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 for arm in arms:
                     epochs[arm.name][-1] |= found.means[arm.name]
                     each[arm.name] |= found.each[arm.name]
-                within.update(comparison.margins(found.each))
                 board.scalars(found.means, len(epochs[BASELINE]))
 
             if config.evaluate.faithfulness_pictures:
@@ -193,7 +190,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
             # ---- report
             result.write_pictures(folder, val_pictures, each)
-            final = {arm: rows[-1] for arm, rows in epochs.items()}
+            final, within = {arm: rows[-1] for arm, rows in epochs.items()}, comparison.margins(each)
             for arm in arms:
                 checkpoint.save_weights(arm, folder / arm.name)
             board.text("comparison", comparison.as_markdown(final, within), len(epochs[BASELINE]))

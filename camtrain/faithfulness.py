@@ -84,7 +84,8 @@ def curves(images: Tensor, maps: Tensor, probability: Probability, steps: int = 
     for step in range(steps + 1):
         changed = rank < round(step * height * width / steps)
         deleted.append(probability(torch.where(changed, mean, images)))
-        inserted.append(probability(torch.where(changed, images, blurred)))
+        whole = step == steps  # as before anything is deleted
+        inserted.append(deleted[0] if whole else probability(torch.where(changed, images, blurred)))
     dead = is_dead(maps)[:, None]
     return Curves(*(torch.stack(curve, 1).masked_fill(dead, torch.nan) for curve in (deleted, inserted)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from camtrain.arm import BASELINE, REGULARISED
+from camtrain.comparison import short
 from camtrain.config import CamConfig, Config, Conflict, EntropyUnit, FolderConfig, Precision, Term
 from camtrain.data.pictures import Pictures
 from camtrain.head import Path, Paths
@@ -170,11 +170,7 @@ def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]], multilabe
     """Both arms' main figures after an epoch."""
     tags = (f"{measure(multilabel)}/val", *MAIN)
     pairs = ((figures[BASELINE][tag], figures[REGULARISED][tag]) for tag in tags)
-    return f"{epoch:>5}" + "".join(f"  {_short(first):>8} {_short(second):>8}" for first, second in pairs)
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
+    return f"{epoch:>5}" + "".join(f"  {short(first):>8} {short(second):>8}" for first, second in pairs)
 
 
 def plain(value: Any) -> str | float | bool:

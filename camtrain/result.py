@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from camtrain.arm import BASELINE, REGULARISED
-from camtrain.data.pictures import Pictures, classes_of
+from camtrain.data.pictures import Pictures, classes_of, name_of
 from camtrain.errors import UserError
 from camtrain.files import write_text
 
@@ -92,10 +92,12 @@ def write_pictures(folder: Path, pictures: Pictures, each: Mapping[str, Mapping[
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["picture", "class", *(name for name, _ in columns)])
-    for number, name in enumerate(pictures.names):
+    for number in range(len(pictures.targets)):
         kinds = "; ".join(classes_of(pictures, number))
         values = (column[number] for _, column in columns)
-        rows.writerow([name, kinds, *(f"{value:.7g}" if math.isfinite(value) else "" for value in values)])
+        rows.writerow(
+            [name_of(pictures, number), kinds, *(f"{value:.7g}" if math.isfinite(value) else "" for value in values)]
+        )
     write_text(folder / PICTURES, text.getvalue())
 
 

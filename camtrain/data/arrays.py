@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from camtrain.data.archive import Archive
-from camtrain.data.pictures import Stored, numbered
+from camtrain.data.pictures import Stored
 
 _TORONTO = "https://www.cs.toronto.edu/~kriz"
 
@@ -62,4 +62,4 @@ def _stored(classes: list[str], images: Tensor, targets: Tensor, size: int) -> S
         ]
         images = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
     sizes = torch.tensor([[size, size]]).expand(len(images), 2)
-    return Stored(classes, images, targets, None, sizes, 0, numbered(len(targets)))
+    return Stored(classes, images, targets, None, sizes, with_region=0)

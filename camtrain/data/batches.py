@@ -95,8 +95,7 @@ def all_batches(
     """Every picture once, in order, as its square is."""
     numbers = range(len(pictures.targets))
     parts = [list(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)]
-    size = pictures.square(0)[0].shape[0] if numbers else 1
-    with closing(ahead(pictures.gather, parts, threads, _begun(threads, batch_size, size))) as made:
+    with closing(ahead(pictures.gather, parts, threads, _begun(threads, batch_size, pictures.side))) as made:
         for part, gathered in made:
             yield _unvaried(pictures, part, gathered, device, layout)
 

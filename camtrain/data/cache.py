@@ -90,7 +90,7 @@ def load(folder: Path, listing: Listing) -> Stored | None:
             regions,
             torch.tensor(found["sizes"], dtype=torch.int64).reshape(-1, 2),
             sum(bool(region) for region in kept.regions),
-            kept.names,
+            kept.paths,
             [Skipped(*entry) for entry in found["skipped"]],
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, IndexError):

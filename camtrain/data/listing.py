@@ -78,10 +78,6 @@ class Listing:
     regions: list[Region]
     meaning: np.ndarray
 
-    @property
-    def names(self) -> list[str]:
-        return [str(path) for path in self.paths]
-
     def of(self, kept: Sequence[int]) -> Listing:
         """The listing with only these pictures."""
         return Listing(

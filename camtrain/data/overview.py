@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from camtrain.data.ahead import ahead
-from camtrain.data.pictures import Pictures, per_class
+from camtrain.data.pictures import Pictures, name_of, per_class
 from camtrain.indicators import VOID
 
 TWINS = "duplicates.csv"
@@ -58,13 +59,13 @@ def look(pictures: Pictures, threads: int) -> Looks:
     has_object = []
     numbers = range(len(pictures.targets))
     chunks = [numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK)]
-    made = ahead(pictures.gather, chunks, threads, threads + 1)
-    bar = tqdm(made, "looking", len(chunks), unit_scale=CHUNK, unit="picture", disable=None, leave=False)
-    for _, (images, regions) in bar:
-        digests += [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
-        fingerprints += fingerprint(images)
-        known = torch.zeros(len(images), dtype=torch.bool)
-        has_object.append(known if regions is None else ((regions > 0) & (regions < VOID)).flatten(1).any(1))
+    with closing(ahead(pictures.gather, chunks, threads, threads + 1)) as made:
+        bar = tqdm(made, "looking", len(chunks), unit_scale=CHUNK, unit="picture", disable=None, leave=False)
+        for _, (images, regions) in bar:
+            digests += [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
+            fingerprints += fingerprint(images)
+            known = torch.zeros(len(images), dtype=torch.bool)
+            has_object.append(known if regions is None else ((regions > 0) & (regions < VOID)).flatten(1).any(1))
     return Looks(digests, fingerprints, torch.cat(has_object))
 
 
@@ -120,7 +121,7 @@ def twins(first: Pictures, second: Pictures, looks: tuple[Looks, Looks]) -> list
             other = closest if distance < BANDS else None
         if other is not None:
             same = torch.equal(first.targets[other], second.targets[number])
-            found.append(Twin(first.names[other], second.names[number], digest in known, same))
+            found.append(Twin(name_of(first, other), name_of(second, number), digest in known, same))
     return sorted(found, key=lambda twin: not twin.identical)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -33,8 +33,12 @@ class Pictures(Protocol):
         """How many pictures have a mask or a box."""
 
     @property
-    def names(self) -> Sequence[str]:
-        """What to call each picture: its file, or its number where it has none."""
+    def files(self) -> Sequence[Path]:
+        """Of each picture; empty where they have none."""
+
+    @property
+    def side(self) -> int:
+        """Edge of the squares in pixels."""
 
     @property
     def skipped(self) -> Sequence[Skipped]: ...
@@ -62,8 +66,12 @@ class Stored:
     regions: Tensor | None  # (pictures, side, side) uint8
     sizes: Tensor
     with_region: int
-    names: Sequence[str]
+    files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
+
+    @property
+    def side(self) -> int:
+        return self.images.shape[-1]
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         picture = self.images[number].permute(1, 2, 0).numpy()
@@ -79,12 +87,7 @@ class Stored:
 def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor) -> Stored:
     """Pictures that are squares already, each with a region."""
     sizes = torch.tensor([[images.shape[-1], images.shape[-2]]]).expand(len(images), 2)
-    return Stored(classes, images, targets, regions, sizes, len(targets), numbered(len(targets)))
-
-
-def numbered(count: int) -> list[str]:
-    """Names of pictures that have no files."""
-    return [f"picture {number}" for number in range(count)]
+    return Stored(classes, images, targets, regions, sizes, with_region=len(targets))
 
 
 @dataclass
@@ -99,7 +102,7 @@ class Decoded:
 
     def __post_init__(self) -> None:
         self.classes, self.targets = self.listing.classes, self.listing.targets
-        self.names = self.listing.names
+        self.files, self.side = self.listing.paths, self.rule.side
         self.with_region = sum(bool(region) for region in self.listing.regions)
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -122,9 +125,14 @@ def shows(targets: Tensor, kind: int) -> Tensor:
     return targets == kind if targets.dim() == 1 else targets[:, kind] == 1
 
 
+def name_of(pictures: Pictures, number: int) -> str:
+    """What to call a picture: its file, or its number where it has none."""
+    return str(pictures.files[number]) if pictures.files else f"picture {number}"
+
+
 def shared_files(first: Pictures, second: Pictures) -> set[str]:
     """Files that both splits hold."""
-    return {name for name in first.names if os.sep in name} & set(second.names)  # a number is no file
+    return set(map(str, first.files)) & set(map(str, second.files))
 
 
 def classes_of(pictures: Pictures, number: int) -> list[str]:
