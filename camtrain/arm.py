@@ -77,15 +77,24 @@ def make_maps(
     Returns:
         (maps, height, width), before ReLU.
     """
+    gradient = map_gradient(model, output, target, of, kind, path, train)
+    return class_activation_map(cam, of_pictures(output.activations, target, of), gradient)
+
+
+def map_gradient(
+    model: Classifier, output: Output, target: Tensor, of: Pairs, kind: Score, path: Path, train: bool
+) -> Tensor:
+    """Gradient of each map's score on the activations, (maps, channels, height, width), or (.., 1, 1) if closed.
+
+    Arguments as for :func:`make_maps`.
+    """
     logits, activations = output
     if path is Path.closed:
         weights = model.class_weights()
         assert weights is not None, "the closed form was chosen for a network without a linear head"
         cells = activations.shape[-2] * activations.shape[-1]
-        gradient = head_gradient(logits, target, kind, of, weights, cells)
-    else:
-        gradient = autograd_gradient(logits, target, kind, of, activations, create_graph=train)
-    return class_activation_map(cam, of_pictures(activations, target, of), gradient)
+        return head_gradient(logits, target, kind, of, weights, cells)
+    return autograd_gradient(logits, target, kind, of, activations, create_graph=train)
 
 
 def train_step(arm: Arm, batch: Batch, cam: CamConfig, schedule: float, observe: bool) -> Step:

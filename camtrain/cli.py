@@ -42,6 +42,7 @@ HYDRA_FLAGS = {
 }
 
 RESULT = "result.json"  # camtrain.result.NAME, which would bring torch with it
+EXPLANATIONS = "explanations.csv"  # camtrain.explain.TABLE
 
 
 def main() -> None:
@@ -62,6 +63,7 @@ def command() -> None:
         return
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, instead of Hydra printing its own
+    sys.argv[1:] = map(renamed, sys.argv[1:])
     failed: list[Path] = []
     finished: list[tuple[Path, list[str], dict[str, Any]]] = []
     logging.raiseExceptions = False  # a run goes on where nobody reads its output any more
@@ -91,6 +93,12 @@ def command() -> None:
     if failed:
         remove_if_only(failed[-1].parent, {"multirun.yaml"})
         sys.exit(USAGE)
+
+
+def renamed(argument: str) -> str:
+    """What is written `class=NAME` as the key that it is: no field of a Python class can be called `class`."""
+    key, equals, value = argument.partition("=")
+    return f"class_name={value}" if key == "class" and equals else argument
 
 
 def summarise(finished: list[tuple[Path, list[str], dict[str, Any]]]) -> None:
@@ -186,8 +194,9 @@ def preflight(arguments: list[str]) -> set[Path]:
             typed(cfg)
             if folder is not None and folder.exists():
                 existing.add(folder)
-                if (folder / RESULT).exists():
-                    raise UserError(f"{folder} already holds a run: choose another hydra.run.dir=FOLDER")
+                for name, what in ((RESULT, "a run"), (EXPLANATIONS, "explanations")):
+                    if (folder / name).exists():
+                        raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
     return existing
 
 
@@ -208,6 +217,11 @@ def job(
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = typed(cfg)
+        if config.task is Task.explain:
+            from camtrain.explain import explain as explain_pictures
+
+            explain_pictures(config, folder)
+            return None
         from camtrain import experiment
 
         if config.task is Task.layers:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
-
 from camtrain.arm import BASELINE, REGULARISED
 from camtrain.config import AUTO, CamConfig, CamVariant, Score
 from camtrain.performance import measure
+from camtrain.statistics import LEVEL, NOTHING, Interval, holm
 
 Figures = Mapping[str, float]
 
@@ -41,29 +40,48 @@ FAMILIES = {
     "plausibility": (
         Indicator("cam/energy_in_mask", "energy in mask", "higher", 3, "share of the map on the object"),
         Indicator("cam/pointing", "pointing", "higher", 3, "share of pictures whose map peaks on the object"),
+        Indicator("cam/iou", "overlap (IoU)", "higher", 3, "of the map above its best threshold with the object"),
+        Indicator("cam/box_accuracy", "box accuracy", "higher", 3, "MaxBoxAccV2: boxes round it, at IoU .3, .5, .7"),
+        Indicator("cam/pxap", "pixel precision", "higher", 3, "PxAP: average precision of the map's pixels"),
     ),
     "faithfulness": (
         Indicator("faithfulness/drop", "drop in confidence", "lower", 3, "of the class, when only the map is shown"),
         Indicator("faithfulness/increase", "increase in confidence", "higher", 3, "share of pictures where it rises"),
         Indicator("faithfulness/deletion", "deletion", "lower", 3, "confidence while the map's best is hidden first"),
         Indicator("faithfulness/insertion", "insertion", "higher", 3, "confidence while the map's best is shown first"),
+        Indicator("faithfulness/road", "ROAD", "higher", 3, "removing the map's worst against its best, repaired"),
+    ),
+    "stability": (
+        Indicator("stability/flip", "mirrored", "higher", 3, "likeness of the maps of a picture and its mirror image"),
+        Indicator("stability/shift", "moved", "higher", 3, "the same for a picture moved by an eighth of its side"),
+    ),
+    "sanity": (
+        Indicator("sanity/head", "fresh last layer", "lower", 3, "likeness of maps before and after it is randomised"),
+        Indicator("sanity/all", "fresh network", "lower", 3, "the same after all layers are; near 0 for a sound map"),
     ),
     "health": (
         Indicator("cam/dead_rate", "dead rate", "lower", 3, "share of pictures without any map"),
         Indicator("cam/border_mass", "mass at the border", "lower", 3, "share of the map in the outermost cells"),
         Indicator("cam/peak_entropy", "spread of peaks", "", 3, "0: all maps peak in one cell, 1: everywhere alike"),
     ),
-    "confidence": (
+    "determination": (
         Indicator("confidence/top_probability", "top probability", "", 3, "mean probability of the predicted class"),
         Indicator("confidence/margin", "margin", "", 3, "mean lead of the predicted class over the next"),
+        Indicator("confidence/entropy", "entropy of the prediction", "", 3, "nats; lower is more determined"),
+        Indicator("confidence/calibration_error", "calibration error", "lower", 3, "of stated against actual accuracy"),
     ),
-    "training": (
+    "learning": (
+        Indicator("settling/epoch", "maps settled at epoch", "", 0, "from there on alike those of the last, above 0.9"),
+        Indicator("effort/epochs_to_90", "epochs to 90 %", "lower", 1, "of the final accuracy"),
+        Indicator(
+            "effort/mean_performance", "accuracy, all epochs", "higher", 3, "mean; its difference: area between curves"
+        ),
         Indicator(
             "effort/cam_share", "share of learning effort", "", 3, "of the CAM term in the gradient at the layer"
         ),
         Indicator("effort/cam_weight", "weight of the CAM term", "", 2, "mean over the last epoch"),
-        Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),
     ),
+    "training": (Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),),
 }
 """What is told, by what it speaks of; families are never merged into one number."""
 
@@ -82,8 +100,11 @@ class Row(NamedTuple):
     indicator: Indicator
     baseline: float
     regularised: float
+    control: float  # the baseline's maps merely sharpened; nan where that makes no difference
+    interval: Interval  # of the difference
+    adjusted: float  # its p, adjusted for the number of indicators; nan where there is none
+    both_right: Interval  # of the difference over the pictures that both arms classify rightly
     dying: bool = False  # the regularised arm's maps die: concentration is that of the few that are left
-    margin: float = math.nan  # half the 95 % interval of the difference, over pictures; nan where there is none
 
     @property
     def difference(self) -> float:
@@ -96,12 +117,12 @@ class Row(NamedTuple):
     @property
     def verdict(self) -> str:
         """better, worse, or empty where the direction means nothing, or the figures differ by less than 1 % or by what
-        may be chance."""
+        may be chance, given how many indicators are looked at."""
         if self.dying and self.indicator.tag in CONCENTRATION:
             return "dead maps"
         change = self.difference
-        equal = abs(change) < SAME * max(abs(self.baseline), abs(self.regularised)) or abs(change) <= self.margin
-        if not self.indicator.better or not math.isfinite(change) or equal or change == 0:
+        equal = abs(change) < SAME * max(abs(self.baseline), abs(self.regularised))
+        if not self.indicator.better or equal or not self.adjusted < LEVEL:
             return ""
         return "better" if (change > 0) == (self.indicator.better == "higher") else "worse"
 
@@ -112,43 +133,47 @@ class Row(NamedTuple):
         return f"{value:{'+' if signed else ''}.{self.indicator.digits}f}"
 
 
-def margins(each: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
-    r"""Half the 95 % interval of each tag's mean difference between the arms, over the pictures of one run.
-
-    .. math:: 1.96\, s / \sqrt{n}
-
-    with s the standard deviation of the differences of the n pictures for which both arms have a value. What another
-    seed would change is not in it. nan for fewer than two pictures.
-
-    Args:
-        each: of each arm and tag, (pictures,), nan where not defined.
-    """
-    found = {}
-    for tag, before in each[BASELINE].items():
-        difference = each[REGULARISED][tag] - before
-        difference = difference[difference.isfinite()]
-        enough = len(difference) > 1
-        found[tag] = 1.96 * float(difference.std()) / math.sqrt(len(difference)) if enough else math.nan
-    return found
+Intervals = Mapping[str, Interval]
 
 
-def rows(final: Mapping[str, Figures], within: Figures) -> dict[str, list[Row]]:
+def rows(
+    final: Mapping[str, Figures],
+    found: Intervals,
+    control: Figures | None = None,
+    both_right: Intervals | None = None,
+) -> dict[str, list[Row]]:
     """By family, one row per indicator that at least one arm has.
 
     Args:
         final: last figures of each arm.
-        within: :func:`margins` of the differences.
+        found: intervals of the differences.
+        control: figures of the control.
+        both_right: intervals over the pictures that both arms classify rightly.
     """
-    found: dict[str, list[Row]] = {}
     dying = maps_die(final)
+    told = [indicator for family in FAMILIES.values() for indicator in family]
+    tested = [indicator.tag for indicator in told if indicator.better and indicator.tag in found]
+    adjusted = dict(zip(tested, holm([found[tag].p for tag in tested]), strict=True))
+    shown: dict[str, list[Row]] = {}
     for family, indicators in FAMILIES.items():
         for indicator in indicators:
-            scale = 1000 if indicator.tag == "time/step" else 1
-            baseline, regularised = (final[arm].get(indicator.tag, math.nan) * scale for arm in (BASELINE, REGULARISED))
+            tag = indicator.tag
+            scale = 1000 if tag == "time/step" else 1
+            baseline, regularised = (final[arm].get(tag, math.nan) * scale for arm in (BASELINE, REGULARISED))
             if math.isfinite(baseline) or math.isfinite(regularised):
-                margin = within.get(indicator.tag, math.nan)
-                found.setdefault(family, []).append(Row(indicator, baseline, regularised, dying, margin))
-    return found
+                estimate, margin, p = found.get(tag, NOTHING)
+                row = Row(
+                    indicator,
+                    baseline,
+                    regularised,
+                    (control or {}).get(tag, math.nan),
+                    Interval(estimate * scale, margin * scale, p),
+                    adjusted.get(tag, math.nan),
+                    (both_right or {}).get(tag, NOTHING),
+                    dying,
+                )
+                shown.setdefault(family, []).append(row)
+    return shown
 
 
 def performance(figures: Figures) -> str:
@@ -157,7 +182,7 @@ def performance(figures: Figures) -> str:
     return accuracy if accuracy in figures else f"{measure(multilabel=True)}/val"
 
 
-HEADINGS = ("", "baseline", "regularised", "difference", "95 %", "ratio", "")
+HEADINGS = ("", "baseline", "regularised", "difference", "95 %", "ratio", "", "control")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -167,30 +192,31 @@ def cells(row: Row) -> tuple[str, ...]:
         row.text(row.baseline),
         row.text(row.regularised),
         row.text(row.difference, signed=True),
-        f"± {row.text(row.margin)}" if math.isfinite(row.margin) else "",
+        f"± {row.text(row.interval.margin)}" if math.isfinite(row.interval.margin) else "",
         f"x {row.ratio:.2f}" if math.isfinite(row.ratio) else "-",
         row.verdict,
+        row.text(row.control) if math.isfinite(row.control) else "",
     )
 
 
-def grouped(final: Mapping[str, Figures], within: Figures) -> list[tuple[str, ...]]:
+def grouped(shown: Mapping[str, Sequence[Row]]) -> list[tuple[str, ...]]:
     """Lines under :data:`HEADINGS`, each family under its name."""
     lines: list[tuple[str, ...]] = []
-    for family, of_family in rows(final, within).items():
+    for family, of_family in shown.items():
         lines.append((family, *[""] * (len(HEADINGS) - 1)))
         lines += [(f"  {label}", *rest) for label, *rest in map(cells, of_family)]
     return lines
 
 
-def as_text(final: Mapping[str, Figures], within: Figures) -> str:
+def as_text(final: Mapping[str, Figures], shown: Mapping[str, Sequence[Row]]) -> str:
     """The comparison as tables for a terminal."""
     others = of_other_maps(final)
-    text = _aligned([HEADINGS, *grouped(final, within)])
+    text = _aligned([HEADINGS, *grouped(shown)])
     return f"{text}\n\n{OTHER_MAPS}\n{_aligned([MAP_HEADINGS, *others])}" if others else text
 
 
 OTHER_MAPS = "Maps that were not trained, baseline > regularised"
-MAP_HEADINGS = ("", "entropy, nats", "elliptical area", "energy in mask", "pointing", "dead rate")
+MAP_HEADINGS = ("", "like the trained", "entropy, nats", "energy in mask", "pointing", "deletion", "insertion")
 
 
 def of_other_maps(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
@@ -199,10 +225,10 @@ def of_other_maps(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
     for variant in CamVariant:
         tags = [
             f"other_maps/{variant.value}/{name}"
-            for name in ("entropy", "area", "energy_in_mask", "pointing", "dead_rate")
+            for name in ("with_trained", "entropy", "energy_in_mask", "pointing", "deletion", "insertion")
         ]
         if tags[0] in final[BASELINE]:
-            pairs = [(final[BASELINE][tag], final[REGULARISED][tag]) for tag in tags]
+            pairs = [[final[arm].get(tag, math.nan) for arm in (BASELINE, REGULARISED)] for tag in tags]
             lines.append((variant.value, *(" > ".join(short(value) for value in pair) for pair in pairs)))
     return lines
 
@@ -223,11 +249,8 @@ def of_sweep(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
     shown = [next(indicator for indicator in known if indicator.tag == tag) for tag in tags]
     lines: list[tuple[str, ...]] = [("", *(indicator.label for indicator in shown))]
     for name, final in jobs:
-        pairs = [
-            Row(entry, final[BASELINE].get(entry.tag, math.nan), final[REGULARISED].get(entry.tag, math.nan))
-            for entry in shown
-        ]
-        lines.append((name, *(f"{row.text(row.baseline)} > {row.text(row.regularised)}" for row in pairs)))
+        pairs = [[final[arm].get(entry.tag, math.nan) for arm in (BASELINE, REGULARISED)] for entry in shown]
+        lines.append((name, *(" > ".join(short(value) for value in pair) for pair in pairs)))
     return _aligned(lines)
 
 
@@ -245,9 +268,9 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
 
 
-def as_markdown(final: Mapping[str, Figures], within: Figures) -> str:
+def as_markdown(final: Mapping[str, Figures], shown: Mapping[str, Sequence[Row]]) -> str:
     """The comparison as Markdown tables."""
-    text = _markdown(HEADINGS, grouped(final, within))
+    text = _markdown(HEADINGS, grouped(shown))
     others = of_other_maps(final)
     return f"{text}\n\n{OTHER_MAPS}\n\n{_markdown(MAP_HEADINGS, others)}" if others else text
 
@@ -263,12 +286,12 @@ def maps_die(final: Mapping[str, Figures]) -> bool:
     return regularised > DEAD_LIMIT and regularised >= baseline
 
 
-def warnings(final: Mapping[str, Figures], within: Figures, cam: CamConfig, shared: int = 0) -> Iterator[str]:
+def warnings(final: Mapping[str, Figures], found: Intervals, cam: CamConfig, shared: int = 0) -> Iterator[str]:
     """What a reader must know before believing the table.
 
     Args:
         final: last figures of each arm.
-        within: :func:`margins` of the differences.
+        found: intervals of the differences.
         cam: the CAM term.
         shared: files that both arms were trained on and are validated on.
     """
@@ -289,7 +312,7 @@ def warnings(final: Mapping[str, Figures], within: Figures, cam: CamConfig, shar
         )
     tag = performance(baseline)
     lost = baseline[tag] - regularised[tag]
-    chance = within.get(tag, math.nan)
+    chance = found.get(tag, NOTHING).margin
     if lost > ACCURACY_LIMIT and not lost <= chance:
         what = "less accurate" if tag == "accuracy/val" else "lower in average precision"
         yield f"the regularised arm is {100 * lost:.1f} points {what}: lower {lower} or start the term later."

@@ -42,6 +42,9 @@ class Task(enum.Enum):
     train = "train"
     layers = "layers"
     data = "data"
+    evaluate = "evaluate"
+    explain = "explain"
+    report = "report"
 
 
 class CamVariant(enum.Enum):
@@ -246,10 +249,24 @@ class TrainerConfig:
 class EvaluateConfig:
     max_pictures: int = _ranged(2000, 1)  # validation pictures whose maps are measured, a fixed random choice
     pictures: int = _ranged(8, 0, 64)  # validation pictures whose maps are drawn
-    maps: list[CamVariant] = field(default_factory=list)  # further maps, measured after the last epoch
-    faithfulness_pictures: int = _ranged(64, 0)  # after the last epoch; some 35 forward passes for each
+    # Maps that are measured after the last epoch beside the trained one: witnesses that were not trained on
+    maps: list[CamVariant] = field(
+        default_factory=lambda: [CamVariant.gradcam, CamVariant.gradcampp, CamVariant.layercam, CamVariant.eigencam]
+    )
+    faithfulness_pictures: int = _ranged(64, 0)  # after the last epoch; some 35 forward passes for each map
+    road_pictures: int = _ranged(32, 0)  # of these, how many for ROAD; 9 forward passes, and as many pictures repaired
+    sanity_pictures: int = _ranged(32, 0)  # whose maps are made again with fresh weights
     scorecam_pictures: int = _ranged(32, 1)  # pictures for scorecam: a forward pass for every channel of each
     picture_epochs: list[int] | None = _ranged(None, 1)  # null: 1, 2, 4, 8, ... and the last
+
+
+@dataclass
+class ReportConfig:
+    """What "not worse" means in the verdict; see :mod:`camtrain.claim`."""
+
+    accuracy_margin: float = _ranged(0.01, 0, 1)  # accuracy, or mean average precision, that may be lost
+    faithfulness_margin: float = _ranged(0.02, 0, 1)  # probability, of the areas under deletion and insertion
+    health_margin: float = _ranged(0.01, 0, 1)  # by which dead rate and mass at the border may rise
 
 
 @dataclass
@@ -260,8 +277,15 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     seed: int = _ranged(0, 0, 2**31 - 1)
-    task: Task = Task.train  # instead of training, layers lists those of the network, data says what is in the data set
+    # Instead of training, layers lists those of the network, data says what is in the data set, evaluate measures a
+    # finished run again, explain draws its maps over other pictures, report compares runs over seeds and settings
+    task: Task = Task.train
+    run: str | None = None  # folder of the finished run, for evaluate and explain
+    runs: str | None = None  # folder that holds finished runs, for report
+    images: str | None = None  # pictures to explain: a file, a folder, or a pattern such as "photos/*.jpg"
+    class_name: str | None = None  # whose map explain draws, on the command line also class=NAME; null: the predicted
 
 
 DATASETS = dict.fromkeys(DatasetName, PublishedConfig) | {
@@ -289,6 +313,10 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
             yield prefix + entry.name, value, entry
 
 
+NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images")}
+"""Keys without which a task has nothing to do."""
+
+
 def check(config: Config) -> None:
     """Raise :class:`UserError` for the first value that is missing or out of its range."""
     for key, value, entry in keys(config):
@@ -305,6 +333,11 @@ def check(config: Config) -> None:
                     bounds = f"above {low:g}" if above else f"at least {low:g}"
                     bounds += f" and at most {high:g}" if high < math.inf else " and finite" * math.isinf(item)
                     raise UserError(f"{key}={item:g} is out of range: it must be {bounds}")
+    for key in NEEDED.get(config.task, ()):
+        if not getattr(config, key):
+            raise UserError(f"{key} is not set: give it as {key}={'FOLDER' if key == 'run' else 'PATH'}")
+        if key == "run" and not Path(str(config.run)).expanduser().is_dir():
+            raise UserError(f"run={config.run}: there is no such folder")
     crop_range(config.dataset)
     if config.cam.variant in EVALUATION_ONLY:
         name = config.cam.variant.value

@@ -62,6 +62,52 @@ def strip(drawn: Drawn, arms: Sequence[str]) -> Pixels:
     return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
 
 
+class Line(NamedTuple):
+    """A line of a caption. Where it is too long the text is shortened, and what follows it stays."""
+
+    text: str
+    rest: str = ""
+
+
+def captioned(pixels: Pixels, captions: Sequence[Sequence[Line]]) -> Pixels:
+    """A strip of tiles with lines of text under each, on white.
+
+    Args:
+        pixels: (TILE, tiles * (TILE + GAP) - GAP, 3), from :func:`strip`.
+        captions: lines of each tile, from left to right.
+
+    Returns:
+        RGB picture with room below for the longest caption.
+    """
+    font, line_height = _font(14), 18
+    height, width = pixels.shape[:2]
+    room = line_height * max(len(lines) for lines in captions)
+    sheet = Image.new("RGB", (width + 2 * GAP, height + room + 3 * GAP), "white")
+    sheet.paste(Image.fromarray(pixels), (GAP, GAP))
+    for number, lines in enumerate(captions):
+        for below, line in enumerate(lines):
+            corner = GAP + number * (TILE + GAP), height + 2 * GAP + below * line_height
+            ImageDraw.Draw(sheet).text(corner, fitted(line, font, TILE), fill="black", font=font)
+    return np.asarray(sheet)
+
+
+def fitted(line: Line, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A line no wider than so many pixels, with an ellipsis where its text was cut; what cannot be shown is a box."""
+    text, rest = (
+        "".join(sign if sign.isprintable() else "\N{WHITE VERTICAL RECTANGLE}" for sign in part) for part in line
+    )
+    kept, shortest = len(text), 0
+    if font.getlength(text + rest) > width:  # the largest number of signs that fit, by bisection: names may be long
+        while shortest < kept:
+            middle = -(-(shortest + kept) // 2)
+            if font.getlength(f"{text[:middle]}\N{HORIZONTAL ELLIPSIS}{rest}") > width:
+                kept = middle - 1
+            else:
+                shortest = middle
+        text = f"{text[:kept].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+    return text + rest
+
+
 class Row(NamedTuple):
     """Pictures of one class."""
 
@@ -73,7 +119,7 @@ class Row(NamedTuple):
 def contact_sheet(rows: Sequence[Row]) -> Pixels:
     """A row of pictures for each class under its name, objects outlined, as one RGB picture."""
     heading = 30
-    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 17)
+    font = _font(17)
     columns = max(len(row.images) for row in rows)
     width, height = columns * (TILE + GAP) + GAP, TILE + heading
     sheet = Image.new("RGB", (width, len(rows) * height + GAP), "white")
@@ -89,6 +135,10 @@ def contact_sheet(rows: Sequence[Row]) -> Pixels:
 def save_png(pixels: Pixels, opened: BinaryIO) -> None:
     """Write a picture."""
     Image.fromarray(pixels).save(opened, format="PNG")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _tile(image: Tensor) -> Pixels:

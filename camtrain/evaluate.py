@@ -1,4 +1,4 @@
-"""Measure arms on the validation pictures: accuracy, confidence, and every indicator of the true class's logit map."""
+"""Measure arms after an epoch: accuracy, confidence, and the indicators of the true class's logit map."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from camtrain import faithfulness, indicators
-from camtrain.arm import Arm, make_maps
-from camtrain.cam import eigencam, scorecam
+from camtrain import indicators
+from camtrain.arm import Arm, map_gradient
+from camtrain.cam import class_activation_map, eigencam, scorecam
 from camtrain.config import EVALUATION_ONLY, CamVariant, Score
 from camtrain.data.batches import Batch
 from camtrain.head import Path
 from camtrain.model import Output
-from camtrain.performance import ACCURACY, PRECISION, mean_average_precision, of_batch
-from camtrain.score import Pairs, is_multilabel, of_pictures, pairs, probability, regions_of
+from camtrain.performance import (
+    ACCURACY,
+    PRECISION,
+    calibration_error,
+    mean_average_precision,
+    of_batch,
+    prediction_entropy,
+)
+from camtrain.score import Pairs, is_multilabel, of_pictures, pairs, regions_of
 
 # The map that is measured is that of the logit, as published, whatever score was trained.
 EVALUATED_SCORE = Score.logit
@@ -39,36 +46,55 @@ def forward_maps(arm: Arm, images: Tensor, target: Tensor, variant: CamVariant) 
         target: (batch,) int64, or (batch, classes) of 0 and 1.
         variant: which map.
     """
+    output, of, maps = forward_several(arm, images, target, [variant])
+    return Mapped(output, of, maps[variant])
+
+
+def forward_several(
+    arm: Arm, images: Tensor, target: Tensor, variants: Sequence[CamVariant]
+) -> tuple[Output, Pairs, dict[CamVariant, Tensor]]:
+    """Several maps from one forward pass and one gradient; otherwise as :func:`forward_maps`."""
     model, path = arm.model.eval(), arm.paths.evaluation
     of = pairs(target)
-    by_gradient = variant not in EVALUATION_ONLY
+    by_gradient = any(variant not in EVALUATION_ONLY for variant in variants)
+    gradient = None
     with torch.set_grad_enabled(by_gradient and path is not Path.closed):
         output = model(images)
+        if by_gradient:
+            gradient = map_gradient(model, output, target, of, EVALUATED_SCORE, path, train=False).detach()
     detached = Output(output.logits.detach(), output.activations.detach())
-    if by_gradient:
-        with torch.set_grad_enabled(path is not Path.closed):
-            maps = make_maps(model, output, target, of, variant, EVALUATED_SCORE, path, train=False).detach()
-    elif variant is CamVariant.eigencam:
-        maps = of_pictures(eigencam(detached.activations), target, of)
-    else:
-        normalised = of_pictures((images - model.mean) / model.std, target, of)
+    activations = of_pictures(detached.activations, target, of)
 
-        def score_of(masked: Tensor, number: int) -> Tensor:
-            with torch.no_grad():
-                return model.of_normalised(masked).logits[:, of.classes[number]]
+    def score_of(masked: Tensor, number: int) -> Tensor:
+        with torch.no_grad():
+            return model.of_normalised(masked).logits[:, of.classes[number]]
 
-        maps = scorecam(normalised, of_pictures(detached.activations, target, of), score_of)
-    return Mapped(detached, of, maps)
+    maps: dict[CamVariant, Tensor] = {}
+    for variant in variants:
+        if variant is CamVariant.eigencam:
+            maps[variant] = of_pictures(eigencam(detached.activations), target, of)
+        elif variant is CamVariant.scorecam:
+            normalised = of_pictures((images - model.mean) / model.std, target, of)
+            maps[variant] = scorecam(normalised, activations, score_of)
+        else:
+            assert gradient is not None
+            maps[variant] = class_activation_map(variant, activations, gradient)
+    return detached, of, maps
 
 
 class Measured(NamedTuple):
-    """What was measured, by arm and tag."""
+    """What was measured, by arm (or the control) and tag."""
 
     means: dict[str, dict[str, float]]  # over maps or pictures; those that are not defined are left out, nan if all are
     each: dict[str, dict[str, Tensor]]  # (pictures,) float64, a picture's mean over its maps; nan where not defined
 
 
-def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Measured:
+class Evaluated(NamedTuple):
+    measured: Measured
+    maps: dict[str, Tensor]  # by arm: (maps, height, width) of the measured pictures, before ReLU
+
+
+def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Evaluated:
     """One pass over the validation pictures, each batch fed to every arm.
 
     Args:
@@ -77,9 +103,8 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
         variant: which map.
         measured: (pictures,) bool, whose maps are measured; accuracy and confidence are of all.
     """
-    values = _Values(arms, len(measured))
-    peaks: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
-    cells = 0
+    values = Values([arm.name for arm in arms], len(measured))
+    kept: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     targets = []
     for batch in batches:
@@ -90,63 +115,41 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
             output, of, maps = forward_maps(arm, batch.images, batch.targets, variant)
             rows = of_pictures(chosen, batch.targets, of)
             regions = regions_of(batch.regions, batch.targets, of)
-            values.add(arm, numbers, dict(of_logits(output.logits, batch.targets)))
-            values.add(
-                arm, of_pictures(numbers, batch.targets, of)[rows], _tagged("cam", of_maps(maps[rows], regions[rows]))
-            )
-            peaks[arm.name].append(indicators.peak(maps[rows]))
-            cells = maps.shape[1] * maps.shape[2]
+            values.add(arm.name, numbers, dict(of_logits(output.logits, batch.targets)))
+            figures = tagged("cam", of_maps(maps[rows], regions[rows]))
+            values.add(arm.name, of_pictures(numbers, batch.targets, of)[rows], figures)
+            kept[arm.name].append(maps[rows])
             if targets:
                 logits[arm.name].append(output.logits)
     found = values.measured()
+    maps_of = {name: torch.cat(parts) for name, parts in kept.items()}
     for name, means in found.means.items():
-        means["cam/peak_entropy"] = float(indicators.peak_entropy(torch.cat(peaks[name]), cells))
+        means["cam/peak_entropy"] = peak_entropy(maps_of[name])
         if targets:
             means[f"{PRECISION}/val"] = mean_average_precision(torch.cat(logits[name]), torch.cat(targets))
-    return found
+        else:
+            each = found.each[name]
+            error = calibration_error(each["confidence/top_probability"], each[f"{ACCURACY}/val"])
+            means["confidence/calibration_error"] = float(error)
+    return Evaluated(found, maps_of)
 
 
-def evaluate_maps(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Measured:
-    """Indicators of another map than the trained one, with tags `other_maps/<map>/entropy` and so on.
-
-    Arguments as for :func:`evaluate`.
-    """
-    values = _Values(arms, len(measured))
-    for images, targets, regions, numbers in _only(batches, measured):
-        for arm in arms:
-            _, of, maps = forward_maps(arm, images, targets, variant)
-            figures = of_maps(maps, regions_of(regions, targets, of))
-            values.add(arm, of_pictures(numbers, targets, of), _tagged(f"other_maps/{variant.value}", figures))
-    return values.measured()
+def peak_entropy(maps: Tensor) -> float:
+    """Entropy of where the maps peak, see :func:`camtrain.indicators.peak_entropy`."""
+    return float(indicators.peak_entropy(indicators.peak(maps), maps.shape[1] * maps.shape[2]))
 
 
-def evaluate_faithfulness(
-    arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
-) -> Measured:
-    """Whether each arm's network uses what its maps show, with tags `faithfulness/drop` and so on.
-
-    Some 35 forward passes for each map. Arguments as for :func:`evaluate`.
-    """
-    values = _Values(arms, len(measured))
-    for images, targets, _, numbers in _only(batches, measured):
-        for arm in arms:
-            _, of, maps = forward_maps(arm, images, targets, variant)
-            figures = of_confidence(arm, images, targets, of, maps)
-            values.add(arm, of_pictures(numbers, targets, of), _tagged("faithfulness", figures))
-    return values.measured()
-
-
-class _Values:
+class Values:
     """Figures of maps and pictures as they come in, batch by batch."""
 
-    def __init__(self, arms: Sequence[Arm], pictures: int) -> None:
+    def __init__(self, names: Iterable[str], pictures: int) -> None:
         self.pictures = pictures
-        self.rows: dict[str, dict[str, list[tuple[Tensor, Tensor]]]] = {arm.name: {} for arm in arms}
+        self.rows: dict[str, dict[str, list[tuple[Tensor, Tensor]]]] = {name: {} for name in names}
 
-    def add(self, arm: Arm, numbers: Tensor, figures: Mapping[str, Tensor]) -> None:
-        """Values by tag, with the numbers of their pictures."""
+    def add(self, name: str, numbers: Tensor, figures: Mapping[str, Tensor]) -> None:
+        """Values by tag, of an arm or a map of that name, with the numbers of their pictures."""
         for tag, value in figures.items():
-            self.rows[arm.name].setdefault(tag, []).append((numbers, value))
+            self.rows[name].setdefault(tag, []).append((numbers, value))
 
     def measured(self) -> Measured:
         joined = {
@@ -173,27 +176,12 @@ class _Values:
         return torch.where(count > 0, total / count, torch.nan)
 
 
-def _tagged(group: str, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tagged(group: str, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the group in front of each name."""
     return {f"{group}/{name}": value for name, value in figures.items()}
 
 
-def of_confidence(arm: Arm, images: Tensor, targets: Tensor, of: Pairs, maps: Tensor) -> dict[str, Tensor]:
-    """Every figure of :mod:`camtrain.faithfulness` of each map, by name."""
-    model = arm.model
-    rows = torch.arange(len(maps), device=images.device)
-    own, of_own = of_pictures(targets, targets, of), Pairs(rows, of.classes)  # a picture for each map
-
-    def of_class(changed: Tensor) -> Tensor:
-        with torch.no_grad():
-            return probability(model.of_normalised(changed).logits, own, of_own)
-
-    normalised = of_pictures((images - model.mean) / model.std, targets, of)
-    drop, increase = faithfulness.confidence(normalised, maps, of_class)
-    deletion, insertion = map(faithfulness.area_under, faithfulness.curves(normalised, maps, of_class))
-    return {"drop": drop, "increase": increase, "deletion": deletion, "insertion": insertion}
-
-
-def _only(batches: Iterable[Batch], chosen: Tensor) -> Iterator[Batch]:
+def only(batches: Iterable[Batch], chosen: Tensor) -> Iterator[Batch]:
     """What is left of each batch if only the chosen pictures stay, (pictures,) bool."""
     for batch in batches:
         rows = chosen[batch.indices]
@@ -209,6 +197,7 @@ def of_logits(logits: Tensor, target: Tensor) -> Iterator[tuple[str, Tensor]]:
     if is_multilabel(target):
         yield "confidence/top_probability", logits.float().sigmoid().amax(1)
         return
+    yield "confidence/entropy", prediction_entropy(logits.float())
     top = logits.float().softmax(1).topk(2, dim=1).values
     yield f"{ACCURACY}/val", of_batch(logits, target)
     yield "confidence/top_probability", top[:, 0]

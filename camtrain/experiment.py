@@ -7,12 +7,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,23 +22,34 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from camtrain import checkpoint, comparison, drawing, narration, report, result
+from camtrain import (
+    checkpoint,
+    claim,
+    closely,
+    comparison,
+    drawing,
+    learning,
+    machine,
+    narration,
+    performance,
+    report,
+    result,
+    summary,
+)
 from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
-from camtrain.config import AUTO, CamConfig, CamVariant, Config, Device, OnError, Precision, Term, keys
+from camtrain.config import AUTO, BatchNorm, CamConfig, Config, ModelConfig, OnError, Term, keys
 from camtrain.data import overview
-from camtrain.data.ahead import cpus
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
-from camtrain.data.pictures import Pictures, shared_files, shows
-from camtrain.errors import UserError
-from camtrain.evaluate import Measured, evaluate, evaluate_faithfulness, evaluate_maps, forward_maps
+from camtrain.data.pictures import Pictures, name_of, shared_files, shows
+from camtrain.evaluate import evaluate, forward_maps
 from camtrain.files import write_atomically, write_text
 from camtrain.indicators import VOID
+from camtrain.model import Built, Classifier, is_pretrained, survey
 from camtrain.model import build as build_model
-from camtrain.model import is_pretrained, survey
 from camtrain.optim import default_learning_rate
 from camtrain.preconditions import check_alive, check_maps, probe_paths
 from camtrain.score import is_multilabel, regions_of
@@ -65,22 +77,15 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         UserError: data, network, or settings that cannot work together. Nothing was written then but the log.
     """
     # ---- set up: everything that can be wrong is found before the run folder is taken
-    device = choose_device(config.trainer.device)
+    device = machine.choose_device(config.trainer.device)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    threads = workers(config)
+    threads = machine.workers(config.trainer)
     guided = config.cam.term is Term.energy_outside
     train_pictures, val_pictures = build_data(config.dataset, config.seed, threads, guided)
     multilabel = is_multilabel(train_pictures.targets)
-    built = build_model(
-        config.model,
-        len(train_pictures.classes),
-        config.dataset.image_size,
-        torch_seed(config.seed, Stream.weights),
-        torch.bfloat16 if config.trainer.precision is Precision.bfloat16 else torch.float32,
-        multilabel,
-    )
-    layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+    built = build_network(config, config.model, len(train_pictures.classes), multilabel, Stream.weights)
+    layout = machine.layout(config.trainer)
     model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
     varied = augmentation(config.dataset)
 
@@ -108,6 +113,10 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         for arm in arms:
             compile_network(arm.model, paths)
     measured, shown = choose_pictures(val_pictures, config)
+
+    def fresh() -> Classifier:
+        return untrained(config, len(train_pictures.classes), multilabel).to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
     result.claim(folder)
 
     # ---- say what will be done
@@ -122,13 +131,15 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     total = min(config.trainer.epochs * steps, config.trainer.max_steps or sys.maxsize)
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     each: dict[str, dict[str, Tensor]] = {arm.name: {} for arm in arms}
-    drawn: list[drawing.Drawn] = []
+    maps: dict[str, Tensor] = {}
+    kept: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     started = time.perf_counter()
     batches = batches_of(config.trainer.epochs, threads)
 
     def save(status: str) -> dict[str, Any]:
         timing = {"seconds": time.perf_counter() - started, **step_times(epochs)}
-        return result.write(folder, status, config.seed, tree, epochs, comparison.margins(each), timing, facts)
+        found = summary.differences([each], shared=True)
+        return result.write(folder, status, config.seed, tree, epochs, found, timing, facts)
 
     # ---- train
     status = "failed"
@@ -155,8 +166,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     device,
                     lambda _: bar.update(),
                 )
-                figures, each = evaluate(arms, validation(), config.cam.variant, measured)
+                (figures, each), maps = evaluate(arms, validation(), config.cam.variant, measured)
                 for arm in arms:
+                    kept[arm.name].append(learning.keep(maps[arm.name]))
                     figures[arm.name] |= trained[arm.name].summary()
                     figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
                     epochs[arm.name].append(figures[arm.name])
@@ -165,39 +177,45 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 last = epoch + 1 == -(-total // steps)
                 if shown and (last or epoch + 1 in picture_epochs(config)):
                     drawn = draw(arms, val_pictures, shown, config.cam, device)
-                    strips = [drawing.strip(picture, (BASELINE, REGULARISED)) for picture in drawn]
+                    strips = [drawing.strip(picture, (BASELINE, REGULARISED)) for picture in drawn.values()]
                     board.strips(REGULARISED, strips, epoch + 1)
                 log.info("%s", narration.epoch_line(epoch + 1, figures, multilabel))
                 save("running")
 
             # ---- measure what takes longer, once
-            def add(found: Measured) -> None:
-                for arm in arms:
-                    epochs[arm.name][-1] |= found.means[arm.name]
-                    each[arm.name] |= found.each[arm.name]
-                board.scalars(found.means, len(epochs[BASELINE]))
-
-            if config.evaluate.faithfulness_pictures:
-                bar.set_description("measuring faithfulness")
-                some = first_of(measured, config.evaluate.faithfulness_pictures)
-                add(evaluate_faithfulness(arms, validation(), config.cam.variant, some))
-            for variant in dict.fromkeys(config.evaluate.maps):
-                if variant is config.cam.variant:
-                    continue
-                bar.set_description(f"measuring {variant.value}")
-                some = first_of(measured, config.evaluate.scorecam_pictures)
-                add(evaluate_maps(arms, validation(), variant, some if variant is CamVariant.scorecam else measured))
+            measure = f"{performance.measure(multilabel)}/val"
+            for arm in arms:
+                add_course(epochs[arm.name], kept[arm.name], measure)
+            for number in range(len(epochs[BASELINE])):
+                settling = {name: course(rows[number]) for name, rows in epochs.items()}
+                board.scalars(settling, number + 1)
+            close = closely.measure(arms, maps, validation, config, measured, fresh, bar.set_description)
+            facts |= close.found
+            for name, tags in close.measured.each.items():
+                each[name] = each.get(name, {}) | tags
+            for arm in arms:
+                epochs[arm.name][-1] |= close.measured.means[arm.name]
+            board.scalars({arm.name: close.measured.means[arm.name] for arm in arms}, len(epochs[BASELINE]))
 
             # ---- report
             result.write_pictures(folder, val_pictures, each)
-            final, within = {arm: rows[-1] for arm, rows in epochs.items()}, comparison.margins(each)
+            if shown:
+                chosen = choose_wall(each, shown)
+                facts |= {
+                    "wall": draw_wall(folder, arms, val_pictures, chosen, config.cam, device),
+                    "wall_by": chosen.by,
+                }
+            final = {arm: rows[-1] for arm, rows in epochs.items()}
+            one = summary.summarise("", [summary.Run(folder, config, save("running"), each)], config.report)
             for arm in arms:
                 checkpoint.save_weights(arm, folder / arm.name)
-            board.text("comparison", comparison.as_markdown(final, within), len(epochs[BASELINE]))
+            board.text("comparison", comparison.as_markdown(final, one.rows), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
-        notes = list(comparison.warnings(final, within, config.cam, len(shared_files(train_pictures, val_pictures))))
+        intervals = {row.indicator.tag: row.interval for rows in one.rows.values() for row in rows}
+        both = len(shared_files(train_pictures, val_pictures))
+        notes = list(comparison.warnings(final, intervals, config.cam, both))
         page = folder / "report.html"
-        report.write(page, narration.title(config), introduction, final, within, epochs, drawn, notes, yaml)
+        report.write(page, narration.title(config), [one], notes)
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -205,7 +223,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     finally:
         finished = save(status)
 
-    log.info("\n%s\n", comparison.as_text(final, within))
+    log.info("\n%s\n", comparison.as_text(final, one.rows))
+    log.info("%s\n", "\n".join(claim.told(one.claim)))
     for note in notes:
         log.warning("Note: %s", note)
     log.info("run folder   %s", folder)
@@ -214,18 +233,47 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     return finished
 
 
-def choose_device(device: Device) -> torch.device:
-    """The device to train on; `auto` takes a GPU where there is one."""
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise UserError("trainer.device=cuda: torch finds no CUDA device here; use trainer.device=cpu")
-    if device is Device.auto:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device.value)
+def build_network(config: Config, model: ModelConfig, classes: int, multilabel: bool, weights: Stream) -> Built:
+    """The network of a run, its fresh weights drawn from this stream."""
+    return build_model(
+        model,
+        classes,
+        config.dataset.image_size,
+        torch_seed(config.seed, weights),
+        machine.precision(config.trainer),
+        multilabel,
+    )
 
 
-def workers(config: Config) -> int:
-    """Threads that decode pictures and make batches."""
-    return config.trainer.workers or config.trainer.threads or cpus()
+def untrained(config: Config, classes: int, multilabel: bool) -> Classifier:
+    """A network as the arms' with fresh weights that no arm has seen."""
+    model = replace(config.model, weights=None, batch_norm=BatchNorm.batch)
+    return build_network(config, model, classes, multilabel, Stream.sanity).classifier
+
+
+def add_course(rows: list[dict[str, float]], kept: Sequence[Tensor], tag: str) -> None:
+    """Add what can be said of an arm's learning once its last epoch is known.
+
+    Args:
+        rows: figures of each epoch, in place.
+        kept: maps of each epoch, from :func:`camtrain.learning.keep`.
+        tag: of accuracy or average precision.
+    """
+    with_previous, with_final = learning.similarities(kept)
+    for row, before, final in zip(rows, with_previous, with_final, strict=True):
+        row["settling/with_previous"], row["settling/with_final"] = before, final
+    curve = [row[tag] for row in rows]
+    rows[-1]["settling/epoch"] = learning.settled(with_final)
+    rows[-1]["effort/epochs_to_90"] = learning.epochs_to(curve)
+    rows[-1]["effort/mean_performance"] = learning.mean_height(curve)
+
+
+def course(row: dict[str, float]) -> dict[str, float]:
+    """What :func:`add_course` added."""
+    return {tag: value for tag, value in row.items() if tag.startswith("settling/") or tag in COURSE}
+
+
+COURSE = ("effort/epochs_to_90", "effort/mean_performance")
 
 
 def choose_pictures(pictures: Pictures, config: Config) -> tuple[Tensor, list[int]]:
@@ -238,11 +286,6 @@ def choose_pictures(pictures: Pictures, config: Config) -> tuple[Tensor, list[in
     return measured, sorted(shown.tolist())
 
 
-def first_of(chosen: Tensor, count: int) -> Tensor:
-    """The first `count` of the chosen ones, (pictures,) bool."""
-    return chosen & (chosen.cumsum(0) <= count)
-
-
 def picture_epochs(config: Config) -> Sequence[int]:
     """Epochs after which maps are drawn: as configured, or 1, 2, 4, 8, ..."""
     if config.evaluate.picture_epochs is not None:
@@ -252,8 +295,8 @@ def picture_epochs(config: Config) -> Sequence[int]:
 
 def draw(
     arms: Sequence[Arm], pictures: Pictures, shown: list[int], cam: CamConfig, device: torch.device
-) -> list[drawing.Drawn]:
-    """Every arm's map and prediction of the chosen validation pictures."""
+) -> dict[int, drawing.Drawn]:
+    """Every arm's map and prediction of the chosen validation pictures, by their number."""
     batch = one_batch(pictures, shown, device)
     mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
     # Of several classes in a picture, the first one's map is drawn.
@@ -262,8 +305,8 @@ def draw(
     regions = regions_of(batch.regions, batch.targets, next(iter(mapped.values())).of)[first]
     density = {name: drawing.density(part.maps[first]) for name, part in mapped.items()}
     said = {name: predictions(part.output.logits[rows], batch.targets[rows], classes) for name, part in mapped.items()}
-    return [
-        drawing.Drawn(
+    return {
+        shown[row]: drawing.Drawn(
             batch.images[row],
             regions[number],
             pictures.classes[classes[number]],
@@ -272,7 +315,51 @@ def draw(
             {name: top[number][1] for name, top in said.items()},
         )
         for number, row in enumerate(rows)
-    ]
+    }
+
+
+class Chosen(NamedTuple):
+    """Pictures of the report, by number."""
+
+    best: list[int]
+    worst: list[int]
+    random: list[int]
+    by: str  # what best and worst go by
+
+
+def choose_wall(each: Mapping[str, Mapping[str, Tensor]], shown: list[int]) -> Chosen:
+    """Beside the random ones half as many where the regularised arm gained most, and lost most."""
+    energy, entropy = ((each[REGULARISED][tag] - each[BASELINE][tag]) for tag in ("cam/energy_in_mask", "cam/entropy"))
+    by = "energy in mask" if bool(energy.isfinite().any()) else "entropy"
+    gain = energy if by == "energy in mask" else -entropy
+    order = gain.argsort(descending=True, stable=True)
+    ranked = order[gain[order].isfinite()].tolist()
+    half = min(len(shown), len(ranked)) // 2
+    return Chosen(ranked[:half], ranked[: -half - 1 : -1] if half else [], shown, by)
+
+
+def draw_wall(
+    folder: Path, arms: Sequence[Arm], pictures: Pictures, chosen: Chosen, cam: CamConfig, device: torch.device
+) -> list[dict[str, Any]]:
+    """Write `pictures/NUMBER.png` for each of them, and say what is on it."""
+    wall = []
+    for why in ("best", "worst", "random"):
+        numbers: list[int] = getattr(chosen, why)
+        for number, drawn in draw(arms, pictures, numbers, cam, device).items() if numbers else ():
+            path = folder / "pictures" / f"{why}-{number}.png"
+            strip = drawing.strip(drawn, (BASELINE, REGULARISED))
+            write_atomically(path, partial(drawing.save_png, strip))
+            said = {
+                arm: {
+                    "predicted": drawn.predicted[arm],
+                    "probability": drawn.probability[arm],
+                    "peak": float(drawn.density[arm].max()),
+                }
+                for arm in (BASELINE, REGULARISED)
+            }
+            name = str(path.relative_to(folder))
+            wall.append({"file": name, "why": why, "picture": name_of(pictures, number), "truth": drawn.truth, **said})
+    return wall
 
 
 def predictions(logits: Tensor, target: Tensor, drawn: Sequence[int]) -> list[tuple[int, float]]:
@@ -302,8 +389,8 @@ def look_at_data(config: Config, folder: Path) -> None:
     """
     # Nothing is kept, and both splits are looked at in the same way.
     dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None, on_error=OnError.skip)
-    train, val = build_data(dataset, config.seed, workers(config), guided=True)
-    looks = overview.look(train, workers(config)), overview.look(val, workers(config))
+    train, val = build_data(dataset, config.seed, machine.workers(config.trainer), guided=True)
+    looks = overview.look(train, machine.workers(config.trainer)), overview.look(val, machine.workers(config.trainer))
     parts = {"training": overview.count(train, looks[0]), "validation": overview.count(val, looks[1])}
     log.info("%s, %d px\n", narration.data_name(config), dataset.image_size)
     same = overview.twins(train, val, looks)

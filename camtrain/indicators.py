@@ -205,6 +205,30 @@ def peak_entropy(peaks: Tensor, cells: int) -> Tensor:
     return -summands.sum() / math.log(cells)
 
 
+def correlation(maps: Tensor, others: Tensor) -> Tensor:
+    r"""Pearson's correlation of the cells of :math:`L^+` of two maps, -1..1.
+
+    1 if they are alike up to a factor and an offset, near 0 if they have nothing in common, however sharp each is (CC
+    of Bylinskii et al., TPAMI 2019).
+
+    Args:
+        maps: (maps, height, width).
+        others: the same shape.
+
+    Returns:
+        (maps,); nan where one of the two is dead or the same everywhere.
+    """
+    first, second = (shares.flatten(1) for shares in (distribution(maps)[0], distribution(others)[0]))
+    cells = first.shape[1]
+    # What is left of a constant map but rounding is not a pattern.
+    same = torch.finfo(first.dtype).eps * 16 / cells
+    first, second = first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True)
+    flat = (first.abs().amax(1) <= same) | (second.abs().amax(1) <= same)
+    length = first.norm(dim=1) * second.norm(dim=1)
+    value = ((first * second).sum(1) / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp(-1, 1)
+    return _live(value, flat)
+
+
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """:math:`L^+` stretched bilinearly to the picture's size, (maps, *size)."""
     return interpolate(positive_part(maps)[:, None], size, mode="bilinear", align_corners=False)[:, 0]

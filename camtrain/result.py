@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from camtrain.arm import BASELINE, REGULARISED
 from camtrain.data.pictures import Pictures, classes_of, name_of
 from camtrain.errors import UserError
 from camtrain.files import write_text
+from camtrain.statistics import Interval
 
 SCHEMA = 1
 
@@ -48,7 +50,7 @@ def write(
     seed: int,
     config: Mapping[str, Any],
     epochs: Mapping[str, list[dict[str, float]]],
-    within: Mapping[str, float],
+    found: Mapping[str, Interval],
     timing: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def write(
         seed: of the run.
         config: the whole configuration.
         epochs: of each arm, the figures of every epoch by tag.
-        within: half the 95 % intervals of the differences, over pictures, by tag.
+        found: intervals of the differences, over pictures, by tag.
         timing: seconds and ratios.
         facts: what was found about data, network and machine.
     """
@@ -72,7 +74,7 @@ def write(
         "config": config,
         "arms": {arm: {"final": final[arm], "epochs": rows} for arm, rows in epochs.items()},
         "difference": difference(final),
-        "difference_95": within,
+        "difference_95": {tag: interval.margin for tag, interval in found.items()},
         "timing": timing,
         **facts,
     }
@@ -81,7 +83,7 @@ def write(
 
 
 def write_pictures(folder: Path, pictures: Pictures, each: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write the figures of every validation picture in both arms, for a closer look and for statistics over runs.
+    """Write the figures of every validation picture in both arms, and of the control: for statistics over runs.
 
     Args:
         folder: run folder.
@@ -99,6 +101,29 @@ def write_pictures(folder: Path, pictures: Pictures, each: Mapping[str, Mapping[
             [name_of(pictures, number), kinds, *(f"{value:.7g}" if math.isfinite(value) else "" for value in values)]
         )
     write_text(folder / PICTURES, text.getvalue())
+
+
+def read_pictures(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """What :func:`write_pictures` wrote: of each arm and tag, (pictures,) float64.
+
+    Raises:
+        UserError: the file is not there, or not whole.
+    """
+    path = folder / PICTURES
+    try:
+        with path.open(newline="", encoding="utf-8") as opened:
+            heading, *lines = csv.reader(opened)
+        columns = [
+            [float(cell) if cell else math.nan for cell in column]
+            for column in zip(*(line[2:] for line in lines), strict=True)
+        ]
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, values in zip(heading[2:], columns, strict=True):
+            arm, _, tag = name.partition(" ")
+            found.setdefault(arm, {})[tag] = torch.tensor(values, dtype=torch.float64)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not the figures of a run's pictures ({error}); repeat the run") from error
+    return found
 
 
 def _finite(value: Any) -> Any:

@@ -20,6 +20,8 @@ class Stream(enum.IntEnum):
     dropout = 3
     subset = 4
     pictures = 5
+    sanity = 6
+    road = 7
 
 
 def stream(seed: int, purpose: Stream, epoch: int = 0, step: int = 0) -> np.random.Generator:

@@ -9,14 +9,14 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "camtrain"
 
-# The composition root sees everything; only the entry point, which imports it late, sees the composition root.
-ROOTS = {"camtrain.experiment", "camtrain.cli", "camtrain.__main__"}
+# A composition root sees everything; only the entry point, which imports it late, sees a composition root.
+ROOTS = {"camtrain.experiment", "camtrain.explain", "camtrain.cli", "camtrain.__main__"}
 
 # From the bottom up: configuration, data, model, cam, loss, arm, train, evaluate, report. Nobody reaches up.
 LEVELS = [
     {"camtrain.errors", "camtrain.streams", "camtrain.files", "camtrain.normalisation"},
     {"camtrain.config", "camtrain.complaints"},
-    {"camtrain.data", "camtrain.residual", "camtrain.indicators"},
+    {"camtrain.data", "camtrain.residual", "camtrain.indicators", "camtrain.machine"},
     {
         "camtrain.cam",
         "camtrain.score",
@@ -30,7 +30,14 @@ LEVELS = [
     {"camtrain.model"},
     {"camtrain.arm"},
     {"camtrain.train", "camtrain.evaluate", "camtrain.checkpoint", "camtrain.preconditions", "camtrain.compiled"},
-    {"camtrain.drawing", "camtrain.comparison", "camtrain.tensorboard", "camtrain.result", "camtrain.narration"},
+    {
+        "camtrain.drawing",
+        "camtrain.comparison",
+        "camtrain.tensorboard",
+        "camtrain.result",
+        "camtrain.narration",
+        "camtrain.finished",
+    },
     {"camtrain.report"},
 ]
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from camtrain import faithfulness, indicators
+from camtrain import faithfulness, indicators, localisation
 from camtrain.arm import Arm
+from camtrain.closely import by_size, faithful, other_maps, place, sane
 from camtrain.config import TRAINABLE, CamVariant, FakeConfig, ModelConfig, OptimConfig, ShapesConfig
-from camtrain.data.batches import all_batches
+from camtrain.control import sharpened
+from camtrain.data.batches import Batch, all_batches
 from camtrain.data.build import build as build_data
-from camtrain.evaluate import evaluate, evaluate_faithfulness, evaluate_maps, forward_maps, of_maps
+from camtrain.evaluate import evaluate, forward_maps, of_maps
 from camtrain.head import Path, Paths
 from camtrain.model import build as build_model
 from camtrain.optim import make_optimiser
+from camtrain.sanity import STAGES, cascade
 
 CPU = torch.device("cpu")
 
 
-def arm(closed: bool = True, classes: int = 3) -> Arm:
-    model = build_model(ModelConfig(name="small_resnet"), classes, 32, 0).classifier
+def arm(closed: bool = True, classes: int = 3, name: str = "baseline", seed: int = 0) -> Arm:
+    model = build_model(ModelConfig(name="small_resnet"), classes, 32, seed).classifier
     path = Path.closed if closed else Path.autograd
-    return Arm("baseline", model, make_optimiser(model, OptimConfig(), 1e-3), False, Paths(path, path))
+    return Arm(name, model, make_optimiser(model, OptimConfig(), 1e-3), False, Paths(path, path))
 
 
 def test_subset_is_measured_whatever_the_batches_hold() -> None:
@@ -31,7 +36,7 @@ def test_subset_is_measured_whatever_the_batches_hold() -> None:
     measured = torch.zeros(16, dtype=torch.bool)
     measured[[2, 3, 11]] = True
     figures = [
-        evaluate([arm()], all_batches(pictures, size, CPU), CamVariant.gradcam, measured).means["baseline"]
+        evaluate([arm()], all_batches(pictures, size, CPU), CamVariant.gradcam, measured).measured.means["baseline"]
         for size in (2, 16)  # most batches of two hold no measured picture
     ]
     for tag, value in figures[0].items():
@@ -54,7 +59,7 @@ def test_closed_form_and_autograd_measure_the_same() -> None:
 def test_values_of_each_picture_are_means_over_its_maps() -> None:
     _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=3), 0)
     measured = torch.arange(12) % 3 != 0
-    found = evaluate([arm(True, 8)], all_batches(pictures, 5, CPU), CamVariant.gradcam, measured)
+    found = evaluate([arm(True, 8)], all_batches(pictures, 5, CPU), CamVariant.gradcam, measured).measured
     entropy, dead = (found.each["baseline"][f"cam/{name}"] for name in ("entropy", "dead_rate"))
     assert dead.isnan().tolist() == [not chosen for chosen in measured.tolist()]
     number = int((entropy.isfinite() & (pictures.targets.sum(1) > 1)).nonzero()[0])
@@ -71,7 +76,8 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=10, objects=objects), 0)
     measured = torch.arange(10) >= 6
     of_arm = arm(True, 8)
-    found = evaluate_faithfulness([of_arm], all_batches(pictures, 4, CPU), CamVariant.gradcam, measured)
+    nothing = torch.zeros(10, dtype=torch.bool)
+    found = faithful([of_arm], all_batches(pictures, 4, CPU), CamVariant.gradcam, 2.0, measured, nothing, 0)
     images, _ = pictures.gather([7])
     images, target = images.float() / 255, pictures.targets[7:8]
     _, of, maps = forward_maps(of_arm, images, target, CamVariant.gradcam)
@@ -93,6 +99,10 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     expected = float(torch.cat(deletions).nanmean())
     assert float(each["faithfulness/deletion"][7]) == pytest.approx(expected, abs=1e-5, nan_ok=True)
     assert each["faithfulness/drop"][:6].isnan().all()
+    assert "faithfulness/road" not in each
+    # The control's maps are sharper, and so leave less to see; the order of its pixels hardly differs.
+    control = found.each["control"]
+    assert control["faithfulness/drop"].nansum() >= each["faithfulness/drop"].nansum()
 
 
 def test_nothing_defined_is_nan() -> None:
@@ -104,11 +114,17 @@ def test_nothing_defined_is_nan() -> None:
 def test_every_map_is_measured_alone_as_with_the_trained_one(variant: CamVariant) -> None:
     _, pictures = build_data(FakeConfig(image_size=32, val=6), 0)
     measured = torch.tensor([True, False, True, True, False, False])
-    alone = evaluate_maps([arm()], all_batches(pictures, 4, CPU), variant, measured).means["baseline"]
+    trained = CamVariant.gradcam
+    nothing = torch.zeros(6, dtype=torch.bool)
+    found = other_maps([arm()], all_batches(pictures, 4, CPU), [variant], trained, measured, nothing)
+    alone = found.means["baseline"]
     assert {tag.split("/")[1] for tag in alone} == {variant.value}
+    alike = alone.pop(f"other_maps/{variant.value}/with_trained")
+    same = variant in (trained, CamVariant.cam, CamVariant.hirescam, CamVariant.xgradcam)
+    assert (alike == pytest.approx(1, abs=1e-4)) == same
     assert 0 <= alone[f"other_maps/{variant.value}/entropy"] <= math.log(16)
     if variant in TRAINABLE:
-        whole = evaluate([arm()], all_batches(pictures, 4, CPU), variant, measured).means["baseline"]
+        whole = evaluate([arm()], all_batches(pictures, 4, CPU), variant, measured).measured.means["baseline"]
         for tag, value in alone.items():
             assert value == pytest.approx(whole[f"cam/{tag.split('/')[2]}"], nan_ok=True)
 
@@ -120,7 +136,9 @@ def test_several_classes_have_a_map_and_a_region_each(closed: bool) -> None:
     mapped = forward_maps(arm(closed, 8), images.float() / 255, pictures.targets, CamVariant.gradcam)
     assert mapped.maps.shape == (int(pictures.targets.sum()), 4, 4)
     measured = torch.ones(12, dtype=torch.bool)
-    figures = evaluate([arm(closed, 8)], all_batches(pictures, 5, CPU), CamVariant.gradcam, measured).means["baseline"]
+    figures = evaluate([arm(closed, 8)], all_batches(pictures, 5, CPU), CamVariant.gradcam, measured).measured.means[
+        "baseline"
+    ]
     assert 0 <= figures["average_precision/val"] <= 1
     assert "accuracy/val" not in figures
     assert "confidence/margin" not in figures
@@ -130,3 +148,100 @@ def test_several_classes_have_a_map_and_a_region_each(closed: bool) -> None:
         assert bool(own.any())
         energy.append(float(of_maps(single[None], own[None])["energy_in_mask"]))
     assert figures["cam/energy_in_mask"] == pytest.approx(sum(energy) / len(energy), abs=1e-5)
+
+
+def test_place_is_that_of_each_map() -> None:
+    _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=12), 0)
+    measured = torch.ones(12, dtype=torch.bool)
+    arms = [arm(True, 8), arm(True, 8, "regularised", 1)]
+    maps = evaluate(arms, all_batches(pictures, 5, CPU), CamVariant.gradcam, measured).maps
+    found = place(arms, maps, all_batches(pictures, 5, CPU), CamVariant.gradcam, measured)
+    images, regions = pictures.gather(range(12))
+    control = sharpened(maps["baseline"], found.power)
+    entropy = indicators.entropy(maps["regularised"]).nanmean()
+    assert float(indicators.entropy(control).nanmean()) == pytest.approx(float(entropy), abs=1e-3)
+    for name, those in (*maps.items(), ("control", control)):
+        means = found.measured.means[name]
+        overlap, boxes = localisation.overlap(those, regions), localisation.box_overlap(those, regions)
+        assert means["cam/iou"] == pytest.approx(float(overlap.nanmean(0).max()), abs=1e-5)
+        accuracy = [float((boxes >= level).float().mean(0).max()) for level in localisation.LEVELS]
+        assert means["cam/box_accuracy"] == pytest.approx(sum(accuracy) / 3, abs=1e-5)
+        counts = localisation.pixel_counts(those, regions)
+        assert means["cam/pxap"] == pytest.approx(float(localisation.pixel_average_precision(counts)))
+    mirrored = forward_maps(arms[0], (images.float() / 255).flip(3), pictures.targets, CamVariant.gradcam).maps
+    alike = indicators.correlation(maps["baseline"].flip(2), mirrored)
+    assert found.measured.means["baseline"]["stability/flip"] == pytest.approx(float(alike.nanmean()), abs=1e-4)
+    assert [line["size"] for line in found.by_size] == ["small", "middle", "large", "all"]
+    assert [line["pictures"] for line in found.by_size] == [4, 4, 4, 12]
+    everything = found.by_size[-1]["regularised"]
+    assert isinstance(everything, dict)
+    assert everything["iou"] == pytest.approx(found.measured.means["regularised"]["cam/iou"])
+
+
+def test_thirds_go_by_the_size_of_the_object() -> None:
+    share = torch.tensor([0.5, 0.1, math.nan, 0.2, 0.9, 0.3, 0.6], dtype=torch.float64)
+    values = torch.tensor([5.0, 1, 100, 2, 9, 3, 6], dtype=torch.float64)
+    each = {"baseline": {f"cam/{tag}": values for tag in ("energy_in_mask", "pointing", "iou", "box_accuracy")}}
+    lines = by_size(each, share)
+    assert [(line["size"], line["from"], line["to"]) for line in lines] == [
+        ("small", 0.1, 0.2),
+        ("middle", 0.3, 0.5),
+        ("large", 0.6, 0.9),
+        ("all", 0.1, 0.9),
+    ]
+    assert [line["baseline"]["iou"] for line in lines] == [1.5, 4.0, 7.5, pytest.approx(26 / 6)]  # type: ignore[index]
+    assert by_size(each, torch.full((7,), math.nan)) == []
+
+
+def test_road_is_measured_on_its_own_subset_whatever_the_batches() -> None:
+    _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=8), 0)
+    measured = torch.arange(8) < 6
+    imputed = torch.arange(8) < 3
+    found = [
+        faithful([arm(True, 8)], all_batches(pictures, size, CPU), CamVariant.gradcam, 2.0, measured, imputed, 0)
+        for size in (2, 8)
+    ]
+    roads = [part.each["baseline"]["faithfulness/road"] for part in found]
+    torch.testing.assert_close(roads[0], roads[1], equal_nan=True, atol=1e-4, rtol=0)
+    assert roads[0][3:].isnan().all()
+    assert found[0].each["baseline"]["faithfulness/drop"][:6].isfinite().any()
+
+
+def test_randomising_ends_in_the_fresh_network() -> None:
+    _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=8), 0)
+    measured = torch.ones(8, dtype=torch.bool)
+    trained, other = arm(True, 8), arm(True, 8, seed=5)
+
+    def batches() -> Iterator[Batch]:
+        return all_batches(pictures, 4, CPU)
+
+    found = sane([trained], batches, CamVariant.gradcam, measured, lambda: arm(True, 8, seed=5).model)
+    curve = found.curves["baseline"]
+    assert len(curve) == STAGES + 1
+    assert curve[0] == pytest.approx(1, abs=1e-5)
+    images, _ = pictures.gather(range(8))
+    maps = [
+        forward_maps(one, images.float() / 255, pictures.targets, CamVariant.gradcam).maps for one in (trained, other)
+    ]
+    alike = indicators.correlation(*maps)
+    gone = indicators.is_dead(maps[1]) & ~indicators.is_dead(maps[0])
+    expected = alike.masked_fill(gone, 0).nanmean()
+    assert curve[-1] == pytest.approx(float(expected), abs=1e-4)
+    assert found.measured.means["baseline"]["sanity/all"] == pytest.approx(curve[-1], abs=1e-6)
+    assert found.measured.means["baseline"]["sanity/head"] == pytest.approx(curve[1], abs=1e-6)
+
+
+def test_cascade_replaces_everything_from_the_last_to_the_first() -> None:
+    trained, network = arm(True, 8).model.backbone, arm(True, 8, seed=5).model.backbone
+    fresh = {name: value.clone() for name, value in network.state_dict().items()}
+    state = trained.state_dict()
+    differ = [name for name in state if not torch.equal(state[name], fresh[name])]
+    left = []
+    for _ in cascade(network, state):
+        now = network.state_dict()
+        left.append({name for name in differ if torch.equal(now[name], state[name])})
+        assert all(torch.equal(now[name], state[name]) or torch.equal(now[name], fresh[name]) for name in now)
+    assert left[0] == set(differ)
+    assert left[-1] == set()
+    assert all(later < earlier for earlier, later in itertools.pairwise(left))
+    assert left[0] - left[1] <= {"fc.weight", "fc.bias"}

@@ -1,0 +1,198 @@
+"""The rule by which a network is called more interpretable, condition by condition, each judged by its interval.
+
+A map can be sharp and wrong, or dead, and a network can pay for it with accuracy; so no single figure settles it. The
+claim is made only if every condition holds over its whole 95 % interval (an intersection-union test: all must hold, so
+that none needs a correction for their number).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from camtrain.config import CamVariant, ReportConfig
+from camtrain.statistics import NOTHING, Interval
+
+WITNESSES = 2
+"""Maps that were not trained on and have to be no less faithful."""
+
+SAME_MAP = 0.99
+"""Correlation with the trained map above which another map is the same under another name, and no witness."""
+
+
+class Outcome(enum.Enum):
+    met = "met"
+    failed = "failed"
+    open = "open"  # the interval holds both what is asked for and what is not
+    unmeasured = "not measured"
+
+
+class Condition(NamedTuple):
+    part: str  # of the rule
+    name: str
+    asked: str
+    found: Interval  # regularised minus baseline, or minus the control
+    outcome: Outcome
+    digits: int = 3
+
+
+class Claim(NamedTuple):
+    conditions: Sequence[Condition]
+    beyond: Sequence[Condition]  # is it more than sharpening? Not needed for the claim, but said beside it
+
+    @property
+    def outcome(self) -> Outcome:
+        """met if all conditions are; failed if one is; else open."""
+        outcomes = {condition.outcome for condition in self.conditions}
+        if outcomes == {Outcome.met}:
+            return Outcome.met
+        return Outcome.failed if Outcome.failed in outcomes else Outcome.open
+
+
+def below(found: Interval, limit: float) -> Outcome:
+    """Whether a difference lies below the limit: by its whole interval, not at all, or perhaps.
+
+    Below 0 is an improvement, and 0 itself is none; a margin (another limit) may be used up.
+    """
+    if not math.isfinite(found.margin):
+        return Outcome.unmeasured
+    if found.high < limit or (limit != 0 and found.high == limit):
+        return Outcome.met
+    return Outcome.failed if found.low > limit or (limit == 0 and found.low == limit) else Outcome.open
+
+
+def above(found: Interval, limit: float) -> Outcome:
+    """As :func:`below`, from the other side."""
+    return below(Interval(-found.estimate, found.margin, found.p), -limit)
+
+
+def witnesses(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
+    """Measured maps that are neither the trained one under another name, nor another witness.
+
+    Args:
+        finals: last figures of every arm of every run, with `other_maps/<map>/with_trained` and `.../like_<map>`.
+    """
+    kept: list[CamVariant] = []
+    for variant in CamVariant:
+        group = f"other_maps/{variant.value}"
+        if not any(f"{group}/with_trained" in final for final in finals):
+            continue
+        names = [f"{group}/with_trained"]
+        for other in kept:
+            names += [f"{group}/like_{other.value}", f"other_maps/{other.value}/like_{variant.value}"]
+        alike = [final[name] for final in finals for name in names if name in final]
+        if all(value < SAME_MAP for value in alike):
+            kept.append(variant)
+    return kept
+
+
+def judge(
+    differences: Mapping[str, Interval],
+    beside_control: Mapping[str, Interval],
+    witnesses: Sequence[CamVariant],
+    margins: ReportConfig,
+    performance: str,
+) -> Claim:
+    """Tick off the rule.
+
+    Args:
+        differences: of each tag, regularised minus baseline.
+        beside_control: of each tag, regularised minus the baseline's maps sharpened to the same entropy.
+        witnesses: maps that were not trained on, whose tags are `other_maps/<map>/deletion` and so on.
+        margins: what "not worse" means.
+        performance: tag of accuracy or mean average precision.
+    """
+
+    def condition(
+        part: str, name: str, tag: str, limit: float, low: bool, of: Mapping[str, Interval] = differences
+    ) -> Condition:
+        found = of.get(tag, NOTHING)
+        outcome = below(found, limit) if low else above(found, limit)
+        return Condition(
+            part, name, f"{'below' if low else 'above'} {limit:+g}" if limit else _sign(low), found, outcome
+        )
+
+    faithful, health = margins.faithfulness_margin, margins.health_margin
+    conditions = [
+        condition("concentration improves", "entropy, nats", "cam/entropy", 0, True),
+        condition("concentration improves", "elliptical area, cells", "cam/area", 0, True),
+        condition(
+            "accuracy is kept",
+            performance.partition("/")[0].replace("_", " "),
+            performance,
+            -margins.accuracy_margin,
+            False,
+        ),
+    ]
+    for name, low in (("deletion", True), ("insertion", False)):
+        limit = faithful if low else -faithful
+        conditions.append(condition("faithfulness is kept", f"{name}, trained map", f"faithfulness/{name}", limit, low))
+    for variant in witnesses:
+        for name, low in (("deletion", True), ("insertion", False)):
+            limit = faithful if low else -faithful
+            tag = f"other_maps/{variant.value}/{name}"
+            conditions.append(condition("faithfulness is kept", f"{name}, {variant.value}", tag, limit, low))
+    missing = WITNESSES - len(witnesses)
+    if missing > 0:
+        asked = f"{WITNESSES} maps that were not trained on"
+        conditions.append(
+            Condition("faithfulness is kept", f"{missing} more to measure", asked, NOTHING, Outcome.unmeasured)
+        )
+    conditions += [
+        condition(
+            "faithfulness is kept",
+            "drop in confidence, beside the control",
+            "faithfulness/drop",
+            faithful,
+            True,
+            beside_control,
+        ),
+        condition("maps stay alive", "dead rate", "cam/dead_rate", health, True),
+        condition("maps stay alive", "mass at the border", "cam/border_mass", health, True),
+    ]
+    beyond = [
+        condition(
+            "more than sharpening", "energy in mask, beside the control", "cam/energy_in_mask", 0, False, beside_control
+        ),
+        condition(
+            "more than sharpening", "insertion, beside the control", "faithfulness/insertion", 0, False, beside_control
+        ),
+        condition(
+            "more than sharpening", "deletion, beside the control", "faithfulness/deletion", 0, True, beside_control
+        ),
+    ]
+    return Claim(conditions, beyond)
+
+
+def _sign(low: bool) -> str:
+    return "below 0" if low else "above 0"
+
+
+HEADLINES = {
+    Outcome.met: "More interpretable, by the rule.",
+    Outcome.failed: "Not more interpretable, by the rule.",
+    Outcome.open: "Not settled: more interpretable could not be shown.",
+}
+
+
+def told(claim: Claim) -> list[str]:
+    """The claim in one sentence, then what stands against it or keeps it open, then what sharpening would not do."""
+    lines = [HEADLINES[claim.outcome]]
+    for outcome, words in (
+        (Outcome.failed, "Against it"),
+        (Outcome.open, "Open"),
+        (Outcome.unmeasured, "Not measured"),
+    ):
+        names = [condition.name for condition in claim.conditions if condition.outcome is outcome]
+        if names:
+            lines.append(f"{words}: {'; '.join(names)}.")
+    if any(condition.outcome is not Outcome.unmeasured for condition in claim.beyond):
+        better = [condition.name for condition in claim.beyond if condition.outcome is Outcome.met]
+        lines.append(
+            f"More than sharpening the baseline's maps would do: {'; '.join(better)}."
+            if better
+            else "Nothing was shown here that sharpening the baseline's maps afterwards would not do as well."
+        )
+    return lines

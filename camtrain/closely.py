@@ -1,0 +1,385 @@
+"""Measure what takes longer, once, after training: localisation, stability, faithfulness, other maps, sanity.
+
+Tags are those of :mod:`camtrain.evaluate`, of both arms and, where it makes a difference, of the control.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camtrain import faithfulness, localisation
+from camtrain.arm import BASELINE, REGULARISED, Arm
+from camtrain.config import CamVariant, Config
+from camtrain.control import CONTROL, power_for, sharpened
+from camtrain.data.batches import Batch
+from camtrain.evaluate import Measured, Values, forward_maps, forward_several, of_maps, only, peak_entropy, tagged
+from camtrain.indicators import correlation, entropy, is_dead
+from camtrain.model import Classifier
+from camtrain.road import road
+from camtrain.sanity import cascade
+from camtrain.score import Pairs, of_pictures, probability, regions_of
+from camtrain.stability import stability
+from camtrain.streams import Stream, stream
+
+UNIFORM, CENTRED = "uniform", "centred Gaussian"
+"""Trivial maps, which know nothing of the picture."""
+
+SIZED = ("energy_in_mask", "pointing", "iou", "box_accuracy")
+"""Indicators that are told by the object's size."""
+
+SIZES = ("small", "middle", "large")
+
+
+class Place(NamedTuple):
+    """Where the maps lie, beside two trivial maps."""
+
+    measured: Measured
+    by_size: list[dict[str, object]]  # one line per third of the pictures by the object's size, and one for all
+    power: float  # of the control
+
+
+def place(
+    arms: Sequence[Arm], maps: Mapping[str, Tensor], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
+) -> Place:
+    """Localisation of both arms, the control and two trivial maps; stability of both arms; the control's indicators.
+
+    Args:
+        arms: both.
+        maps: of the measured pictures, by arm, which the control is made from.
+        batches: the validation pictures.
+        variant: the trained map.
+        measured: (pictures,) bool, whose maps are measured.
+    """
+    power = power_for(maps[BASELINE], float(entropy(maps[REGULARISED]).double().nanmean()))
+    names = [*(arm.name for arm in arms), CONTROL, UNIFORM, CENTRED]
+    values = Values(names, len(measured))
+    curves = {name: _Curves() for name in names}
+    shares = Values(["object"], len(measured))
+    for images, targets, regions, numbers in only(batches, measured):
+        found: dict[str, Tensor] = {}
+        for arm in arms:
+            _, of, found[arm.name] = forward_maps(arm, images, targets, variant)
+
+            def again(changed: Tensor, arm: Arm = arm, targets: Tensor = targets) -> Tensor:
+                return forward_maps(arm, changed, targets, variant).maps
+
+            of_map = of_pictures(numbers, targets, of)
+            values.add(arm.name, of_map, tagged("stability", stability(images, found[arm.name], again)._asdict()))
+        own = regions_of(regions, targets, of)
+        shares.add("object", of_map, {"share": localisation.size_share(own)})
+        found[CONTROL] = sharpened(found[BASELINE], power)
+        height, width = found[BASELINE].shape[1:]
+        for name, trivial in (
+            (UNIFORM, localisation.uniform(height, width)),
+            (CENTRED, localisation.centred_gaussian(height, width)),
+        ):
+            found[name] = trivial.to(own.device).expand(len(own), -1, -1)
+        for name, those in found.items():
+            values.add(name, of_map, tagged("cam", of_maps(those, own)))
+            curves[name].add(those, own, of_map)
+    for name in names:
+        of_map, figures = curves[name].figures()
+        values.add(name, of_map, tagged("cam", figures))
+    whole = values.measured()
+    for name in names:
+        whole.means[name]["cam/pxap"] = float(
+            localisation.pixel_average_precision(torch.stack(curves[name].pixels).sum(0))
+        )
+    if len(maps[BASELINE]):
+        whole.means[CONTROL]["cam/peak_entropy"] = peak_entropy(sharpened(maps[BASELINE], power))
+    share = shares.measured().each["object"].get("share", torch.full((len(measured),), torch.nan, dtype=torch.float64))
+    lines = by_size(whole.each, share)
+    for name in (UNIFORM, CENTRED):
+        del whole.means[name], whole.each[name]
+    return Place(whole, lines, power)
+
+
+class _Curves:
+    """What has to be known of all maps before a threshold can be chosen."""
+
+    def __init__(self) -> None:
+        self.numbers: list[Tensor] = []
+        self.overlap: list[Tensor] = []
+        self.boxes: list[Tensor] = []
+        self.pixels: list[Tensor] = []
+
+    def add(self, maps: Tensor, regions: Tensor, numbers: Tensor) -> None:
+        self.numbers.append(numbers)
+        self.overlap.append(localisation.overlap(maps, regions))
+        self.boxes.append(localisation.box_overlap(maps, regions))
+        self.pixels.append(localisation.pixel_counts(maps, regions))
+
+    def figures(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Numbers of the maps' pictures, and by name a value of each map."""
+        return torch.cat(self.numbers), {
+            "iou": localisation.at_best(torch.cat(self.overlap)),
+            "box_accuracy": localisation.box_accuracy(torch.cat(self.boxes)),
+        }
+
+
+def by_size(each: Mapping[str, Mapping[str, Tensor]], share: Tensor) -> list[dict[str, object]]:
+    """Means over thirds of the pictures, by how much of the picture the object takes.
+
+    Args:
+        each: by whose maps they are and tag, (pictures,).
+        share: (pictures,) of the picture that is the object; nan where none is known.
+
+    Returns:
+        For each third and for all: its `size`, the number of `pictures`, `from` and `to` which share, and by map the
+        indicators of :data:`SIZED`. Nothing where no object is known.
+    """
+    known = share.isfinite().nonzero().flatten()
+    if len(known) < len(SIZES):
+        return []
+    ascending = known[share[known].argsort(stable=True)]
+    parts = [(name, part) for name, part in zip(SIZES, ascending.tensor_split(len(SIZES)), strict=True)]
+    return [
+        {
+            "size": name,
+            "pictures": len(part),
+            "from": float(share[part].min()),
+            "to": float(share[part].max()),
+            **{
+                of: {tag: float(tags[f"cam/{tag}"][part].nanmean()) for tag in SIZED}
+                for of, tags in each.items()
+                if f"cam/{SIZED[0]}" in tags
+            },
+        }
+        for name, part in [*parts, ("all", ascending)]
+    ]
+
+
+def faithful(
+    arms: Sequence[Arm],
+    batches: Iterable[Batch],
+    variant: CamVariant,
+    power: float,
+    measured: Tensor,
+    imputed: Tensor,
+    seed: int,
+) -> Measured:
+    """Whether each arm's network uses what its maps show, and what the control's maps show: `faithfulness/drop`, ...
+
+    Some 35 forward passes for each map, and some 10 more where :func:`camtrain.road.road` is measured.
+
+    Args:
+        arms: both.
+        batches: the validation pictures.
+        variant: the trained map.
+        power: of the control.
+        measured: (pictures,) bool, whose maps are measured.
+        imputed: (pictures,) bool, for which of them ROAD is measured.
+        seed: of the noise in what ROAD puts in place of pixels: a picture's is the same for all maps.
+    """
+    values = Values([*(arm.name for arm in arms), CONTROL], len(measured))
+    for batch in only(batches, measured):
+        images, targets, _, numbers = batch
+        with_road = imputed[numbers.cpu()].to(images.device)
+        streams = (stream(seed, Stream.road, step=number) for number in numbers.tolist())
+        noise = np.stack([drawn.standard_normal(images.shape[1:], np.float32) for drawn in streams])
+        noise_of = torch.from_numpy(noise).to(images.device)
+        for arm in arms:
+            _, of, maps = forward_maps(arm, images, targets, variant)
+            seen = [(arm.name, maps)]
+            if arm.name == BASELINE:
+                seen.append((CONTROL, sharpened(maps, power)))
+            of_map = of_pictures(numbers, targets, of)
+            for name, those in seen:
+                figures = of_confidence(arm, images, targets, of, those)
+                values.add(name, of_map, tagged("faithfulness", figures))
+                rows = of_pictures(with_road, targets, of)
+                if bool(rows.any()):
+                    some = Pairs(of.rows[rows], of.classes[rows])
+                    normalised, of_class = _watched(arm, images, targets, some)
+                    found = road(normalised, those[rows], of_class, noise_of[some.rows])
+                    values.add(name, of_map[rows], {"faithfulness/road": found})
+    return values.measured()
+
+
+def of_confidence(arm: Arm, images: Tensor, targets: Tensor, of: Pairs, maps: Tensor) -> dict[str, Tensor]:
+    """Every figure of :mod:`camtrain.faithfulness` of each map, by name."""
+    normalised, of_class = _watched(arm, images, targets, of)
+    drop, increase = faithfulness.confidence(normalised, maps, of_class)
+    return {"drop": drop, "increase": increase, **of_curves(normalised, maps, of_class)}
+
+
+def of_curves(normalised: Tensor, maps: Tensor, of_class: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    deletion, insertion = map(faithfulness.area_under, faithfulness.curves(normalised, maps, of_class))
+    return {"deletion": deletion, "insertion": insertion}
+
+
+def _watched(arm: Arm, images: Tensor, targets: Tensor, of: Pairs) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A normalised picture for each map, and from such pictures, changed, to the probability of each map's class."""
+    model = arm.model
+    own = Pairs(torch.arange(len(of.rows), device=images.device), of.classes)
+    of_own = targets[of.rows]
+
+    def of_class(changed: Tensor) -> Tensor:
+        with torch.no_grad():
+            return probability(model.of_normalised(changed).logits, of_own, own)
+
+    return ((images - model.mean) / model.std)[of.rows], of_class
+
+
+def other_maps(
+    arms: Sequence[Arm],
+    batches: Iterable[Batch],
+    variants: Sequence[CamVariant],
+    trained: CamVariant,
+    measured: Tensor,
+    faithfully: Tensor,
+) -> Measured:
+    """Indicators of other maps than the trained one: `other_maps/<map>/entropy`, `.../deletion` and so on.
+
+    `.../with_trained` is its correlation with the trained map, `.../like_<map>` that with another one: near 1 it is the
+    same map under another name, and no second witness. Behind global average pooling and one linear layer HiResCAM is
+    Grad-CAM, and Grad-CAM++ hardly differs from LayerCAM.
+
+    Args:
+        arms: both.
+        batches: the validation pictures.
+        variants: which maps.
+        trained: the map that the CAM term was computed from.
+        measured: (pictures,) bool, whose maps are measured.
+        faithfully: (pictures,) bool, for which of them deletion and insertion are measured.
+    """
+    values = Values([arm.name for arm in arms], len(measured))
+    for images, targets, regions, numbers in only(batches, measured):
+        some = faithfully[numbers.cpu()].to(images.device)
+        for arm in arms:
+            _, of, maps = forward_several(arm, images, targets, [trained, *variants])
+            of_map, rows = (of_pictures(part, targets, of) for part in (numbers, some))
+            own = regions_of(regions, targets, of)
+            normalised, of_class = _watched(arm, images, targets, Pairs(of.rows[rows], of.classes[rows]))
+            for at, variant in enumerate(variants):
+                figures = of_maps(maps[variant], own)
+                figures["with_trained"] = correlation(maps[variant], maps[trained])
+                for other in variants[:at]:
+                    figures[f"like_{other.value}"] = correlation(maps[variant], maps[other])
+                values.add(arm.name, of_map, tagged(f"other_maps/{variant.value}", figures))
+                if bool(rows.any()):
+                    found = of_curves(normalised, maps[variant][rows], of_class)
+                    values.add(arm.name, of_map[rows], tagged(f"other_maps/{variant.value}", found))
+    return values.measured()
+
+
+class Sanity(NamedTuple):
+    measured: Measured
+    curves: dict[str, list[float]]  # by arm: mean similarity after each stage of the cascade, 1 before it
+
+
+def sane(
+    arms: Sequence[Arm],
+    batches: Callable[[], Iterable[Batch]],
+    variant: CamVariant,
+    measured: Tensor,
+    fresh: Callable[[], Classifier],
+) -> Sanity:
+    """Likeness of each map to that of the network after its weights were replaced, from the last layer to the first.
+
+    `sanity/head` after the last layer alone, `sanity/all` after every layer. A map that dies has nothing in common
+    with the one before: 0.
+
+    Args:
+        arms: both.
+        batches: the validation pictures, anew at each call.
+        variant: the trained map.
+        measured: (pictures,) bool, whose maps are measured.
+        fresh: a network as the arms', not trained, on their device.
+    """
+    values = Values([arm.name for arm in arms], len(measured))
+    curves: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    some = list(only(batches(), measured))
+    for arm in arms:
+        model = fresh()
+        model.mean, model.std = arm.model.mean, arm.model.std
+        other = dataclasses.replace(arm, model=model)
+        trained = [forward_maps(arm, batch.images, batch.targets, variant) for batch in some]
+        of_map = [
+            of_pictures(batch.indices, batch.targets, mapped.of) for batch, mapped in zip(some, trained, strict=True)
+        ]
+        alike = of_map
+        for stage, _ in enumerate(cascade(model.backbone, arm.model.backbone.state_dict())):
+            alike = []
+            for batch, (_, _, before) in zip(some, trained, strict=True):
+                maps = forward_maps(other, batch.images, batch.targets, variant).maps
+                gone = is_dead(maps) & ~is_dead(before)
+                alike.append(correlation(before, maps).masked_fill(gone, 0))
+            curves[arm.name].append(float(torch.cat(alike).double().nanmean()) if alike else math.nan)
+            if stage == 1:
+                for numbers, value in zip(of_map, alike, strict=True):
+                    values.add(arm.name, numbers, {"sanity/head": value})
+        for numbers, value in zip(of_map, alike, strict=True):
+            values.add(arm.name, numbers, {"sanity/all": value})
+    return Sanity(values.measured(), curves)
+
+
+def first_of(chosen: Tensor, count: int) -> Tensor:
+    """The first `count` of the chosen ones, (pictures,) bool."""
+    return chosen & (chosen.cumsum(0) <= count)
+
+
+class Close(NamedTuple):
+    measured: Measured  # of both arms and the control
+    found: dict[str, Any]  # what belongs to no arm: `control`, `by_size`, `sanity`
+
+
+def measure(
+    arms: Sequence[Arm],
+    maps: Mapping[str, Tensor],
+    batches: Callable[[], Iterable[Batch]],
+    config: Config,
+    measured: Tensor,
+    fresh: Callable[[], Classifier],
+    say: Callable[[str], object],
+) -> Close:
+    """Everything of this module.
+
+    Args:
+        arms: both.
+        maps: of the measured pictures, by arm.
+        batches: the validation pictures, anew at each call.
+        config: of the run; `evaluate` says how many pictures each measurement takes.
+        measured: (pictures,) bool, whose maps are measured.
+        fresh: a network as the arms', not trained, on their device.
+        say: is told what is being done.
+    """
+    variant, wanted = config.cam.variant, config.evaluate
+    say("measuring localisation, stability")
+    placed = place(arms, maps, batches(), variant, measured)
+    whole = placed.measured
+    found: dict[str, Any] = {"control": {"power": placed.power}, "by_size": placed.by_size}
+
+    def add(more: Measured) -> None:
+        for name, means in more.means.items():
+            whole.means[name] |= means
+            whole.each[name] |= more.each[name]
+
+    faithfully = first_of(measured, wanted.faithfulness_pictures)
+    if wanted.faithfulness_pictures:
+        say("measuring faithfulness")
+        imputed = first_of(faithfully, wanted.road_pictures)
+        add(faithful(arms, batches(), variant, placed.power, faithfully, imputed, config.seed))
+    others = [other for other in dict.fromkeys(wanted.maps) if other is not variant]
+    quick = [other for other in others if other is not CamVariant.scorecam]
+    if quick:
+        say("measuring other maps")
+        add(other_maps(arms, batches(), quick, variant, measured, faithfully))
+    if CamVariant.scorecam in others:
+        say("measuring scorecam")
+        some = first_of(measured, wanted.scorecam_pictures)
+        add(other_maps(arms, batches(), [CamVariant.scorecam], variant, some, faithfully & some))
+    if wanted.sanity_pictures:
+        say("measuring sanity")
+        checked = sane(arms, batches, variant, first_of(measured, wanted.sanity_pictures), fresh)
+        add(checked.measured)
+        found["sanity"] = checked.curves
+    found["control"]["final"] = whole.means[CONTROL]
+    return Close(whole, found)

@@ -1,0 +1,45 @@
+r"""Does a map stay on what it shows when the picture is mirrored or moved?
+
+Similarity is the correlation of the two maps, see :func:`camtrain.indicators.correlation`: 1 if they are alike up to a
+factor, 0 if they have nothing in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from camtrain.indicators import correlation, upsample
+
+SHIFT = 8
+"""Pictures are moved by their side over this number."""
+
+
+class Stability(NamedTuple):
+    """Similarity of each map with that of the changed picture, (maps,), -1..1; nan for dead or constant maps."""
+
+    flip: Tensor
+    shift: Tensor
+
+
+def stability(images: Tensor, maps: Tensor, maps_of: Callable[[Tensor], Tensor]) -> Stability:
+    r"""Correlation of the mirrored map with the map of the mirrored picture, and the same for a moved one.
+
+    Where :math:`T` mirrors or moves, the correlation of :math:`T(L^+(x))` and :math:`L^+(T(x))`. A moved picture goes
+    right and down by an eighth of its side, its first row and column repeated; what both show is compared, of maps
+    stretched to the picture's size, so that the move need not be one of whole cells.
+
+    Args:
+        images: (batch, 3, height, width).
+        maps: (maps, rows, columns) of these pictures, before ReLU.
+        maps_of: from changed pictures to the maps of the same classes.
+    """
+    height, width = images.shape[2:]
+    down, right = height // SHIFT, width // SHIFT
+    moved = pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width]
+    before = upsample(maps, (height, width))[:, : height - down, : width - right]
+    after = upsample(maps_of(moved), (height, width))[:, down:, right:]
+    return Stability(correlation(maps.flip(2), maps_of(images.flip(3))), correlation(before, after))

@@ -1,0 +1,239 @@
+"""How far a mean difference between the arms can be trusted: intervals over seeds and pictures, and p values.
+
+Pure functions of differences, regularised minus baseline; they know neither the figures nor the runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05
+"""One less the confidence of every interval."""
+
+CELLS = 2**20
+"""Numbers held at once in an array of draws; only the memory depends on it."""
+
+
+class Interval(NamedTuple):
+    estimate: float
+    margin: float  # half of the 95 % interval; nan where too few values
+    p: float  # two-sided, of no difference; nan with the margin
+
+    @property
+    def low(self) -> float:
+        return self.estimate - self.margin
+
+    @property
+    def high(self) -> float:
+        return self.estimate + self.margin
+
+
+NOTHING = Interval(math.nan, math.nan, math.nan)
+"""Of what was not measured."""
+
+
+def hierarchical(
+    differences: Sequence[np.ndarray], shared: bool, seed: int = 0, replicates: int = 2000
+) -> list[Interval]:
+    r"""Mean difference of each tag, with its 95 % interval over seeds and pictures.
+
+    The estimate is the mean over the n seeds of their mean over pictures; a seed without any value of a tag is left out
+    for that tag. Two things might have come out otherwise, the seeds and the pictures:
+
+    .. math:: a = s^2 / n, \qquad
+       b = \overline{\mathrm{cov}}_{j \ne k}(m_j, m_k), \qquad
+       c = \mathrm{var}\Big(\tfrac1n \sum_k m_k\Big)
+
+    s is the standard deviation of the seeds' means; variance and covariance are those of the seeds' means m when the
+    pictures are drawn again, with replacement (bootstrap). If the pictures are `shared`, one draw serves all seeds, and
+    b is the part of their chance that all seeds have in common. Otherwise every seed has its own draw, and b is 0. The
+    margin is
+
+    .. math:: \max\left(\frac{a\, t_{n-1} + b\, t_{N-1}}{\sqrt{a + b}},\; t_{N-1} \sqrt{c}\right)
+
+    with N pictures (N - 1 summed over the seeds, if each has its own), and p is the level at which the interval would
+    just reach 0. The second term: what the pictures alone leave open is known well, and seeds that agree by luck do not
+    undo it.
+
+    This is the hierarchical bootstrap, seeds with replacement and pictures within (Davison & Hinkley 1997;
+    Saravanan et al. 2020; for crossed designs the pigeonhole bootstrap, Owen 2007), except that
+
+    - the variance from drawing seeds, :math:`s^2 (n - 1) / n^2`, is not simulated but written down, without the bias
+      (n - 1) / n, which at three seeds is a third;
+    - the chance of the pictures that is already in s is not added again. Both bootstraps do: they are conservative, up
+      to twice the variance if nested, thrice if crossed;
+    - there are no percentiles. With three or five seeds the draws know only these few means and the percentiles are
+      far too narrow; the t of n - 1 degrees of freedom allows for not knowing s.
+
+    Degrees of freedom by Satterthwaite (1946), :math:`(a + b)^2 / (a^2 / (n - 1))`, would be too many just when s comes
+    out too small by chance: the intervals cover 92 % at three seeds and 87 % at two in the worst mixture of a and b.
+    The weighted mean of the quantiles (Cochran & Cox 1957; Cochran 1964) keeps 95 % from three seeds on, 94 % at two.
+
+    With one seed only pictures are drawn, b = c and a = 0: *the chance of the seed is not in the interval.*
+
+    Args:
+        differences: of each seed, (pictures, tags), regularised minus baseline; nan where not defined.
+        shared: the same pictures in the same order in all seeds.
+        seed: of the draws.
+        replicates: number of draws.
+
+    Returns:
+        One interval per tag; margin and p are nan for fewer than two values in all.
+    """
+    values = [np.asarray(each, dtype=np.float64) for each in differences]
+    if not values or any(each.ndim != 2 or each.shape[1] != values[0].shape[1] for each in values):
+        raise ValueError("needs at least one seed, and of each (pictures, tags) with the same tags")
+    if shared and any(len(each) != len(values[0]) for each in values):
+        raise ValueError("shared pictures, but not the same number in all seeds")
+    known = [np.isfinite(each) for each in values]
+    counts = np.array([each.sum(0) for each in known])
+    means = np.array([_mean(*pair) for pair in zip(values, known, strict=True)])
+    seeds = (counts > 0).sum(0)
+    estimates = _mean(means, counts > 0)
+    spread = np.where(counts > 0, means - estimates, 0.0)
+    between = (spread**2).sum(0) / np.maximum(seeds * (seeds - 1), 1)
+
+    # Drawing m values shows only (m - 1) / m of their variance; one value shows nothing, and stays where it is.
+    stretch = np.sqrt(counts / np.maximum(counts - 1, 1))
+    centred = [
+        np.where(there, (each - mean) * factor, 0.0)
+        for each, there, mean, factor in zip(values, known, means, stretch, strict=True)
+    ]
+    present = [there.astype(np.float64) for there in known]
+    each_variance, sum_variance = _variances(centred, present, shared, seed, replicates)
+    alone = sum_variance / np.maximum(seeds, 1) ** 2
+    common = np.maximum(sum_variance - each_variance, 0.0) / np.maximum(seeds * (seeds - 1), 1)
+    if not shared:
+        common = np.zeros_like(common)
+    common = np.where(seeds == 1, alone, common)
+    pictures = np.any(known, axis=0).sum(0) - 1 if shared else np.maximum(counts - 1, 0).sum(0)
+
+    def half(level: Floats) -> Floats:
+        few, many = (-stdtrit(np.maximum(degrees, 1), level / 2) for degrees in (seeds - 1, pictures))
+        total = between + common
+        mixed = (between * few + common * many) / np.sqrt(np.where(total > 0, total, 1.0))
+        widest: Floats = np.maximum(mixed, many * np.sqrt(alone))
+        return widest
+
+    enough = counts.sum(0) > 1
+    margin = np.where(enough, half(np.full(len(seeds), LEVEL)), np.nan)
+    p = np.where(enough, _reaching(estimates, half), np.nan)
+    # Nothing varies: half() is 0 at all levels.
+    p = np.where(margin == 0, np.where(estimates == 0, 1.0, 0.0), p)
+    return [Interval(*map(float, found)) for found in zip(estimates, margin, p, strict=True)]
+
+
+def of_mean(differences: np.ndarray) -> Interval:
+    r"""Mean difference with its t interval, :math:`t_{n-1} s / \sqrt{n}`: of the pictures of one run, or of figures
+    that are known once per run.
+
+    Args:
+        differences: (n,), regularised minus baseline; nan is left out.
+
+    Returns:
+        Margin and p are nan for fewer than two.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    n = len(values)
+    estimate = float(_mean(values, np.full(n, True)))
+    if n < 2:
+        return Interval(estimate, math.nan, math.nan)
+    error = math.sqrt(float(((values - estimate) ** 2).sum()) / (n - 1) / n)
+    if error == 0:
+        return Interval(estimate, 0.0, 1.0 if estimate == 0 else 0.0)
+    return Interval(
+        estimate, float(-stdtrit(n - 1, LEVEL / 2)) * error, float(2 * stdtr(n - 1, -abs(estimate) / error))
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values of a family, raised so that the chance of any false one among them stays at the level (Holm 1979).
+
+    Args:
+        p: in any order; nan stays nan and does not count.
+    """
+    adjusted = list(map(float, p))
+    order = sorted((index for index, value in enumerate(adjusted) if not math.isnan(value)), key=adjusted.__getitem__)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * adjusted[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _mean(values: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Mean of the known values along the first axis, nan where there are none.
+
+    Kept between lowest and highest, so that the mean of equal values is that value, and they do not seem to vary.
+    """
+    if not len(values):
+        return np.full(values.shape[1:], np.nan)
+    count = known.sum(0)
+    mean = np.where(known, values, 0.0).sum(0) / np.maximum(count, 1)
+    low, high = np.where(known, values, np.inf).min(0), np.where(known, values, -np.inf).max(0)
+    return np.where(count > 0, np.minimum(np.maximum(mean, low), high), np.nan)
+
+
+def _variances(
+    centred: Sequence[Floats], present: Sequence[Floats], shared: bool, seed: int, replicates: int
+) -> tuple[Floats, Floats]:
+    """Of the seeds' means when pictures are drawn again: the sum of their variances, and the variance of their sum.
+
+    A draw without any value of a seed leaves its mean where it is.
+
+    Args:
+        centred: of each seed, (pictures, tags), deviations from the seed's mean, 0 where not known.
+        present: the same shape, 1 where known, 0 elsewhere.
+    """
+    tags = centred[0].shape[1]
+    # Every seed its own stream, so that the draws depend neither on the chunks nor on the seeds that follow.
+    streams = [np.random.default_rng(source) for source in np.random.SeedSequence(seed).spawn(len(centred))]
+    first, second = np.zeros((len(centred), tags)), np.zeros((len(centred), tags))
+    first_of_sum, second_of_sum = np.zeros(tags), np.zeros(tags)
+    rows = max(1, CELLS // max(1, tags, *map(len, centred)))
+    for start in range(0, replicates, rows):
+        drawn = min(rows, replicates - start)
+        total = np.zeros((drawn, tags))
+        weights = _draws(streams[0], drawn, len(centred[0]))
+        for k, (values, there) in enumerate(zip(centred, present, strict=True)):
+            if k and not shared:
+                weights = _draws(streams[k], drawn, len(values))
+            means = (weights @ values) / np.maximum(weights @ there, 1)
+            first[k] += means.sum(0)
+            second[k] += (means**2).sum(0)
+            total += means
+        first_of_sum += total.sum(0)
+        second_of_sum += (total**2).sum(0)
+    each = np.maximum(second - first**2 / replicates, 0.0).sum(0) / (replicates - 1)
+    if not shared:
+        return each, each  # independent draws: known to be equal, but for the noise of simulation
+    return each, np.maximum(second_of_sum - first_of_sum**2 / replicates, 0.0) / (replicates - 1)
+
+
+def _draws(stream: np.random.Generator, rows: int, pictures: int) -> Floats:
+    """(rows, pictures): how often each picture is drawn, `pictures` times with replacement."""
+    if not pictures:
+        return np.zeros((rows, 0))
+    # Counting draws is some ten times faster than the multinomial of many equal shares.
+    cells = stream.integers(0, pictures, (rows, pictures)) + np.arange(rows)[:, None] * pictures
+    return np.bincount(cells.ravel(), minlength=rows * pictures).reshape(rows, pictures).astype(np.float64)
+
+
+def _reaching(estimates: Floats, half: Callable[[Floats], Floats]) -> Floats:
+    """The level at which intervals of half width `half(level)`, falling in the level, just reach 0."""
+    # Logarithms; below 1e-100 the quantiles are not reliable, and nobody asks.
+    low, high = np.full(len(estimates), math.log(1e-100)), np.zeros(len(estimates))
+    for _ in range(50):
+        middle = (low + high) / 2
+        wider = half(np.exp(middle)) > np.abs(estimates)
+        low, high = np.where(wider, middle, low), np.where(wider, high, middle)
+    return np.exp((low + high) / 2)

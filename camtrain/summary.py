@@ -1,0 +1,158 @@
+"""What finished runs say together: the same settings over seeds, pictures and arms compared, and the claim judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from camtrain.arm import BASELINE, REGULARISED
+from camtrain.claim import Claim, judge, witnesses
+from camtrain.comparison import Row, performance, rows
+from camtrain.config import Config, DatasetName, ReportConfig, keys
+from camtrain.control import CONTROL
+from camtrain.statistics import Interval, hierarchical, of_mean
+
+GENERATED = (DatasetName.shapes, DatasetName.fake)
+"""Sets whose pictures are others with every seed."""
+
+OF_NO_SETTING = ("seed", "task", "run", "runs", "images", "class_name")
+"""Keys, and below the first parts, in which runs may differ and still be the same experiment."""
+OF_THE_MACHINE = ("trainer.device", "trainer.threads", "trainer.workers", "dataset.cache", "dataset.download")
+
+
+Each = Mapping[str, Mapping[str, Tensor]]
+"""By arm (or control) and tag: (pictures,), nan where not defined."""
+
+
+class Run(NamedTuple):
+    """A finished run, as far as it is compared."""
+
+    folder: Path
+    config: Config
+    result: Mapping[str, Any]  # as in result.json
+    each: Each
+
+
+class Summary(NamedTuple):
+    """Runs that differ in their seed alone."""
+
+    label: str  # what sets them apart from the other runs of a sweep
+    runs: Sequence[Run]
+    final: Mapping[str, Mapping[str, float]]  # by arm and control: mean over runs
+    rows: Mapping[str, Sequence[Row]]  # by family
+    claim: Claim
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.config.seed for run in self.runs]
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Every key that makes another experiment, with its value."""
+    return {
+        key: str(value)
+        for key, value, _ in keys(config)
+        if key not in OF_NO_SETTING and key not in OF_THE_MACHINE and not key.startswith("report.")
+    }
+
+
+def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by their settings without the seed, under what sets these apart; in the order of their first run.
+
+    Of several runs with the same settings and seed, the last one counts.
+    """
+    found: dict[tuple[tuple[str, Any], ...], dict[int, Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(sorted(settings(run.config).items())), {})[run.config.seed] = run
+    common = set.intersection(*(set(group) for group in found)) if found else set()
+    return {
+        " ".join(f"{key}={value}" for key, value in group if (key, value) not in common): [
+            of_seed[seed] for seed in sorted(of_seed)
+        ]
+        for group, of_seed in found.items()
+    }
+
+
+def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary:
+    """Compare the arms over these runs.
+
+    Args:
+        label: what sets them apart.
+        runs: same settings, different seeds; one at least.
+        margins: what "not worse" means.
+    """
+    finals = [
+        {name: part["final"] for name, part in run.result["arms"].items()}
+        | ({CONTROL: run.result["control"]["final"]} if "control" in run.result else {})
+        for run in runs
+    ]
+    final = {name: _means([parts.get(name, {}) for parts in finals]) for name in finals[0]}
+    eaches = [run.each for run in runs]
+    shared = runs[0].config.dataset.name not in GENERATED
+    found = differences(eaches, shared)
+    for tag in final[BASELINE]:
+        if tag not in found and tag in final[REGULARISED]:
+            change = [_number(parts[REGULARISED].get(tag)) - _number(parts[BASELINE].get(tag)) for parts in finals]
+            found[tag] = of_mean(np.array(change))
+    tag = performance(final[BASELINE])
+    right = differences(eaches, shared, both_right=True)
+    with_control = differences(eaches, shared, of=CONTROL)
+    arms = [
+        {tag: _number(value) for tag, value in parts[arm].items()}
+        for parts in finals
+        for arm in (BASELINE, REGULARISED)
+    ]
+    return Summary(
+        label,
+        runs,
+        final,
+        rows(final, found, final.get(CONTROL), right),
+        judge(found, with_control, witnesses(arms), margins, tag),
+    )
+
+
+def differences(
+    runs: Sequence[Each], shared: bool, of: str = BASELINE, both_right: bool = False
+) -> dict[str, Interval]:
+    """Mean difference of the regularised arm to another, of each tag that is known of every picture.
+
+    Args:
+        runs: what is known of the pictures of each.
+        shared: all have the same pictures.
+        of: what the regularised arm is compared with.
+        both_right: leave out pictures that one of the arms classifies wrongly.
+    """
+    accuracy = "accuracy/val"
+    tags = [tag for tag in runs[0].get(of, {}) if all(tag in each.get(of, {}) for each in runs)]
+    if not tags or (both_right and accuracy not in tags):
+        return {}
+    values = []
+    for each in runs:
+        before, after = each[of], each[REGULARISED]
+        difference = np.stack([(after[tag] - before[tag]).numpy() for tag in tags], 1)
+        if both_right:
+            difference[~((before[accuracy] == 1) & (after[accuracy] == 1)).numpy()] = np.nan
+        values.append(difference)
+    if len(runs) == 1:
+        return {tag: of_mean(values[0][:, number]) for number, tag in enumerate(tags)}
+    same = shared and len({len(value) for value in values}) == 1
+    return dict(zip(tags, hierarchical(values, same), strict=True))
+
+
+def _means(figures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each tag, the mean over runs that have it."""
+    found = {}
+    for tag in figures[0]:
+        values = [number for row in figures if math.isfinite(number := _number(row.get(tag)))]
+        found[tag] = sum(values) / len(values) if values else math.nan
+    return found
+
+
+def _number(value: Any) -> float:
+    """A figure; what JSON could not hold is not defined."""
+    return math.nan if value is None else float(value)
