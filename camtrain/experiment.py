@@ -39,7 +39,7 @@ from camtrain import (
 from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
-from camtrain.config import AUTO, BatchNorm, CamConfig, Config, ModelConfig, OnError, Term, keys
+from camtrain.config import AUTO, BatchNorm, CamConfig, Config, OnError, Term, keys
 from camtrain.data import overview
 from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
@@ -48,8 +48,7 @@ from camtrain.data.pictures import Pictures, name_of, shared_files, shows
 from camtrain.evaluate import evaluate, forward_maps
 from camtrain.files import write_atomically, write_text
 from camtrain.indicators import VOID
-from camtrain.model import Built, Classifier, is_pretrained, survey
-from camtrain.model import build as build_model
+from camtrain.model import Classifier, build_for, is_pretrained, survey
 from camtrain.optim import default_learning_rate
 from camtrain.preconditions import check_alive, check_maps, probe_paths
 from camtrain.score import is_multilabel, regions_of
@@ -84,7 +83,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     guided = config.cam.term is Term.energy_outside
     train_pictures, val_pictures = build_data(config.dataset, config.seed, threads, guided)
     multilabel = is_multilabel(train_pictures.targets)
-    built = build_network(config, config.model, len(train_pictures.classes), multilabel, Stream.weights)
+    built = build_for(config, config.model, len(train_pictures.classes), multilabel, Stream.weights)
     layout = machine.layout(config.trainer)
     model = built.classifier.to(device, memory_format=layout)  # type: ignore[call-overload]
     varied = augmentation(config.dataset)
@@ -233,22 +232,10 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     return finished
 
 
-def build_network(config: Config, model: ModelConfig, classes: int, multilabel: bool, weights: Stream) -> Built:
-    """The network of a run, its fresh weights drawn from this stream."""
-    return build_model(
-        model,
-        classes,
-        config.dataset.image_size,
-        torch_seed(config.seed, weights),
-        machine.precision(config.trainer),
-        multilabel,
-    )
-
-
 def untrained(config: Config, classes: int, multilabel: bool) -> Classifier:
     """A network as the arms' with fresh weights that no arm has seen."""
     model = replace(config.model, weights=None, batch_norm=BatchNorm.batch)
-    return build_network(config, model, classes, multilabel, Stream.sanity).classifier
+    return build_for(config, model, classes, multilabel, Stream.sanity).classifier
 
 
 def add_course(rows: list[dict[str, float]], kept: Sequence[Tensor], tag: str) -> None:

@@ -17,10 +17,10 @@ from camtrain import head, machine
 from camtrain.arm import BASELINE, REGULARISED, Arm
 from camtrain.config import DATASETS, Config, DatasetName
 from camtrain.errors import UserError
-from camtrain.model import build, is_pretrained
+from camtrain.model import build_for, is_pretrained
 from camtrain.optim import make_optimiser
 from camtrain.result import NAME, SCHEMA
-from camtrain.streams import Stream, torch_seed
+from camtrain.streams import Stream
 
 WEIGHTS = "weights.pt"
 
@@ -83,14 +83,8 @@ def arms(finished: Finished, device: torch.device) -> list[Arm]:
     # The file that pretrained weights came from may be gone by now, but that there was one says how pictures are
     # normalised: the run's own weights stand in for it.
     weights = str(finished.folder / BASELINE / WEIGHTS) if is_pretrained(config.model) else None
-    model = build(
-        replace(config.model, weights=weights),
-        len(classes),
-        config.dataset.image_size,
-        torch_seed(config.seed, Stream.weights),
-        machine.precision(config.trainer),
-        multilabel,
-    ).classifier
+    own = replace(config.model, weights=weights)
+    model = build_for(config, own, len(classes), multilabel, Stream.weights).classifier
     found = []
     for name, state in states.items():
         classifier = model if name == REGULARISED else copy.deepcopy(model)

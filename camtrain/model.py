@@ -21,13 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from camtrain.config import BatchNorm, ModelConfig, Score, Stem
+from camtrain import machine
+from camtrain.config import BatchNorm, Config, ModelConfig, Score, Stem
 from camtrain.errors import UserError
 from camtrain.graph import LOGITS, trace
 from camtrain.head import Path, Paths, probe
 from camtrain.layers import Layer, find, outermost, strides, wrong_size
 from camtrain.normalisation import DEVIATION, MEAN
 from camtrain.residual import SmallResNet
+from camtrain.streams import Stream, torch_seed
 
 SMALL_RESNET = "small_resnet"
 
@@ -156,6 +158,23 @@ def build(
     traced = trace(network, {name: layers[name]})
     classifier = Classifier(traced, name, _linear(network, classes), frozen, precision, normalisation(config))
     return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem), left_out)
+
+
+def build_for(config: Config, model: ModelConfig, classes: int, multilabel: bool, weights: Stream) -> Built:
+    """The network of a run.
+
+    Args:
+        config: of the run.
+        model: its part about the model, or a variation of it.
+        classes: outputs of the network.
+        multilabel: as for :func:`build`.
+        weights: stream that fresh weights are drawn from.
+
+    Raises:
+        UserError: as for :func:`build`.
+    """
+    seed = torch_seed(config.seed, weights)
+    return build(model, classes, config.dataset.image_size, seed, machine.precision(config.trainer), multilabel)
 
 
 def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dict[str, tuple[Layer, Paths]]]:

@@ -27,8 +27,9 @@ TOLERANCE = 2.5e-4
 r"""Where the solver stops: at this energy norm :math:`\sqrt{e^\top A e}` of the error e, as it estimates it.
 
 No pixel's error exceeds that norm times the root of its entry in the diagonal of :math:`A^{-1}`, which grows only with
-the logarithm of the size of the hole; a residual alone would have to be smaller by the square of that size. Measured,
-the largest error is below 0.001: a tenth of the noise, and less than a tenth of one of 255 grey levels.
+the logarithm of the size of the hole; a residual alone would have to be smaller by the square of that size. Measured
+up to 384 x 384, the largest error is below 0.0003, or 0.001 if a single pixel is known: a tenth of the noise at most,
+and less than a tenth of one of 255 grey levels.
 """
 
 ITERATIONS = 200

@@ -15,18 +15,23 @@ ROOTS = {"camtrain.experiment", "camtrain.explain", "camtrain.cli", "camtrain.__
 # From the bottom up: configuration, data, model, cam, loss, arm, train, evaluate, report. Nobody reaches up.
 LEVELS = [
     {"camtrain.errors", "camtrain.streams", "camtrain.files", "camtrain.normalisation"},
-    {"camtrain.config", "camtrain.complaints"},
-    {"camtrain.data", "camtrain.residual", "camtrain.indicators", "camtrain.machine"},
+    {"camtrain.config", "camtrain.complaints", "camtrain.statistics", "camtrain.pareto"},
+    {"camtrain.data", "camtrain.residual", "camtrain.indicators", "camtrain.machine", "camtrain.sanity"},
     {
         "camtrain.cam",
         "camtrain.score",
         "camtrain.terms",
         "camtrain.layers",
         "camtrain.faithfulness",
+        "camtrain.localisation",
+        "camtrain.control",
+        "camtrain.stability",
+        "camtrain.learning",
+        "camtrain.claim",
         "camtrain.optim",
         "camtrain.balance",
     },
-    {"camtrain.head", "camtrain.graph", "camtrain.loss", "camtrain.performance"},
+    {"camtrain.head", "camtrain.graph", "camtrain.loss", "camtrain.performance", "camtrain.road"},
     {"camtrain.model"},
     {"camtrain.arm"},
     {"camtrain.train", "camtrain.evaluate", "camtrain.checkpoint", "camtrain.preconditions", "camtrain.compiled"},
@@ -38,6 +43,7 @@ LEVELS = [
         "camtrain.narration",
         "camtrain.finished",
     },
+    {"camtrain.closely", "camtrain.summary", "camtrain.page", "camtrain.plots"},
     {"camtrain.report"},
 ]
 
