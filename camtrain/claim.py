@@ -19,7 +19,10 @@ WITNESSES = 2
 """Maps that were not trained on and have to be no less faithful."""
 
 SAME_MAP = 0.99
-"""Correlation with the trained map above which another map is the same under another name, and no witness."""
+"""Correlation from which on, in both arms, a map is another one under another name, and no witness.
+
+In both, because very sharp maps are alike whatever they are made from.
+"""
 
 
 class Outcome(enum.Enum):
@@ -82,8 +85,8 @@ def witnesses(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
         names = [f"{group}/with_trained"]
         for other in kept:
             names += [f"{group}/like_{other.value}", f"other_maps/{other.value}/like_{variant.value}"]
-        alike = [final[name] for final in finals for name in names if name in final]
-        if all(value < SAME_MAP for value in alike):
+        likeness = ([final[name] for final in finals if name in final] for name in names)
+        if not any(values and min(values) >= SAME_MAP for values in likeness):
             kept.append(variant)
     return kept
 

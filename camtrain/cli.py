@@ -43,6 +43,7 @@ HYDRA_FLAGS = {
 
 RESULT = "result.json"  # camtrain.result.NAME, which would bring torch with it
 EXPLANATIONS = "explanations.csv"  # camtrain.explain.TABLE
+COMPARISON = "comparison.json"  # camtrain.across.TABLE
 
 
 def main() -> None:
@@ -194,7 +195,7 @@ def preflight(arguments: list[str]) -> set[Path]:
             typed(cfg)
             if folder is not None and folder.exists():
                 existing.add(folder)
-                for name, what in ((RESULT, "a run"), (EXPLANATIONS, "explanations")):
+                for name, what in ((RESULT, "a run"), (EXPLANATIONS, "explanations"), (COMPARISON, "a comparison")):
                     if (folder / name).exists():
                         raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
     return existing
@@ -222,6 +223,16 @@ def job(
 
             explain_pictures(config, folder)
             return None
+        if config.task is Task.report:
+            from camtrain.across import across
+
+            across(config, folder)
+            return None
+        if config.task is Task.evaluate:
+            from camtrain.again import again
+
+            result = again(config, folder, set_by_user())
+            return accuracy_of(folder, result, finished)
         from camtrain import experiment
 
         if config.task is Task.layers:
@@ -247,9 +258,19 @@ def job(
     except Exception:
         log.exception("camtrain: unexpected error")
         raise
-    finished.append((folder, list(HydraConfig.get().overrides.task), result))
+    return accuracy_of(folder, result, finished)
+
+
+def set_by_user() -> set[str]:
+    """Keys and groups that the command line sets."""
+    return {override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
+
+
+def accuracy_of(folder: Path, result: dict[str, Any], finished: list[tuple[Path, list[str], dict[str, Any]]]) -> float:
+    """Note what was finished; the regularised arm's validation accuracy or mean average precision."""
     from camtrain.comparison import performance
 
+    finished.append((folder, list(HydraConfig.get().overrides.task), result))
     final = result["arms"]["regularised"]["final"]
     return float(final[performance(final)])
 

@@ -313,7 +313,7 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
             yield prefix + entry.name, value, entry
 
 
-NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images")}
+NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",)}
 """Keys without which a task has nothing to do."""
 
 
@@ -335,7 +335,7 @@ def check(config: Config) -> None:
                     raise UserError(f"{key}={item:g} is out of range: it must be {bounds}")
     for key in NEEDED.get(config.task, ()):
         if not getattr(config, key):
-            raise UserError(f"{key} is not set: give it as {key}={'FOLDER' if key == 'run' else 'PATH'}")
+            raise UserError(f"{key} is not set: give it as {key}={'FOLDER' if key.startswith('run') else 'PATH'}")
         if key == "run" and not Path(str(config.run)).expanduser().is_dir():
             raise UserError(f"run={config.run}: there is no such folder")
     crop_range(config.dataset)

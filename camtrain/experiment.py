@@ -1,4 +1,4 @@
-"""The composition root: from a configuration to a finished run. Only this module knows all the others."""
+"""The composition root of training: from a configuration to a finished run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,37 +23,37 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain import (
     checkpoint,
-    claim,
-    closely,
     comparison,
+    conclusion,
     drawing,
     learning,
     machine,
     narration,
     performance,
-    report,
     result,
     summary,
 )
-from camtrain.arm import BASELINE, REGULARISED, Arm, make_arms
+from camtrain.arm import BASELINE, REGULARISED, make_arms
 from camtrain.balance import Balance, default_share
 from camtrain.compiled import compile_network
-from camtrain.config import AUTO, BatchNorm, CamConfig, Config, OnError, Term, keys
+from camtrain.conclusion import Scene
+from camtrain.config import AUTO, Config, OnError, Term, keys
 from camtrain.data import overview
-from camtrain.data.batches import Batch, all_batches, one_batch, steps_per_epoch, training_batches
+from camtrain.data.batches import Batch, one_batch, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
-from camtrain.data.pictures import Pictures, name_of, shared_files, shows
-from camtrain.evaluate import evaluate, forward_maps
+from camtrain.data.pictures import Pictures, shared_files, shows
+from camtrain.evaluate import evaluate
 from camtrain.files import write_atomically, write_text
 from camtrain.indicators import VOID
-from camtrain.model import Classifier, build_for, is_pretrained, survey
+from camtrain.model import build_for, is_pretrained, survey
 from camtrain.optim import default_learning_rate
 from camtrain.preconditions import check_alive, check_maps, probe_paths
-from camtrain.score import is_multilabel, regions_of
+from camtrain.score import is_multilabel
 from camtrain.streams import Stream, stream, torch_seed
 from camtrain.tensorboard import Board
 from camtrain.train import train_epoch
+from camtrain.wall import draw
 
 log = logging.getLogger("camtrain")
 
@@ -93,9 +92,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         pixels = config.dataset.image_size
         return training_batches(train_pictures, size, epochs, config.seed, varied, pixels, device, layout, threads)
 
-    def validation() -> Generator[Batch, None, None]:
-        return all_batches(val_pictures, config.trainer.batch_size, device, layout, threads)
-
     with closing(batches_of(1, min(threads, PROBED_BATCHES))) as early:
         first = list(islice(early, PROBED_BATCHES))
     with torch.random.fork_rng():
@@ -111,26 +107,19 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     if config.trainer.compile:
         for arm in arms:
             compile_network(arm.model, paths)
-    measured, shown = choose_pictures(val_pictures, config)
-
-    def fresh() -> Classifier:
-        return untrained(config, len(train_pictures.classes), multilabel).to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
-
+    scene = Scene(config, folder, arms, val_pictures, device)
     result.claim(folder)
 
     # ---- say what will be done
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
     facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, share if auto else None, device)
-    introduction = list(narration.introduction(facts, config))
-    for label, text in introduction:
-        log.info("%-9s %s", label, text)
+    conclusion.introduce(facts, config)
 
     steps = steps_per_epoch(len(train_pictures.targets), config.trainer.batch_size)
     total = min(config.trainer.epochs * steps, config.trainer.max_steps or sys.maxsize)
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
-    each: dict[str, dict[str, Tensor]] = {arm.name: {} for arm in arms}
-    maps: dict[str, Tensor] = {}
+    each: Mapping[str, Mapping[str, Tensor]] = {arm.name: {} for arm in arms}
     kept: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     started = time.perf_counter()
     batches = batches_of(config.trainer.epochs, threads)
@@ -165,17 +154,18 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                     device,
                     lambda _: bar.update(),
                 )
-                (figures, each), maps = evaluate(arms, validation(), config.cam.variant, measured)
+                evaluated = evaluate(arms, scene.batches(), config.cam.variant, scene.measured)
+                figures, each = evaluated.measured
                 for arm in arms:
-                    kept[arm.name].append(learning.keep(maps[arm.name]))
+                    kept[arm.name].append(learning.keep(evaluated.maps[arm.name]))
                     figures[arm.name] |= trained[arm.name].summary()
                     figures[arm.name]["optim/lr"] = arm.optimiser.param_groups[0]["lr"]
                     epochs[arm.name].append(figures[arm.name])
                     checkpoint.save(arm, folder / arm.name, epoch + 1)
                 board.scalars(figures, epoch + 1)
                 last = epoch + 1 == -(-total // steps)
-                if shown and (last or epoch + 1 in picture_epochs(config)):
-                    drawn = draw(arms, val_pictures, shown, config.cam, device)
+                if scene.shown and (last or epoch + 1 in picture_epochs(config)):
+                    drawn = draw(arms, val_pictures, scene.shown, config.cam, device)
                     strips = [drawing.strip(picture, (BASELINE, REGULARISED)) for picture in drawn.values()]
                     board.strips(REGULARISED, strips, epoch + 1)
                 log.info("%s", narration.epoch_line(epoch + 1, figures, multilabel))
@@ -183,38 +173,26 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
             # ---- measure what takes longer, once
             measure = f"{performance.measure(multilabel)}/val"
+            courses = {name: learning.course(rows, kept[name], measure) for name, rows in epochs.items()}
+            close = conclusion.look(scene, evaluated, bar.set_description)
+            facts |= close.facts
+            each = close.each
             for arm in arms:
-                add_course(epochs[arm.name], kept[arm.name], measure)
+                courses[arm.name][-1] |= close.means[arm.name]
             for number in range(len(epochs[BASELINE])):
-                settling = {name: course(rows[number]) for name, rows in epochs.items()}
-                board.scalars(settling, number + 1)
-            close = closely.measure(arms, maps, validation, config, measured, fresh, bar.set_description)
-            facts |= close.found
-            for name, tags in close.measured.each.items():
-                each[name] = each.get(name, {}) | tags
-            for arm in arms:
-                epochs[arm.name][-1] |= close.measured.means[arm.name]
-            board.scalars({arm.name: close.measured.means[arm.name] for arm in arms}, len(epochs[BASELINE]))
+                late = {name: rows[number] for name, rows in courses.items()}
+                for name, figures_of in late.items():
+                    epochs[name][number] |= figures_of
+                board.scalars(late, number + 1)
 
             # ---- report
-            result.write_pictures(folder, val_pictures, each)
-            if shown:
-                chosen = choose_wall(each, shown)
-                facts |= {
-                    "wall": draw_wall(folder, arms, val_pictures, chosen, config.cam, device),
-                    "wall_by": chosen.by,
-                }
+            title, shared = narration.title(config), len(shared_files(train_pictures, val_pictures))
+            judged = conclusion.judge(scene, save("running"), close, title, shared)
             final = {arm: rows[-1] for arm, rows in epochs.items()}
-            one = summary.summarise("", [summary.Run(folder, config, save("running"), each)], config.report)
             for arm in arms:
                 checkpoint.save_weights(arm, folder / arm.name)
-            board.text("comparison", comparison.as_markdown(final, one.rows), len(epochs[BASELINE]))
+            board.text("comparison", comparison.as_markdown(final, judged.one.rows), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
-        intervals = {row.indicator.tag: row.interval for rows in one.rows.values() for row in rows}
-        both = len(shared_files(train_pictures, val_pictures))
-        notes = list(comparison.warnings(final, intervals, config.cam, both))
-        page = folder / "report.html"
-        report.write(page, narration.title(config), [one], notes)
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -222,55 +200,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     finally:
         finished = save(status)
 
-    log.info("\n%s\n", comparison.as_text(final, one.rows))
-    log.info("%s\n", "\n".join(claim.told(one.claim)))
-    for note in notes:
-        log.warning("Note: %s", note)
-    log.info("run folder   %s", folder)
-    log.info("report       %s", page)
+    conclusion.tell(scene, judged)
     log.info("TensorBoard  %s --logdir %s", tensorboard_command(), shlex.quote(str(folder / "tb")))
     return finished
-
-
-def untrained(config: Config, classes: int, multilabel: bool) -> Classifier:
-    """A network as the arms' with fresh weights that no arm has seen."""
-    model = replace(config.model, weights=None, batch_norm=BatchNorm.batch)
-    return build_for(config, model, classes, multilabel, Stream.sanity).classifier
-
-
-def add_course(rows: list[dict[str, float]], kept: Sequence[Tensor], tag: str) -> None:
-    """Add what can be said of an arm's learning once its last epoch is known.
-
-    Args:
-        rows: figures of each epoch, in place.
-        kept: maps of each epoch, from :func:`camtrain.learning.keep`.
-        tag: of accuracy or average precision.
-    """
-    with_previous, with_final = learning.similarities(kept)
-    for row, before, final in zip(rows, with_previous, with_final, strict=True):
-        row["settling/with_previous"], row["settling/with_final"] = before, final
-    curve = [row[tag] for row in rows]
-    rows[-1]["settling/epoch"] = learning.settled(with_final)
-    rows[-1]["effort/epochs_to_90"] = learning.epochs_to(curve)
-    rows[-1]["effort/mean_performance"] = learning.mean_height(curve)
-
-
-def course(row: dict[str, float]) -> dict[str, float]:
-    """What :func:`add_course` added."""
-    return {tag: value for tag, value in row.items() if tag.startswith("settling/") or tag in COURSE}
-
-
-COURSE = ("effort/epochs_to_90", "effort/mean_performance")
-
-
-def choose_pictures(pictures: Pictures, config: Config) -> tuple[Tensor, list[int]]:
-    """Whose maps are measured, (pictures,) bool, and which of those are drawn: fixed random choices."""
-    count = len(pictures.targets)
-    order = stream(config.seed, Stream.subset).permutation(count)[: config.evaluate.max_pictures]
-    measured = torch.zeros(count, dtype=torch.bool)
-    measured[torch.from_numpy(order)] = True
-    shown = stream(config.seed, Stream.pictures).permutation(order)[: config.evaluate.pictures]
-    return measured, sorted(shown.tolist())
 
 
 def picture_epochs(config: Config) -> Sequence[int]:
@@ -278,83 +210,6 @@ def picture_epochs(config: Config) -> Sequence[int]:
     if config.evaluate.picture_epochs is not None:
         return config.evaluate.picture_epochs
     return [2**power for power in range(32)]
-
-
-def draw(
-    arms: Sequence[Arm], pictures: Pictures, shown: list[int], cam: CamConfig, device: torch.device
-) -> dict[int, drawing.Drawn]:
-    """Every arm's map and prediction of the chosen validation pictures, by their number."""
-    batch = one_batch(pictures, shown, device)
-    mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
-    # Of several classes in a picture, the first one's map is drawn.
-    first = next(iter(mapped.values())).of.occurrence == 0
-    rows, classes = (part[first].tolist() for part in next(iter(mapped.values())).of)
-    regions = regions_of(batch.regions, batch.targets, next(iter(mapped.values())).of)[first]
-    density = {name: drawing.density(part.maps[first]) for name, part in mapped.items()}
-    said = {name: predictions(part.output.logits[rows], batch.targets[rows], classes) for name, part in mapped.items()}
-    return {
-        shown[row]: drawing.Drawn(
-            batch.images[row],
-            regions[number],
-            pictures.classes[classes[number]],
-            {name: maps[number] for name, maps in density.items()},
-            {name: pictures.classes[top[number][0]] for name, top in said.items()},
-            {name: top[number][1] for name, top in said.items()},
-        )
-        for number, row in enumerate(rows)
-    }
-
-
-class Chosen(NamedTuple):
-    """Pictures of the report, by number."""
-
-    best: list[int]
-    worst: list[int]
-    random: list[int]
-    by: str  # what best and worst go by
-
-
-def choose_wall(each: Mapping[str, Mapping[str, Tensor]], shown: list[int]) -> Chosen:
-    """Beside the random ones half as many where the regularised arm gained most, and lost most."""
-    energy, entropy = ((each[REGULARISED][tag] - each[BASELINE][tag]) for tag in ("cam/energy_in_mask", "cam/entropy"))
-    by = "energy in mask" if bool(energy.isfinite().any()) else "entropy"
-    gain = energy if by == "energy in mask" else -entropy
-    order = gain.argsort(descending=True, stable=True)
-    ranked = order[gain[order].isfinite()].tolist()
-    half = min(len(shown), len(ranked)) // 2
-    return Chosen(ranked[:half], ranked[: -half - 1 : -1] if half else [], shown, by)
-
-
-def draw_wall(
-    folder: Path, arms: Sequence[Arm], pictures: Pictures, chosen: Chosen, cam: CamConfig, device: torch.device
-) -> list[dict[str, Any]]:
-    """Write `pictures/NUMBER.png` for each of them, and say what is on it."""
-    wall = []
-    for why in ("best", "worst", "random"):
-        numbers: list[int] = getattr(chosen, why)
-        for number, drawn in draw(arms, pictures, numbers, cam, device).items() if numbers else ():
-            path = folder / "pictures" / f"{why}-{number}.png"
-            strip = drawing.strip(drawn, (BASELINE, REGULARISED))
-            write_atomically(path, partial(drawing.save_png, strip))
-            said = {
-                arm: {
-                    "predicted": drawn.predicted[arm],
-                    "probability": drawn.probability[arm],
-                    "peak": float(drawn.density[arm].max()),
-                }
-                for arm in (BASELINE, REGULARISED)
-            }
-            name = str(path.relative_to(folder))
-            wall.append({"file": name, "why": why, "picture": name_of(pictures, number), "truth": drawn.truth, **said})
-    return wall
-
-
-def predictions(logits: Tensor, target: Tensor, drawn: Sequence[int]) -> list[tuple[int, float]]:
-    """Class and probability that stand under each map: the predicted one's, or, of several, the drawn one's."""
-    if is_multilabel(target):
-        return [(kind, float(row[kind])) for kind, row in zip(drawn, logits.sigmoid(), strict=True)]
-    best = logits.softmax(1).max(1)
-    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
 def layers(config: Config) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -80,3 +80,24 @@ def epochs_to(curve: Sequence[float], share: float = SHARE_OF_FINAL) -> float:
 def mean_height(curve: Sequence[float]) -> float:
     """Mean of a curve over epochs: the difference of two is the area between them per epoch."""
     return float(torch.tensor(curve, dtype=torch.float64).nanmean()) if curve else math.nan
+
+
+def course(rows: Sequence[Mapping[str, float]], kept: Sequence[Tensor], tag: str) -> list[dict[str, float]]:
+    """What can be said of an arm's learning once its last epoch is known, by tag, for each epoch.
+
+    Args:
+        rows: figures of each epoch.
+        kept: maps of each epoch, from :func:`keep`.
+        tag: of accuracy or average precision.
+    """
+    found = [
+        {"settling/with_previous": before, "settling/with_final": final}
+        for before, final in zip(*similarities(kept), strict=True)
+    ]
+    curve = [row[tag] for row in rows]
+    found[-1] |= {
+        "settling/epoch": settled([row["settling/with_final"] for row in found]),
+        "effort/epochs_to_90": epochs_to(curve),
+        "effort/mean_performance": mean_height(curve),
+    }
+    return found

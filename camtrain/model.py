@@ -10,7 +10,7 @@ import urllib.error
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple, cast
 
@@ -175,6 +175,12 @@ def build_for(config: Config, model: ModelConfig, classes: int, multilabel: bool
     """
     seed = torch_seed(config.seed, weights)
     return build(model, classes, config.dataset.image_size, seed, machine.precision(config.trainer), multilabel)
+
+
+def untrained(config: Config, classes: int, multilabel: bool) -> Classifier:
+    """A network as the arms' with fresh weights that no arm has seen."""
+    model = replace(config.model, weights=None, batch_norm=BatchNorm.batch)
+    return build_for(config, model, classes, multilabel, Stream.sanity).classifier
 
 
 def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dict[str, tuple[Layer, Paths]]]:

@@ -62,14 +62,21 @@ def facts(
         },
         "learning_rate": rate,
         "cam_share": share,
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "device": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else f"{torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() > 1)}",
-        },
+        "environment": environment(device),
+    }
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions, and what is computed on."""
+    threads = torch.get_num_threads()
+    return {
+        "camtrain": version("camtrain"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{threads} CPU thread{'s' * (threads > 1)}",
     }
 
 

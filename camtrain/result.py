@@ -78,7 +78,7 @@ def write(
         "timing": timing,
         **facts,
     }
-    write_text(folder / NAME, json.dumps(_finite(result), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / NAME, json.dumps(finite(result), indent=1, ensure_ascii=False) + "\n")
     return result
 
 
@@ -126,12 +126,12 @@ def read_pictures(folder: Path) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no nan: a figure that is not defined becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value

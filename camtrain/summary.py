@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from camtrain import narration
 from camtrain.arm import BASELINE, REGULARISED
 from camtrain.claim import Claim, judge, witnesses
 from camtrain.comparison import Row, performance, rows
@@ -20,9 +21,11 @@ from camtrain.statistics import Interval, hierarchical, of_mean
 GENERATED = (DatasetName.shapes, DatasetName.fake)
 """Sets whose pictures are others with every seed."""
 
-OF_NO_SETTING = ("seed", "task", "run", "runs", "images", "class_name")
-"""Keys, and below the first parts, in which runs may differ and still be the same experiment."""
-OF_THE_MACHINE = ("trainer.device", "trainer.threads", "trainer.workers", "dataset.cache", "dataset.download")
+OF_NO_SETTING = (
+    *("seed", "run", "runs", "images", "class_name"),
+    *("trainer.device", "trainer.threads", "trainer.workers", "dataset.cache", "dataset.download"),
+)
+"""Keys in which runs may differ and still be the same experiment."""
 
 
 Each = Mapping[str, Mapping[str, Tensor]]
@@ -52,12 +55,12 @@ class Summary(NamedTuple):
         return [run.config.seed for run in self.runs]
 
 
-def settings(config: Config) -> dict[str, Any]:
+def settings(config: Config) -> dict[str, str | float | bool]:
     """Every key that makes another experiment, with its value."""
     return {
-        key: str(value)
+        key: narration.plain(value)
         for key, value, _ in keys(config)
-        if key not in OF_NO_SETTING and key not in OF_THE_MACHINE and not key.startswith("report.")
+        if key not in OF_NO_SETTING and not key.startswith("report.")
     }
 
 
@@ -66,7 +69,7 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
     Of several runs with the same settings and seed, the last one counts.
     """
-    found: dict[tuple[tuple[str, Any], ...], dict[int, Run]] = {}
+    found: dict[tuple[tuple[str, str | float | bool], ...], dict[int, Run]] = {}
     for run in runs:
         found.setdefault(tuple(sorted(settings(run.config).items())), {})[run.config.seed] = run
     common = set.intersection(*(set(group) for group in found)) if found else set()

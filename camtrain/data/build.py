@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -82,12 +83,43 @@ def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = Fal
     raise AssertionError(f"no data set is called {config.name}")
 
 
+def validation(config: DatasetConfig, seed: int, threads: int = 1) -> Pictures:
+    """The validation pictures alone; arguments and errors as for :func:`build`.
+
+    A folder of one's own needs no training split then, and its classes are those of the validation split.
+    """
+    match config:
+        case FolderConfig():
+            listing = list_folder(config, config.val_split)
+            return opened(config, listing, Rule(config.image_size, whole=False), threads, "validation")
+        case ShapesConfig():
+            return build(replace(config, train=8), seed, threads)[1]
+        case FakeConfig():
+            return build(config, seed, threads)[1]
+        case PublishedConfig():
+            _, val = listed(config)
+            if isinstance(val, Listing):
+                return opened(config, val, Rule(config.image_size, whole=False), threads, "validation")
+            return val
+    raise AssertionError(f"no data set is called {config.name}")
+
+
 def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[Pictures, Pictures]:
     """Both splits of a published set, fetched first if that is asked for.
 
     Raises:
         UserError: it is not there, not whole, or cannot be fetched.
     """
+    train, val = listed(config)
+    if isinstance(train, Listing):
+        assert isinstance(val, Listing)
+        return from_files(config, train, val, threads, guided)
+    assert isinstance(val, Stored)
+    return train, val
+
+
+def listed(config: PublishedConfig) -> tuple[Listing, Listing] | tuple[Stored, Stored]:
+    """What a published set consists of; errors as for :func:`published`."""
     root, size = Path(config.root).expanduser(), config.image_size
     archives, read = _sets(root, size)[config.name]
     if config.download:
@@ -95,17 +127,12 @@ def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[Pict
             raise UserError(f"dataset={config.name.value} has to be fetched by hand: its publisher asks for an account")
         archive.provide(root, archives, config.mirror)
     try:
-        train, val = read()
+        return read()
     except (RuntimeError, OSError, KeyError) as error:
         fetch = "; dataset.download=true fetches it into a folder that is empty or not there yet" if archives else ""
         # torchvision goes on to tell of an argument of its own.
         reason = next(iter(str(error).splitlines()), type(error).__name__).partition(" You can use download=")[0]
         raise UserError(f"dataset.root={config.root}: {config.name.value} is not there ({reason}){fetch}") from error
-    if isinstance(train, Listing):
-        assert isinstance(val, Listing)
-        return from_files(config, train, val, threads, guided)
-    assert isinstance(val, Stored)
-    return train, val
 
 
 Read = Callable[[], tuple[Listing, Listing] | tuple[Stored, Stored]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,19 @@ class Decoded:
                 regions[at] = region
         known = torch.from_numpy(regions) if self.with_region else None
         return torch.from_numpy(images).permute(0, 3, 1, 2), known
+
+
+def relabelled(pictures: Pictures, classes: Sequence[str]) -> Pictures:
+    """The same pictures with the class numbers of another list of names, which holds all of theirs.
+
+    Of several classes per picture nothing is changed: their regions hold class numbers as well.
+    """
+    if list(pictures.classes) == list(classes) or pictures.targets.dim() > 1:
+        return pictures
+    numbers = torch.tensor([classes.index(name) for name in pictures.classes])
+    other = copy.copy(pictures)
+    other.classes, other.targets = classes, numbers[pictures.targets]  # type: ignore[misc]
+    return other
 
 
 def shows(targets: Tensor, kind: int) -> Tensor:

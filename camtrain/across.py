@@ -1,0 +1,138 @@
+"""Finished runs together, over seeds and settings: what they say, and whether the claim holds."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from camtrain import comparison, narration, report
+from camtrain.claim import Condition, told
+from camtrain.config import Config
+from camtrain.errors import UserError
+from camtrain.files import write_text
+from camtrain.finished import read
+from camtrain.result import NAME, finite, read_pictures
+from camtrain.statistics import Interval
+from camtrain.summary import Run, Summary, grouped, summarise
+
+log = logging.getLogger("camtrain")
+
+TABLE = "comparison.json"
+PAGE = "report.html"
+
+
+def across(config: Config, folder: Path) -> None:
+    """Compare finished runs, and leave `report.html` and `comparison.json` in the folder.
+
+    Args:
+        config: checked; of it `runs` and `report` count.
+        folder: where the files go; exists.
+
+    Raises:
+        UserError: there is no finished run, or what one left is not whole. Nothing was written then but the log.
+    """
+    assert config.runs is not None
+    runs, left_out = collect(config.runs, folder)
+    summaries = [summarise(label, of_label, config.report) for label, of_label in grouped(runs).items()]
+    used = sum(len(one.runs) for one in summaries)
+    notes = [f"left out: {reason}" for reason in left_out]
+    if used < len(runs):
+        notes.append(f"{len(runs) - used} runs of the same settings and seed as a later one were left out.")
+    for one in summaries:
+        if len(summaries) > 1:
+            log.info("\n%s", one.label)
+        log.info("seed%s %s\n", "s" * (len(one.runs) > 1), ", ".join(map(str, one.seeds)))
+        log.info("%s\n", comparison.as_text(one.final, one.rows))
+        log.info("%s\n", "\n".join(told(one.claim)))
+    for note in notes:
+        log.warning("Note: %s", note)
+    report.write(folder / PAGE, title(summaries), summaries, notes)
+    write_text(folder / TABLE, json.dumps(finite([as_json(one) for one in summaries]), indent=1) + "\n")
+    log.info("report       %s", folder / PAGE)
+
+
+def collect(runs: str, own: Path) -> tuple[list[Run], list[str]]:
+    """Every finished run below a folder, or below those that a pattern matches, and what was left out.
+
+    Args:
+        runs: the folder or pattern.
+        own: a folder that is passed over: this one's own.
+
+    Raises:
+        UserError: there is none.
+    """
+    pattern = str(Path(runs).expanduser())
+    places = [Path(pattern)] if Path(pattern).is_dir() else sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207
+    folders = sorted({path.parent for place in places for path in place.rglob(NAME)} - {own}, key=_natural)
+    found, left_out = [], []
+    for folder in folders:
+        try:
+            finished = read(folder)
+            found.append(Run(*finished, read_pictures(folder)))
+        except UserError as error:
+            left_out.append(str(error))
+    if not found:
+        reason = f"; the first: {left_out[0]}" if left_out else f" ({NAME} in it or below)"
+        raise UserError(f"runs={runs}: no finished run there{reason}")
+    measures = {bool(run.result["data"]["multilabel"]) for run in found}
+    if len(measures) > 1:
+        raise UserError(f"runs={runs}: some have one class per picture, some several; compare them apart")
+    return found, left_out
+
+
+def _natural(path: Path) -> tuple[str, int, str]:
+    """Job 10 after job 9."""
+    return str(path.parent), int(path.name) if path.name.isdecimal() else -1, path.name
+
+
+def title(summaries: Sequence[Summary]) -> str:
+    names = dict.fromkeys(narration.data_name(run.config) for one in summaries for run in one.runs)
+    networks = dict.fromkeys(run.config.model.name for one in summaries for run in one.runs)
+    runs = sum(len(one.runs) for one in summaries)
+    return f"{', '.join(names)}; {', '.join(networks)}; {runs} run{'s' * (runs > 1)}"
+
+
+def as_json(one: Summary) -> dict[str, Any]:
+    """For programs: the claim with its conditions, and every indicator with its interval."""
+    return {
+        "label": one.label,
+        "seeds": one.seeds,
+        "runs": [str(run.folder) for run in one.runs],
+        "claim": {
+            "outcome": one.claim.outcome.value,
+            "conditions": [_condition(condition) for condition in one.claim.conditions],
+            "beyond": [_condition(condition) for condition in one.claim.beyond],
+        },
+        "indicators": {
+            row.indicator.tag: {
+                "baseline": row.baseline,
+                "regularised": row.regularised,
+                "control": row.control,
+                **_interval(row.interval),
+                "p_holm": row.adjusted,
+                "both_right": _interval(row.both_right),
+                "verdict": row.verdict,
+            }
+            for rows in one.rows.values()
+            for row in rows
+        },
+        "final": one.final,
+    }
+
+
+def _interval(found: Interval) -> dict[str, float]:
+    return {"difference": found.estimate, "margin_95": found.margin, "p": found.p}
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    return {
+        "part": condition.part,
+        "name": condition.name,
+        "asked": condition.asked,
+        **_interval(condition.found),
+        "outcome": condition.outcome.value,
+    }

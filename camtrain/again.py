@@ -1,0 +1,159 @@
+"""A finished run measured again, on its own or another data set, without training: another composition root."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from camtrain import conclusion, machine, narration, result, summary
+from camtrain.conclusion import Scene
+from camtrain.config import Config
+from camtrain.data.build import validation
+from camtrain.data.pictures import Pictures, relabelled
+from camtrain.errors import UserError
+from camtrain.evaluate import evaluate
+from camtrain.finished import Finished, arms, read
+from camtrain.preconditions import check_maps
+from camtrain.score import is_multilabel
+
+log = logging.getLogger("camtrain")
+
+
+def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, Any]:
+    """Measure both arms of a finished run, and leave what a run leaves, but for curves and weights.
+
+    Args:
+        config: checked; of it `run`, `evaluate`, `report` and the machine's part count, `dataset` if it was chosen, and
+            `seed`, which the choice of pictures (and generated ones) depend on, if it was.
+        folder: where the files go; exists.
+        chosen: keys that the user set.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: the run or its weights cannot be used, or the data set does not fit its classes. Nothing was written
+            then but the log.
+    """
+    assert config.run is not None
+    device = machine.choose_device(config.trainer.device)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    finished = read(Path(config.run).expanduser())
+    own = combined(config, finished, chosen)
+    pictures = fitting(validation(own.dataset, own.seed, machine.workers(own.trainer)), finished)
+    both = arms(finished, device)
+    check_maps(own.evaluate.maps, both[0].paths, finished.result["model"]["layer"])
+    scene = Scene(own, folder, both, pictures, device)
+    result.claim(folder)
+    facts = described(finished, own, pictures, device)
+    tree: Any = OmegaConf.to_container(OmegaConf.structured(own), enum_to_str=True)
+    log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result["data"]["name"])
+    conclusion.introduce(facts, own)
+    started = time.perf_counter()
+    epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in both}
+
+    def save(status: str, each: summary.Each) -> dict[str, Any]:
+        found = summary.differences([each], shared=True) if each else {}
+        timing = {"seconds": time.perf_counter() - started}
+        return result.write(folder, status, own.seed, tree, epochs, found, timing, facts)
+
+    status = "failed"
+    each: summary.Each = {}
+    save("running", each)
+    try:
+        with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
+            evaluated = evaluate(both, scene.batches(), own.cam.variant, scene.measured)
+            close = conclusion.look(scene, evaluated, bar.set_description)
+        facts |= close.facts
+        each = close.each
+        for arm in both:
+            epochs[arm.name] = [{**evaluated.measured.means[arm.name], **close.means[arm.name]}]
+        judged = conclusion.judge(scene, save("running", each), close, f"{narration.title(own)}, measured again")
+        status = "completed"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        written = save(status, each)
+    conclusion.tell(scene, judged)
+    return written
+
+
+def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Config:
+    """The run's configuration with what was asked for on the command line.
+
+    Raises:
+        UserError: settings of a data set without the data set.
+    """
+    theirs = finished.config
+    dataset = theirs.dataset
+    settings = sorted(key for key in chosen if key.startswith("dataset."))
+    if "dataset" in chosen:
+        size = config.dataset.image_size if "dataset.image_size" in chosen else dataset.image_size
+        dataset = replace(config.dataset, image_size=size)
+    elif settings:
+        raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
+    trainer = replace(
+        theirs.trainer,
+        batch_size=config.trainer.batch_size if "trainer.batch_size" in chosen else theirs.trainer.batch_size,
+        device=config.trainer.device,
+        threads=config.trainer.threads,
+        workers=config.trainer.workers,
+    )
+    return replace(
+        theirs,
+        dataset=dataset,
+        trainer=trainer,
+        evaluate=config.evaluate,
+        report=config.report,
+        seed=config.seed if "seed" in chosen else theirs.seed,
+        task=config.task,
+        run=str(finished.folder),
+    )
+
+
+def fitting(pictures: Pictures, finished: Finished) -> Pictures:
+    """Pictures whose class numbers are those of the run's networks.
+
+    Raises:
+        UserError: they have a class that the networks do not know, or one class per picture where those know several,
+            or the other way round.
+    """
+    data = finished.result["data"]
+    several = is_multilabel(pictures.targets)
+    if several != bool(data["multilabel"]):
+        words = ("one class per picture", "several classes per picture")
+        raise UserError(f"dataset: it has {words[several]}, the run was trained with {words[not several]}")
+    names = [str(name) for name in data["classes"]]
+    unknown = [name for name in pictures.classes if name not in names]
+    if unknown:
+        known = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
+        raise UserError(f"dataset: the run does not know the class {unknown[0]}; it knows {known}")
+    if several and list(pictures.classes) != names:
+        raise UserError("dataset: with several classes per picture it needs the run's classes in the run's order")
+    return relabelled(pictures, names)
+
+
+def described(finished: Finished, config: Config, pictures: Pictures, device: torch.device) -> dict[str, Any]:
+    """Facts for `result.json`: the run's about the network, new ones about data and machine."""
+    theirs = finished.result
+    data = {
+        **theirs["data"],
+        "name": narration.data_name(config),
+        "val": len(pictures.targets),
+        "val_with_region": pictures.with_region,
+        "skipped": {"train": [], "val": [entry._asdict() for entry in pictures.skipped]},
+    }
+    same = ("model", "learning_rate", "cam_share")
+    environment = narration.environment(device)
+    return {"data": data, **{key: theirs[key] for key in same}, "environment": environment}
