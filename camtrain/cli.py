@@ -114,6 +114,7 @@ def summarise(finished: list[tuple[Path, list[str], dict[str, Any]]]) -> None:
         jobs.append((f"{folder.name}: {own}", {arm: part["final"] for arm, part in result["arms"].items()}))
     sweep = finished[0][0].parent
     print(f"\nbaseline > regularised\n{of_sweep(jobs)}\n\nsweep        {sweep}")
+    print(f"compare      camtrain task=report runs={shlex.quote(str(sweep))}")
     print(f"TensorBoard  {tensorboard_command()} --logdir {shlex.quote(str(sweep))}")
 
 

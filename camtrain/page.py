@@ -9,7 +9,7 @@ from pathlib import Path
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --accent: #d1560b; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 64rem; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .5rem; }
 p { max-width: 46rem; }
@@ -21,13 +21,14 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid var(--accent); background: var(--soft); padding: .5rem .9rem; margin: .5rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } td.word, th.word { text-align: left; }
 td.long { white-space: normal; min-width: 9rem; }
 .family th { font-size: .85rem; opacity: .75; padding-top: 1rem; }
-td small { display: block; opacity: .7; white-space: normal; min-width: 12rem; }
+td small { display: block; opacity: .7; white-space: normal; min-width: 11rem; }
+.comparison { font-size: .92rem; }
 .better::before, .met::before { content: "\\2713  "; } .worse::before, .failed::before { content: "\\2717  "; }
-.open::before { content: "?  "; } .not::before { content: "\\2013  "; } .worse, .failed { font-weight: 600; }
+.open::before { content: "?  "; } .not::before { content: "\\2013  "; } .dead::before { content: "\\2020  "; } .worse, .failed { font-weight: 600; }
 .wall { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1.2rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px; }
 .heads, .captions { display: grid; grid-template-columns: repeat(3, 1fr); font-size: .8rem; text-align: center; }
@@ -36,7 +37,8 @@ figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; font-weight: 600; margin-top: 2rem; }
 @media (max-width: 40rem) { td small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; }
-  .comparison :is(th, td).spare { display: none; } .facts { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
+  .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  td.long { min-width: 6rem; } .comparison :is(th, td).spare { display: none; } .facts { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
   .plot { overflow-x: auto; } .plot svg { min-width: 34rem; } }
 @media print { body { max-width: none; font-size: 11pt; } .wall { grid-template-columns: 1fr 1fr; }
   figure, tr, .plot { break-inside: avoid; } details:not([open]) > :not(summary) { display: block; } }
@@ -66,7 +68,9 @@ def cell(text: str, kind: str = "") -> str:
 
 def said(word: str) -> str:
     """A verdict with its sign, which does not hang on colour."""
-    return f'<span class="{word.partition(" ")[0]}">{html.escape(word)}</span>' if word else ""
+    if not word:
+        return ""
+    return f'<span class="{word.partition(" ")[0]}"><span class="aloud">{html.escape(word)}</span></span>'
 
 
 def table(
@@ -88,7 +92,7 @@ def table(
         parts.append(f"<tbody>{group if name else ''}{lines}</tbody>")
     label = f' aria-label="{html.escape(caption, quote=True)}"' if caption else ""
     return (
-        f'<div class="scroll"{" tabindex=" + chr(34) + "0" + chr(34)}><table class="{kind}"{label}>'
+        f'<div class="scroll" tabindex="0"><table class="{kind}"{label}>'
         f"<thead><tr>{head}</tr></thead>{''.join(parts)}</table></div>"
     )
 

@@ -60,8 +60,8 @@ def section(one: Summary, warned: str) -> str:
     return f"""{verdict(one)}
 {warned}
 {facts(introduction(one))}
-{rule(one.claim, len(one.runs))}
 {wall(one)}
+{rule(one.claim, len(one.runs))}
 <h2>Comparison</h2>
 {comparison_table(one)}
 <p>{about_table(one)}</p>
@@ -196,10 +196,10 @@ def comparison_table(one: Summary) -> str:
         "baseline",
         "regularised",
         "difference",
+        "",
         *(spare.format(name) for name in ("± 95 %", "p, Holm")),
         *([spare.format("both right")] if both else []),
         spare.format("control"),
-        "",
     ]
     bodies = ((family, [_line(row, both) for row in rows]) for family, rows in one.rows.items())
     return table(heading, bodies, "comparison", "indicators of both arms by family")
@@ -215,11 +215,11 @@ def _line(row: Row, both: bool) -> list[str]:
         cell(row.text(row.baseline)),
         cell(row.text(row.regularised)),
         cell(row.text(row.difference, signed=True)),
+        cell(said(row.verdict), "word"),
         cell(row.text(row.interval.margin) if math.isfinite(row.interval.margin) else "", "spare"),
         cell(_chance(row.adjusted), "spare"),
         *([cell(within, "spare")] if both else []),
         cell(row.text(row.control) if math.isfinite(row.control) else "", "spare"),
-        cell(said(row.verdict), "word"),
     ]
 
 

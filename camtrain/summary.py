@@ -104,6 +104,7 @@ def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary
             found[tag] = of_mean(np.array(change))
     tag = performance(final[BASELINE])
     right = differences(eaches, shared, both_right=True)
+    right.pop(tag, None)  # 0 by choice
     with_control = differences(eaches, shared, of=CONTROL)
     arms = [
         {tag: _number(value) for tag, value in parts[arm].items()}

@@ -27,7 +27,9 @@ from torchvision.models import get_model
 from camtrain.balance import default_share
 from camtrain.residual import SmallResNet
 
-TINY = ("dataset=fake", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.pictures=2")
+# Enough of what takes long to see that it works.
+FEW = ("evaluate.faithfulness_pictures=2", "evaluate.road_pictures=1", "evaluate.sanity_pictures=2")
+TINY = ("dataset=fake", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.pictures=2", *FEW)
 
 TAGS = {
     "accuracy/train",
@@ -50,13 +52,33 @@ TAGS = {
     "cam/pointing",
     "confidence/top_probability",
     "confidence/margin",
+    "confidence/entropy",
+    "confidence/calibration_error",
+    "settling/with_final",
     "optim/lr",
     "time/step",
     "time/epoch",
 }
 
-FAITHFULNESS = {f"faithfulness/{name}" for name in ("drop", "increase", "deletion", "insertion")}
-"""Measured after the last epoch only."""
+OTHER = {
+    f"other_maps/{variant}/{name}"
+    for variant in ("gradcampp", "layercam", "eigencam")
+    for name in (
+        *("entropy", "area", "dispersion", "contrast", "gini", "top_tenth", "border_mass", "dead_rate"),
+        *("energy_in_mask", "pointing", "with_trained", "deletion", "insertion"),
+    )
+} | {
+    "other_maps/layercam/like_gradcampp",
+    "other_maps/eigencam/like_gradcampp",
+    "other_maps/eigencam/like_layercam",
+}
+
+LATE = OTHER | {
+    *(f"faithfulness/{name}" for name in ("drop", "increase", "deletion", "insertion", "road")),
+    *("cam/iou", "cam/box_accuracy", "cam/pxap", "stability/flip", "stability/shift", "sanity/head", "sanity/all"),
+    *("settling/with_previous", "settling/epoch", "effort/epochs_to_90", "effort/mean_performance"),
+}
+"""Measured or known after the last epoch only."""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +101,7 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
         "baseline",
         "regularised",
         "result.json",
+        "pictures",
         "pictures.csv",
         "report.html",
     }
@@ -109,11 +132,22 @@ def test_result(finished: tuple[Path, str]) -> None:
         of_arm = result["arms"][arm]
         assert len(of_arm["epochs"]) == 2
         assert of_arm["final"] == of_arm["epochs"][-1]
-        assert of_arm["final"].keys() == TAGS | FAITHFULNESS
+        assert of_arm["final"].keys() == TAGS | LATE
+        assert of_arm["epochs"][0].keys() == TAGS | {"settling/with_previous"}
+        assert of_arm["final"]["settling/with_final"] == pytest.approx(1, abs=1e-5)
     for tag, value in result["difference"].items():
         pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
         assert value == pytest.approx(pair[1] - pair[0])
-    assert result["difference_95"].keys() >= FAITHFULNESS | {"accuracy/val", "cam/entropy", "cam/energy_in_mask"}
+    assert result["control"]["power"] > 0
+    assert result["control"]["final"]["cam/entropy"] == pytest.approx(
+        result["arms"]["regularised"]["final"]["cam/entropy"], abs=1e-3
+    )
+    assert [line["size"] for line in result["by_size"]] == ["small", "middle", "large", "all"]
+    assert len(result["sanity"]["baseline"]) > 2
+    assert {entry["why"] for entry in result["wall"]} == {"best", "worst", "random"}
+    for entry in result["wall"]:
+        assert (run / entry["file"]).is_file()
+    assert result["difference_95"].keys() >= OTHER | {"accuracy/val", "cam/entropy", "cam/energy_in_mask"}
     assert result["timing"]["step_ratio"] > 0
     assert result["model"]["gradient_path"]["training"] == "closed form"
 
@@ -126,7 +160,7 @@ def test_figures_of_each_picture(finished: tuple[Path, str]) -> None:
     assert len(rows) == result["data"]["val"]
     assert {row["class"] for row in rows} <= set(result["data"]["classes"])
     for arm in ("baseline", "regularised"):
-        for tag in ("accuracy/val", "cam/entropy", "faithfulness/deletion"):
+        for tag in ("accuracy/val", "cam/entropy", "faithfulness/deletion", "cam/box_accuracy"):
             values = [float(row[f"{arm} {tag}"]) for row in rows if row[f"{arm} {tag}"]]
             assert sum(values) / len(values) == pytest.approx(result["arms"][arm]["final"][tag], rel=1e-5)
 
@@ -139,7 +173,8 @@ def test_tensorboard_has_identical_tags_in_both_arms(finished: tuple[Path, str])
         events = EventAccumulator(str(run / "tb" / arm))
         events.Reload()
         tags = events.Tags()
-        assert set(tags["scalars"]) == TAGS | FAITHFULNESS
+        assert set(tags["scalars"]) == TAGS | LATE
+        assert all(len(events.Scalars(tag)) <= 2 for tag in tags["scalars"])
         assert {"config/text_summary", "comparison/text_summary"} <= set(tags["tensors"])
         entropy = [event.value for event in events.Scalars("cam/entropy")]
         assert entropy == pytest.approx([row["cam/entropy"] for row in result["arms"][arm]["epochs"]], rel=1e-5)
@@ -163,9 +198,9 @@ def test_report_is_one_page_without_network(finished: tuple[Path, str]) -> None:
     page = Page()
     page.feed(text)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 2
+    assert len(images) == 4  # one best, one worst, two random
     assert all(str(attributes["src"]).startswith("data:image/png") and attributes["alt"] for attributes in images)
-    assert sum(tag == "svg" for tag, _ in page.tags) == 1
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3
     links = [str(attributes.get(key)) for _, attributes in page.tags for key in ("href", "src", "xlink:href")]
     assert not [link for link in links if link.startswith(("http", "//"))]
     assert not any(tag in ("script", "link") for tag, _ in page.tags)
@@ -459,7 +494,7 @@ def test_every_network_trains(choice: str, command: Command, tmp_path: Path) -> 
         "trainer.batch_size=4",
         "trainer.max_steps=2",
     )
-    done = command("dataset=fake", f"model={choice}", "evaluate.pictures=1", *small)
+    done = command("dataset=fake", f"model={choice}", "evaluate.pictures=1", *small, *FEW)
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path)
     assert min(result["model"]["grid"]) >= 4
@@ -489,7 +524,7 @@ def test_every_term_trains(term: str, command: Command, tmp_path: Path) -> None:
 
 def test_several_classes_per_picture(command: Command, tmp_path: Path) -> None:
     small = ("dataset.train=64", "dataset.val=24", "dataset.image_size=32", "trainer.epochs=2", "evaluate.pictures=3")
-    done = command("dataset=shapes_multi", *small, "evaluate.maps=[layercam]")
+    done = command("dataset=shapes_multi", *small, *FEW, "evaluate.maps=[layercam]")
     assert done.returncode == 0, done.stderr
     assert "mean average precision" in done.stdout
     result = only_result(tmp_path)
@@ -500,6 +535,35 @@ def test_several_classes_per_picture(command: Command, tmp_path: Path) -> None:
         assert 0 < final["average_precision/train"] < 1
         assert "accuracy/val" not in final
         assert 0 < final["cam/energy_in_mask"] < 1
+        assert 0 <= final["cam/iou"] <= 1
+        assert "confidence/calibration_error" not in final
+
+
+PRESETS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def test_every_preset_says_what_was_seen_and_is_in_the_help(command: Command) -> None:
+    shown = command("--help").stdout
+    for name in PRESETS:
+        text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
+        assert re.search(r"^#   camtrain .*experiment=" + name, text, re.MULTILINE), name
+        assert re.search("seen|Expect", text), name
+        assert re.search(rf"\b{name}\b", shown), name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_run(name: str, command: Command, tmp_path: Path) -> None:
+    root = [] if name == "quick" else [f"dataset.root={tmp_path}"]
+    done = command("--cfg", "job", f"experiment={name}", *root)
+    assert done.returncode == 0, done.stderr
+    # On other pictures, as they are not here, with its network, term and training.
+    small = [f"dataset.{key}" for key in ("image_size=64", "crop_scale=[1.0,1.0]")] if name != "quick" else []
+    few = ["trainer.max_steps=2", "trainer.batch_size=8", "model.weights=null", "evaluate.pictures=1", *FEW]
+    sizes = ["dataset.train=16", "dataset.val=6"]
+    done = command(f"experiment={name}", *([] if name == "quick" else ["dataset=fake"]), *small, *few, *sizes)
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert result["status"] == "completed"
 
 
 def test_other_maps_are_measured_after_the_last_epoch(command: Command, tmp_path: Path) -> None:
