@@ -155,5 +155,5 @@ def described(finished: Finished, config: Config, pictures: Pictures, device: to
         "skipped": {"train": [], "val": [entry._asdict() for entry in pictures.skipped]},
     }
     same = ("model", "learning_rate", "cam_share")
-    environment = narration.environment(device)
+    environment = narration.environment(device, config.trainer)
     return {"data": data, **{key: theirs[key] for key in same}, "environment": environment}

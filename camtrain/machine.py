@@ -35,3 +35,10 @@ def layout(config: TrainerConfig) -> torch.memory_format:
 def precision(config: TrainerConfig) -> torch.dtype:
     """What networks compute in."""
     return torch.bfloat16 if config.precision is Precision.bfloat16 else torch.float32
+
+
+def emulates(config: TrainerConfig, device: torch.device) -> bool:
+    """Whether the precision is one for which the CPU has no instructions: much slower than float32."""
+    if precision(config) is torch.float32 or device.type != "cpu":
+        return False
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()

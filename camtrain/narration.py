@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from camtrain import machine
 from camtrain.arm import BASELINE, REGULARISED
 from camtrain.comparison import short
-from camtrain.config import CamConfig, Config, Conflict, EntropyUnit, FolderConfig, Precision, Term
+from camtrain.config import CamConfig, Config, Conflict, EntropyUnit, FolderConfig, Precision, Term, TrainerConfig
 from camtrain.data.pictures import Pictures
 from camtrain.head import Path, Paths
 from camtrain.layers import Layer
@@ -62,12 +63,13 @@ def facts(
         },
         "learning_rate": rate,
         "cam_share": share,
-        "environment": environment(device),
+        "environment": environment(device, config.trainer),
     }
 
 
-def environment(device: torch.device) -> dict[str, str]:
+def environment(device: torch.device, trainer: TrainerConfig) -> dict[str, str]:
     """Versions, and what is computed on."""
+    emulated = machine.emulates(trainer, device)
     threads = torch.get_num_threads()
     return {
         "camtrain": version("camtrain"),
@@ -77,6 +79,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"{threads} CPU thread{'s' * (threads > 1)}",
+        **({trainer.precision.value: "emulated"} if emulated else {}),
     }
 
 
@@ -159,6 +162,8 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
         + (f"; stopped after {trainer.max_steps} steps at the latest" if trainer.max_steps else ""),
     )
     lower = f", {trainer.precision.value}" if trainer.precision is not Precision.float32 else ""
+    if trainer.precision.value in environment:
+        lower += ", for which this CPU has no instructions: float32 is many times faster here"
     yield "machine", f"{environment['device']}, torch {environment['torch']}{lower}"
 
 

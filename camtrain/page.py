@@ -28,7 +28,8 @@ td.long { white-space: normal; min-width: 9rem; }
 td small { display: block; opacity: .7; white-space: normal; min-width: 11rem; }
 .comparison { font-size: .92rem; }
 .better::before, .met::before { content: "\\2713  "; } .worse::before, .failed::before { content: "\\2717  "; }
-.open::before { content: "?  "; } .not::before { content: "\\2013  "; } .dead::before { content: "\\2020  "; } .worse, .failed { font-weight: 600; }
+.open::before { content: "?  "; } .not::before { content: "\\2013  "; }
+.dead::before { content: "\\2020  "; } .worse, .failed { font-weight: 600; }
 .wall { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1.2rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px; }
 .heads, .captions { display: grid; grid-template-columns: repeat(3, 1fr); font-size: .8rem; text-align: center; }
@@ -38,10 +39,12 @@ pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85r
 summary { cursor: pointer; font-weight: 600; margin-top: 2rem; }
 @media (max-width: 40rem) { td small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; }
   .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  td.long { min-width: 6rem; } .comparison :is(th, td).spare { display: none; } .facts { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
+  td.long { min-width: 6rem; }
+  .comparison :is(th, td).spare { display: none; } .facts { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
   .plot { overflow-x: auto; } .plot svg { min-width: 34rem; } }
 @media print { body { max-width: none; font-size: 11pt; } .wall { grid-template-columns: 1fr 1fr; }
-  figure, tr, .plot { break-inside: avoid; } details:not([open]) > :not(summary) { display: block; } }
+  figure, tr, .plot { break-inside: avoid; }
+  details::details-content { content-visibility: visible; height: auto; } }
 """
 
 
