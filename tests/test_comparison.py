@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
+from scipy.stats import t
 
-from camtrain import comparison
+from camtrain import comparison, summary
 from camtrain.config import CamConfig, Score
+from camtrain.statistics import Interval
 
 NAN = math.nan
+CERTAIN = 1e-9
 
 
 def final(**changed: tuple[float, float]) -> dict[str, dict[str, float]]:
@@ -28,8 +32,17 @@ def final(**changed: tuple[float, float]) -> dict[str, dict[str, float]]:
     }
 
 
-def verdicts_of(figures: dict[str, dict[str, float]], within: dict[str, float] | None = None) -> dict[str, str]:
-    return {row.indicator.tag: row.verdict for rows in comparison.rows(figures, within or {}).values() for row in rows}
+def intervals(figures: dict[str, dict[str, float]], p: Mapping[str, float] | None = None) -> dict[str, Interval]:
+    """Of every difference, which no chance explains unless p says so."""
+    return {
+        tag: Interval(figures["regularised"][tag] - value, 0.001, (p or {}).get(tag, CERTAIN))
+        for tag, value in figures["baseline"].items()
+    }
+
+
+def verdicts_of(figures: dict[str, dict[str, float]], p: Mapping[str, float] | None = None) -> dict[str, str]:
+    shown = comparison.rows(figures, intervals(figures, p))
+    return {row.indicator.tag: row.verdict for rows in shown.values() for row in rows}
 
 
 def test_verdicts_follow_the_direction_of_each_indicator() -> None:
@@ -57,35 +70,83 @@ def test_differences_below_one_percent_are_no_verdict() -> None:
 
 
 def test_what_may_be_chance_is_no_verdict() -> None:
-    assert verdicts_of(final(), {"cam/entropy": 1.4, "cam/energy_in_mask": 0.3})["cam/entropy"] == "better"
-    assert verdicts_of(final(), {"cam/entropy": 1.4, "cam/energy_in_mask": 0.3})["cam/energy_in_mask"] == ""
+    verdicts = verdicts_of(final(), {"cam/energy_in_mask": 0.06})
+    assert verdicts["cam/entropy"] == "better"
+    assert verdicts["cam/energy_in_mask"] == ""
+    assert verdicts_of(final(), {"cam/energy_in_mask": NAN})["cam/energy_in_mask"] == "", "no interval, no verdict"
+    figures = final()
+    without = comparison.rows(figures, {})
+    assert {row.verdict for rows in without.values() for row in rows} == {""}
+
+
+def test_the_more_is_looked_at_the_less_is_believed() -> None:
+    few = final()
+    for arm in few.values():
+        for tag in ("accuracy/val", "cam/dead_rate", "cam/pointing", "time/step"):
+            if tag not in ("accuracy/val", "cam/dead_rate"):  # which are always there
+                del arm[tag]
+    p = {"cam/energy_in_mask": 0.03, "cam/entropy": 0.03, "accuracy/val": CERTAIN, "cam/dead_rate": CERTAIN}
+    rows = {row.indicator.tag: row for of in comparison.rows(few, intervals(few, p)).values() for row in of}
+    # By hand: 4 e, 3 e, then 2 x 0.03, which the last one cannot fall below.
+    assert rows["cam/entropy"].adjusted == rows["cam/energy_in_mask"].adjusted == pytest.approx(0.06)
+    assert rows["cam/entropy"].verdict == ""
+    one = {**p, "cam/entropy": 0.02}
+    rows = {row.indicator.tag: row for of in comparison.rows(few, intervals(few, one)).values() for row in of}
+    assert rows["cam/entropy"].adjusted == pytest.approx(0.04)
+    assert (rows["cam/entropy"].verdict, rows["cam/energy_in_mask"].verdict) == ("better", "better")
 
 
 def test_margin_of_a_difference_over_pictures() -> None:
     before = torch.tensor([1.0, 2.0, 3.0, NAN, 5.0], dtype=torch.float64)
     after = torch.tensor([2.0, 5.0, NAN, 1.0, 7.0], dtype=torch.float64)  # differences 1, 3 and 2
-    found = comparison.margins({"baseline": {"a": before}, "regularised": {"a": after}})
-    assert found["a"] == pytest.approx(1.96 * 1.0 / math.sqrt(3))
-    one = comparison.margins({"baseline": {"a": before[:1]}, "regularised": {"a": after[:1]}})
-    assert math.isnan(one["a"])
+    found = summary.differences([{"baseline": {"a": before}, "regularised": {"a": after}}], shared=True)
+    assert found["a"].estimate == pytest.approx(2)
+    assert found["a"].margin == pytest.approx(t.ppf(0.975, 2) * 1.0 / math.sqrt(3))
+    one = summary.differences([{"baseline": {"a": before[:1]}, "regularised": {"a": after[:1]}}], shared=True)
+    assert math.isnan(one["a"].margin)
 
 
 def test_a_loss_of_accuracy_that_may_be_chance_is_not_blamed_on_the_term() -> None:
     figures = final(accuracy__val=(0.9, 0.87))
     for margin, said in ((0.02, True), (0.04, False), (NAN, True)):
-        notes = " ".join(comparison.warnings(figures, {"accuracy/val": margin}, CamConfig()))
+        found = {"accuracy/val": Interval(-0.03, margin, NAN)}
+        notes = " ".join(comparison.warnings(figures, found, CamConfig()))
         assert ("less accurate" in notes) == said
 
 
 def test_text_table() -> None:
-    text = comparison.as_text(final(cam__entropy=(3.0, NAN)), {"cam/energy_in_mask": 0.25})
+    figures = final(cam__entropy=(3.0, NAN))
+    found = {"cam/energy_in_mask": Interval(0.2, 0.25, 0.1)}
+    text = comparison.as_text(figures, comparison.rows(figures, found))
     lines = {line.strip().split("  ")[0]: line.split() for line in text.splitlines()}
-    assert list(comparison.rows(final(), {})) == ["performance", "concentration", "plausibility", "health", "training"]
+    families = ["performance", "concentration", "plausibility", "health", "training"]
+    shown = comparison.rows(final(), {})
+    assert list(shown) == families
     assert lines["step time, ms"][3:7] == ["10.0", "10.5", "+0.5", "x"]
     assert lines["energy in mask"][3:] == ["0.200", "0.400", "+0.200", "±", "0.250", "x", "2.00"]
     assert lines["entropy, nats"][2:] == ["3.000", "-", "-", "-"]
     assert "contrast" not in text, "nobody measured it"
-    assert comparison.as_markdown(final(), {}).count("\n") == 12
+    # A heading, the ruler, and a line for each family and indicator.
+    assert comparison.as_markdown(final(), shown).count("\n") == 1 + len(families) + sum(map(len, shown.values()))
+
+
+def test_the_interval_is_told_in_the_unit_of_the_figure() -> None:
+    figures = final()
+    found = {"time/step": Interval(0.0005, 0.0002, CERTAIN)}
+    (row,) = comparison.rows(figures, found)["training"]
+    assert (row.baseline, row.regularised) == pytest.approx((10, 10.5))
+    assert (row.interval.estimate, row.interval.margin, row.interval.p) == pytest.approx((0.5, 0.2, CERTAIN))
+
+
+def test_the_control_stands_beside_the_arms() -> None:
+    both_right = {"cam/entropy": Interval(-1.0, 0.1, CERTAIN)}
+    shown = comparison.rows(final(), intervals(final()), {"cam/entropy": 1.5}, both_right)
+    rows = {row.indicator.tag: row for of in shown.values() for row in of}
+    assert rows["cam/entropy"].control == 1.5
+    assert rows["cam/entropy"].both_right.estimate == -1
+    assert math.isnan(rows["cam/pointing"].control)
+    assert math.isnan(rows["cam/pointing"].both_right.margin)
+    assert "1.500" in comparison.cells(rows["cam/entropy"])[-1]
 
 
 def warnings(cam: CamConfig | None = None, **changed: tuple[float, float]) -> str:

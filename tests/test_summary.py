@@ -1,0 +1,130 @@
+"""Runs compared: which belong together, which pictures enter, and the right bootstrap for each kind of data set."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from camtrain.config import Config, DatasetConfig, FolderConfig, ModelConfig, ReportConfig, ShapesConfig
+from camtrain.config import DatasetName as Name
+from camtrain.pareto import on_front
+from camtrain.statistics import hierarchical
+from camtrain.summary import Run, grouped, summarise
+
+TAGS = ("accuracy/val", "cam/entropy", "cam/area")
+
+
+def run(seed: int, pictures: int = 30, share: float | None = None, files: bool = False, **more: Any) -> Run:
+    """A run with made-up figures; the regularised arm's entropy is lower by 1."""
+    generator = torch.Generator().manual_seed(seed)
+    dataset: DatasetConfig = FolderConfig(name=Name.folder, root="x") if files else ShapesConfig(name=Name.shapes)
+    config = Config(dataset=dataset, model=ModelConfig(name="small_resnet"), seed=seed, **more)
+    config.cam.share = share
+    each = {
+        arm: {tag: torch.rand(pictures, generator=generator, dtype=torch.float64) for tag in TAGS}
+        for arm in ("baseline", "regularised", "control")
+    }
+    each["regularised"]["cam/entropy"] -= 1 + seed / 10
+    for arm in ("baseline", "regularised"):
+        each[arm]["accuracy/val"] = each[arm]["accuracy/val"].gt(0.3).double()
+    del each["control"]["accuracy/val"]
+    finals: dict[str, dict[str, float | None]] = {
+        arm: {tag: float(value.nanmean()) for tag, value in tags.items()} for arm, tags in each.items()
+    }
+    for arm in ("baseline", "regularised"):
+        finals[arm] |= {"cam/dead_rate": 0.0, "cam/energy_in_mask": None, "cam/pxap": 0.4 + seed / 100 + len(arm) / 100}
+    result = {
+        "arms": {arm: {"final": finals[arm]} for arm in ("baseline", "regularised")},
+        "control": {"power": 2.0, "final": finals["control"]},
+    }
+    return Run(Path(f"run {seed}"), config, result, each)
+
+
+def differences(one: Run, tag: str, of: str = "baseline") -> np.ndarray:
+    return np.asarray((one.each["regularised"][tag] - one.each[of][tag]).numpy())
+
+
+def row_of(runs: list[Run], tag: str) -> Any:
+    one = summarise("", runs, ReportConfig())
+    return next(row for rows in one.rows.values() for row in rows if row.indicator.tag == tag)
+
+
+def test_runs_with_the_same_settings_belong_together() -> None:
+    runs = [run(1, share=0.3), run(0, share=0.3), run(0, share=0.5), run(0, share=0.3)]
+    groups = grouped(runs)
+    assert list(groups) == ["cam.share=0.3", "cam.share=0.5"]
+    assert [one.config.seed for one in groups["cam.share=0.3"]] == [0, 1]
+    assert groups["cam.share=0.3"][0] is runs[3]  # the later one
+    assert list(grouped([run(0), run(1)])) == [""]
+
+
+def test_what_is_no_setting_does_not_set_apart() -> None:
+    other = run(1)
+    other.config.trainer.threads, other.config.run, other.config.report.accuracy_margin = 7, "x", 0.5
+    assert len(grouped([run(0), other])) == 1
+    other.config.evaluate.faithfulness_pictures = 7
+    assert len(grouped([run(0), other])) == 2
+
+
+def test_one_run_has_the_t_interval_of_its_pictures() -> None:
+    one = run(3)
+    row, values = row_of([one], "cam/entropy"), differences(run(3), "cam/entropy")
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval()
+    assert (row.interval.low, row.interval.high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_pictures_of_files_are_the_same_in_all_seeds_and_generated_ones_are_not(files: bool) -> None:
+    runs = [run(seed, files=files) for seed in range(3)]
+    # What all seeds have in common, picture by picture, is chance of the pictures if these are the same ones.
+    for one in runs:
+        one.each["regularised"]["cam/entropy"].copy_(one.each["baseline"]["cam/entropy"] + torch.linspace(-9, 1, 30))
+    row = row_of(runs, "cam/entropy")
+    values = [np.stack([differences(one, tag) for tag in TAGS], 1) for one in runs]
+    assert row.interval == hierarchical(values, shared=files)[1]
+    assert row.interval != hierarchical(values, shared=not files)[1]
+    assert row.baseline == pytest.approx(np.mean([float(one.each["baseline"]["cam/entropy"].mean()) for one in runs]))
+
+
+def test_sets_of_different_size_are_not_shared() -> None:
+    runs = [run(0, 30, files=True), run(1, 20, files=True)]
+    assert math.isfinite(row_of(runs, "cam/entropy").interval.margin)
+
+
+def test_both_right_leaves_out_what_one_arm_gets_wrong() -> None:
+    one = run(2)
+    right = (one.each["baseline"]["accuracy/val"] == 1) & (one.each["regularised"]["accuracy/val"] == 1)
+    assert 0 < int(right.sum()) < len(right)
+    expected = differences(one, "cam/area")[right.numpy()].mean()
+    assert row_of([one], "cam/area").both_right.estimate == pytest.approx(expected)
+    assert math.isnan(row_of([one], "accuracy/val").both_right.estimate)
+
+
+def test_figures_known_once_per_run_go_by_seeds() -> None:
+    row = row_of([run(0), run(1), run(2)], "cam/pxap")
+    assert row.interval.estimate == pytest.approx(0.03)
+    assert row.interval.margin == pytest.approx(0, abs=1e-9)
+    assert math.isnan(row_of([run(0)], "cam/pxap").interval.margin)
+    one = summarise("", [run(0)], ReportConfig())
+    assert not any(row.indicator.tag == "cam/energy_in_mask" for rows in one.rows.values() for row in rows)
+
+
+def test_the_control_is_compared_picture_by_picture() -> None:
+    one = run(2)
+    one.each["regularised"]["faithfulness/drop"] = torch.full((30,), 0.5, dtype=torch.float64)  # type: ignore[index]
+    one.each["control"]["faithfulness/drop"] = torch.linspace(0.3, 0.9, 30, dtype=torch.float64)  # type: ignore[index]
+    claim = summarise("", [one], ReportConfig()).claim
+    (found,) = (condition.found for condition in claim.conditions if "drop" in condition.name)
+    assert found.estimate == pytest.approx(0.5 - 0.6)
+
+
+def test_front_of_a_sweep() -> None:
+    points = [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0), (0.9, 0.9), (2.0, 0.4), (math.nan, 9.0), (1.0, 1.0)]
+    assert on_front(points) == [True, True, True, False, False, False, True]
+    assert on_front([]) == []
