@@ -1,0 +1,495 @@
+#!/usr/bin/env python3
+"""Seconds that camtrain's evaluation takes beside the same indicators computed with grad-cam, torch-cam and Quantus.
+
+    scripts/bench_evaluate.py RUN [--pictures N] [--rounds R] [--threads T]
+
+RUN is the folder of a finished run with one class per picture. Measured is its regularised arm, by Grad-CAM of the
+true class's logit, on the first N validation pictures (default: all), which both sides get decoded, in batches and in
+memory. Every family of indicators but ROAD, which has no fast counterpart, in five parts:
+
+- maps: the maps, accuracy and confidence, concentration, energy in mask and pointing, health;
+- localisation: overlap, MaxBoxAccV2 and PxAP at the same thresholds;
+- faithfulness: drop, increase, deletion and insertion of all N pictures, 17 points a curve;
+- stability: mirrored and moved;
+- sanity: the cascade on 32 pictures, eight stages.
+
+camtrain's side are its own functions, which make the maps anew for each of these parts but the fourth, as they do in a
+run. The other side is a script as one would write it: torchvision's network with the same weights; maps in batches, by
+torch-cam or grad-cam, whichever is faster here, each map once; drop, increase and the curves by torch-cam's metrics,
+which make the maps themselves; entropy, Gini index, energy in mask and pointing by Quantus; the rest, which no library
+has, by NumPy, SciPy and OpenCV, boxes from outlines threshold by threshold, as published with MaxBoxAccV2. torch-cam's
+curves have one baseline: for deletion to the mean colour and insertion from a blurred picture it runs twice. The last
+lines of the first table show how much of the ratio that is, and what Quantus' own test of randomised weights takes,
+which stops at every layer.
+
+Both sides take turns; after a warm-up the median of the rounds is told. The second table has both sides' values: they
+are to agree where the definitions do. Timings need an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import quantus
+import torch
+from numpy.typing import NDArray
+from pytorch_grad_cam import GradCAM  # type: ignore[import-untyped]
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # type: ignore[import-untyped]
+from quantus.functions.similarity_func import correlation_pearson
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+from torchcam.methods import GradCAM as TorchGradCam
+from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
+from torchvision.models import get_model
+
+from camtrain import faithfulness, localisation, machine
+from camtrain.again import fitting
+from camtrain.arm import REGULARISED, Arm
+from camtrain.closely import of_confidence, sane
+from camtrain.conclusion import Scene
+from camtrain.config import CamVariant
+from camtrain.data.batches import Batch
+from camtrain.data.build import validation
+from camtrain.evaluate import evaluate, forward_maps
+from camtrain.finished import Finished, arms, read
+from camtrain.model import SMALL_RESNET, Classifier
+from camtrain.residual import SmallResNet
+from camtrain.sanity import stages
+from camtrain.score import is_multilabel
+from camtrain.stability import SHIFT, stability
+
+Array = NDArray[Any]
+Values = dict[str, float]
+
+SANITY = 32
+BINS = 15  # of the calibration error
+PIXEL_BINS = 1000  # of PxAP
+DEAD = 1e-12
+PARTS = ("maps", "localisation", "faithfulness", "stability", "sanity")
+BY_NAME = {"accuracy": "accuracy/val", **{f"confidence/{name}": f"confidence/{name}" for name in ("entropy", "margin")}}
+NOTES = {
+    "drop": "torch-cam scales the map before stretching it, camtrain afterwards",
+    "increase": "the same",
+    "box_accuracy": "outlines leave out what lies in another part's hole",
+}
+
+
+@dataclass
+class Case:
+    """What both sides are given."""
+
+    arm: Arm
+    plain: nn.Module  # the arm's network as torchvision has it
+    layer: str
+    batches: list[Batch]
+    normalised: list[Tensor]  # their pictures
+    count: int  # of the whole split
+    fresh: Callable[[], Classifier]
+    fresh_state: dict[str, Tensor]  # weights of what `fresh` makes
+
+    def first(self) -> Case:
+        """Of the first batch only."""
+        return replace(self, batches=self.batches[:1], normalised=self.normalised[:1])
+
+
+def prepared(run: Path, pictures: int | None) -> Case:
+    """Read the run, its pictures and its networks."""
+    finished = read(run)
+    config = finished.config
+    both = arms(finished, torch.device("cpu"))
+    found = fitting(validation(config.dataset, config.seed, machine.workers(config.trainer)), finished)
+    if is_multilabel(found.targets):
+        raise SystemExit(f"{run}: several classes per picture; give a run with one")
+    arm = next(arm for arm in both if arm.name == REGULARISED)
+    scene = Scene(config, run, both, found, torch.device("cpu"))
+    batches, left = [], pictures or len(found.targets)
+    for batch in scene.batches():
+        if left > 0:
+            batches.append(Batch(*(part[:left] for part in batch)))
+            left -= len(batch.indices)
+    normalised = [(batch.images - arm.model.mean) / arm.model.std for batch in batches]
+    plain = plain_network(finished, arm).to(memory_format=machine.layout(config.trainer))  # type: ignore[call-overload]
+    layer = f"network.{finished.result['model']['layer']}"
+    fresh_state = scene.fresh().backbone.state_dict()
+    return Case(arm, plain, layer, batches, normalised, len(found.targets), scene.fresh, fresh_state)
+
+
+class Plain(nn.Module):
+    """A network from normalised pictures to logits, in the precision of the run."""
+
+    def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.precision = network, precision
+
+    def forward(self, images: Tensor) -> Tensor:
+        lower = self.precision is not torch.float32
+        with torch.autocast("cpu", self.precision) if lower else nullcontext():
+            logits: Tensor = self.network(images)
+        return logits.float()
+
+
+def plain_network(finished: Finished, arm: Arm) -> nn.Module:
+    """torchvision's network with the arm's weights."""
+    name, classes = finished.config.model.name, len(finished.result["data"]["classes"])
+    options = {"image_size": finished.config.dataset.image_size} if name.startswith("vit_") else {}
+    network = SmallResNet(classes) if name == SMALL_RESNET else get_model(name, num_classes=classes, **options)
+    network.load_state_dict(arm.model.backbone.state_dict())
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    for stem in finished.result["model"]["stem_strides_lowered"]:
+        network.get_submodule(stem).stride = (1, 1)
+    return Plain(network, arm.model.precision).eval()
+
+
+class Ours:
+    """camtrain's functions."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.arm = case, case.arm
+        self.measured = torch.zeros(case.count, dtype=torch.bool)
+        self.measured[torch.cat([batch.indices for batch in case.batches])] = True
+        self.made: list[Tensor] = []
+
+    def maps(self) -> Values:
+        means = evaluate([self.arm], self.case.batches, CamVariant.gradcam, self.measured).measured.means[REGULARISED]
+        return {name.removeprefix("cam/"): value for name, value in means.items()}
+
+    def localisation(self) -> Values:
+        overlap, boxes, pixels, self.made = [], [], [], []
+        for batch in self.case.batches:
+            maps = forward_maps(self.arm, batch.images, batch.targets, CamVariant.gradcam).maps
+            overlap.append(localisation.overlap(maps, batch.regions))
+            boxes.append(localisation.box_overlap(maps, batch.regions))
+            pixels.append(localisation.pixel_counts(maps, batch.regions))
+            self.made.append(maps)
+        return {
+            "iou": float(localisation.at_best(torch.cat(overlap)).double().nanmean()),
+            "box_accuracy": float(localisation.box_accuracy(torch.cat(boxes)).double().nanmean()),
+            "pxap": float(localisation.pixel_average_precision(torch.stack(pixels).sum(0))),
+        }
+
+    def faithfulness(self) -> Values:
+        found = []
+        for batch in self.case.batches:
+            _, of, maps = forward_maps(self.arm, batch.images, batch.targets, CamVariant.gradcam)
+            found.append(of_confidence(self.arm, batch.images, batch.targets, of, maps))
+        return {name: nanmean(torch.cat([figures[name] for figures in found])) for name in found[0]}
+
+    def stability(self) -> Values:
+        found = []
+        for batch, maps in zip(self.case.batches, self.made, strict=True):
+
+            def again(changed: Tensor, targets: Tensor = batch.targets) -> Tensor:
+                return forward_maps(self.arm, changed, targets, CamVariant.gradcam).maps
+
+            found.append(stability(batch.images, maps, again))
+        flip, shift = zip(*found, strict=True)
+        return {"flip": nanmean(torch.cat(flip)), "shift": nanmean(torch.cat(shift))}
+
+    def sanity(self) -> Values:
+        some = self.measured & (self.measured.cumsum(0) <= SANITY)
+        found = sane([self.arm], lambda: self.case.batches, CamVariant.gradcam, some, self.case.fresh)
+        means = found.measured.means[REGULARISED]
+        return {"fresh last layer": means["sanity/head"], "fresh network": means["sanity/all"]}
+
+
+def nanmean(values: Tensor) -> float:
+    return float(values.double().nanmean())
+
+
+class Mapped(NamedTuple):
+    logits: Array
+    maps: Array  # after ReLU, on the layer's grid
+
+
+class ByTorchCam:
+    """Maps with torch-cam."""
+
+    name = "torch-cam"
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        self.model = model
+        self.extractor = TorchGradCam(model, layer, reshape_transform=Tensor.float)
+
+    def __call__(self, images: Tensor, classes: list[int]) -> Mapped:
+        scores = self.model(images)
+        (maps,) = self.extractor(classes, scores, normalized=False)
+        return Mapped(scores.detach().numpy(), maps.numpy())
+
+    def close(self) -> None:
+        self.extractor.remove_hooks()
+
+
+class ByGradCam:
+    """Maps with grad-cam, not stretched to the picture's size."""
+
+    name = "grad-cam"
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        self.extractor = GradCAM(model, [model.get_submodule(layer)], reshape_transform=Tensor.float)
+        self.extractor.get_target_width_height = lambda _: None
+
+    def __call__(self, images: Tensor, classes: list[int]) -> Mapped:
+        maps = self.extractor(images, [ClassifierOutputTarget(number) for number in classes])
+        return Mapped(self.extractor.outputs.detach().numpy(), maps)
+
+    def close(self) -> None:
+        self.extractor.activations_and_grads.release()
+
+
+Maker = type[ByTorchCam] | type[ByGradCam]
+
+
+class Libraries:
+    """The same with other people's packages."""
+
+    def __init__(self, case: Case, maker: Maker) -> None:
+        self.case, self.maker = case, maker
+        self.classes = [batch.targets.tolist() for batch in case.batches]
+        self.targets = np.concatenate(self.classes)
+        regions = torch.cat([batch.regions for batch in case.batches]).numpy()
+        self.inside, self.known = (regions > 0) & (regions != 255), regions != 255
+        self.pictures = torch.cat(case.normalised).contiguous().numpy()
+        self.height, self.width = self.pictures.shape[2:]
+        self.made = self.stretched = np.zeros(0)
+
+    def maps(self) -> Values:
+        explain = self.maker(self.case.plain, self.case.layer)
+        parts = [explain(*given) for given in zip(self.case.normalised, self.classes, strict=True)]
+        explain.close()
+        logits, self.made = (np.concatenate(part) for part in zip(*parts, strict=True))
+        self.stretched = self.to_pictures(self.made)
+        return {**self.of_logits(logits), **self.of_cells(self.made), **self.of_pictures()}
+
+    def to_pictures(self, maps: Array) -> Array:
+        shape = (self.height, self.width)
+        stretched: Array = interpolate(torch.from_numpy(maps)[:, None], shape, mode="bilinear")[:, 0].numpy()
+        return stretched
+
+    def of_logits(self, logits: Array) -> Values:
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        top = np.sort(shares, axis=1)[:, ::-1]
+        right = (logits.argmax(1) == self.targets).astype(float)
+        bins = np.clip(np.ceil(top[:, 0] * BINS).astype(int) - 1, 0, BINS - 1)
+        gaps = np.bincount(bins, right - top[:, 0], BINS)
+        return {
+            "accuracy": right.mean(),
+            "top_probability": top[:, 0].mean(),
+            "margin": (top[:, 0] - top[:, 1]).mean(),
+            "prediction_entropy": stats.entropy(shares, axis=1).mean(),
+            "calibration_error": np.abs(gaps).sum() / len(right),
+        }
+
+    def of_cells(self, maps: Array) -> Values:
+        live = maps.sum((1, 2)) > DEAD
+        alive = maps[live]
+        count, height, width = alive.shape
+        given = {
+            "model": None,
+            "x_batch": np.zeros((count, 3, height, width), np.float32),
+            "y_batch": self.targets[live],
+            "a_batch": alive,
+            "channel_first": True,
+        }
+        entropy = quantus.Complexity(normalise=False, disable_warnings=True)(**given)
+        gini = quantus.Sparseness(normalise=False, disable_warnings=True)(**given)
+        shares = alive / alive.sum((1, 2), keepdims=True)
+        rows, columns = np.mgrid[:height, :width]
+        dy = rows - (shares * rows).sum((1, 2), keepdims=True)
+        dx = columns - (shares * columns).sum((1, 2), keepdims=True)
+        yy, xx, xy = ((shares * product).sum((1, 2)) for product in (dy * dy, dx * dx, dx * dy))
+        flat = alive.reshape(count, -1)
+        active = flat >= flat.max(1, keepdims=True) / 2
+        inactive = np.maximum((~active).sum(1), 1)
+        contrast = (flat * active).sum(1) / active.sum(1) - (flat * ~active).sum(1) / inactive
+        descending = np.sort(shares.reshape(count, -1), axis=1)[:, ::-1]
+        whole, part = divmod(height * width / 10, 1)
+        top_tenth = descending[:, : int(whole)].sum(1) + part * descending[:, int(whole)]
+        peaks = np.bincount(flat.argmax(1), minlength=height * width)
+        return {
+            "entropy": float(np.mean(entropy)),
+            "area": np.sqrt(np.maximum(yy * xx - xy**2, 0)).mean(),
+            "dispersion": (flat.var(1) / flat.mean(1) ** 2).mean(),
+            "contrast": np.where(active.all(1), 0, contrast / flat.mean(1)).mean(),
+            "gini": float(np.mean(gini)),
+            "top_tenth": top_tenth.mean(),
+            "border_mass": (1 - shares[:, 1:-1, 1:-1].sum((1, 2))).mean(),
+            "dead_rate": 1 - live.mean(),
+            "peak_entropy": stats.entropy(peaks) / np.log(height * width),
+        }
+
+    def of_pictures(self) -> Values:
+        shown = self.inside.any((1, 2))
+        if not shown.any():
+            return {"energy_in_mask": float("nan"), "pointing": float("nan")}
+        given = {
+            "model": None,
+            "x_batch": self.pictures[shown],
+            "y_batch": self.targets[shown],
+            "a_batch": (self.stretched * self.known)[shown],
+            "s_batch": self.inside[shown][:, None],
+            "channel_first": True,
+        }
+        options = {"abs": False, "normalise": False, "disable_warnings": True}
+        energy = np.nan_to_num(quantus.RelevanceMassAccuracy(**options)(**given))
+        hits = np.array(quantus.PointingGame(**options)(**given)) & (self.made[shown].sum((1, 2)) > DEAD)
+        return {"energy_in_mask": float(energy.mean()), "pointing": float(hits.mean())}
+
+    def localisation(self) -> Values:
+        thresholds = (np.arange(localisation.THRESHOLDS) / localisation.THRESHOLDS).astype(np.float32)
+        overlaps, boxes, pixels = [], [], np.zeros((2, PIXEL_BINS), np.int64)
+        for stretched, inside, known in zip(self.stretched, self.inside, self.known, strict=True):
+            if not inside.any():
+                continue
+            spread = stretched.max() - stretched.min()
+            scaled = (stretched - stretched.min()) / spread if spread > 0 else np.zeros_like(stretched)
+            truth = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)[2][1:, :4]
+            size = np.count_nonzero(inside)
+            overlap, box = np.zeros(len(thresholds)), np.zeros(len(thresholds))
+            for number, threshold in enumerate(thresholds):
+                mask = scaled > threshold
+                common = np.count_nonzero(mask & inside)
+                overlap[number] = common / (size + np.count_nonzero(mask & known) - common)
+                outlines = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+                if outlines:
+                    box[number] = best_overlap(np.array([cv2.boundingRect(outline) for outline in outlines]), truth)
+            overlaps.append(overlap)
+            boxes.append(box)
+            for side, pixels_of in enumerate((known & ~inside, inside)):
+                pixels[side] += np.histogram(scaled[pixels_of], PIXEL_BINS, (0, 1))[0]
+        if not overlaps:
+            return dict.fromkeys(("iou", "box_accuracy", "pxap"), float("nan"))
+        background, inside = pixels[:, ::-1]
+        precision = inside.cumsum() / np.maximum((background + inside).cumsum(), 1)
+        found = np.array(boxes)
+        return {
+            "iou": np.array(overlaps).mean(0).max(),
+            "box_accuracy": float(np.mean([(found >= level).mean(0).max() for level in localisation.LEVELS])),
+            "pxap": (precision * inside).sum() / inside.sum(),
+        }
+
+    def faithfulness(self, one_baseline: bool = False) -> Values:
+        extractor = TorchGradCam(self.case.plain, self.case.layer, reshape_transform=Tensor.float)
+        softmax = partial(torch.softmax, dim=-1)
+        options: dict[str, Any] = {"steps": faithfulness.STEPS, "batch_size": len(self.classes[0])}
+        shown = ClassificationMetric(extractor, softmax)
+        of_blurred = DeletionInsertionMetric(LogitMaps(extractor), softmax, baseline=faithfulness.blur, **options)
+        of_mean = DeletionInsertionMetric(LogitMaps(extractor), softmax, **options)
+        for images, classes in zip(self.case.normalised, self.classes, strict=True):
+            for metric in (shown, of_blurred) if one_baseline else (shown, of_blurred, of_mean):
+                metric.update(images, classes)
+        extractor.remove_hooks()
+        return {
+            "drop": shown.summary()["avg_drop"],
+            "increase": shown.summary()["conf_increase"],
+            "deletion": (of_blurred if one_baseline else of_mean).summary()["deletion_auc"],
+            "insertion": of_blurred.summary()["insertion_auc"],
+        }
+
+    def stability(self) -> Values:
+        explain = self.maker(self.case.plain, self.case.layer)
+        down, right = self.height // SHIFT, self.width // SHIFT
+        mirrored, moved = [], []
+        for images, classes in zip(self.case.normalised, self.classes, strict=True):
+            mirrored.append(explain(images.flip(3), classes).maps)
+            there = pad(images, (right, 0, down, 0), mode="replicate")[..., : self.height, : self.width]
+            moved.append(explain(there, classes).maps)
+        explain.close()
+        before = self.stretched[:, : self.height - down, : self.width - right]
+        after = self.to_pictures(np.concatenate(moved))[:, down:, right:]
+        return {
+            "flip": float(np.nanmean(correlation(self.made[:, :, ::-1], np.concatenate(mirrored)))),
+            "shift": float(np.nanmean(correlation(before, after))),
+        }
+
+    def some(self) -> list[tuple[Tensor, list[int]]]:
+        """The pictures that sanity is measured on, in batches."""
+        given, left = [], SANITY
+        for images, classes in zip(self.case.normalised, self.classes, strict=True):
+            if left > 0:
+                given.append((images[:left], classes[:left]))
+                left -= len(classes)
+        return given
+
+    def sanity(self) -> Values:
+        given = self.some()
+        before = self.made[: sum(len(classes) for _, classes in given)]
+        model = copy.deepcopy(self.case.plain)
+        network = model.get_submodule("network")
+        explain = self.maker(model, self.case.layer)
+        likeness = []
+        for group in stages(network):
+            state = network.state_dict()
+            for name, value in self.case.fresh_state.items():
+                if name.rpartition(".")[0] in group:
+                    state[name] = value
+            network.load_state_dict(state)
+            maps = np.concatenate([explain(*part).maps for part in given])
+            gone = (maps.sum((1, 2)) <= DEAD) & (before.sum((1, 2)) > DEAD)
+            likeness.append(float(np.nanmean(np.where(gone, 0, correlation(before, maps)))))
+        explain.close()
+        return {"fresh last layer": likeness[0], "fresh network": likeness[-1]}
+
+    def randomised(self) -> Values:
+        """Quantus' own: every layer by itself, of maps as large as the pictures."""
+
+        def explained(model: nn.Module, inputs: Array, targets: Array, **_: object) -> Array:
+            explain = self.maker(model, self.case.layer)
+            maps = explain(torch.as_tensor(inputs), targets.tolist()).maps
+            explain.close()
+            return self.to_pictures(maps)
+
+        images, classes = (np.concatenate(part) for part in zip(*self.some(), strict=True))
+        metric = quantus.MPRT(
+            similarity_func=correlation_pearson, abs=False, normalise=False, disable_warnings=True, seed=0
+        )
+        found: Any = metric(
+            model=self.case.plain,
+            x_batch=images,
+            y_batch=classes,
+            a_batch=None,
+            explain_func=explained,
+            channel_first=True,
+            batch_size=len(self.classes[0]),
+        )
+        means = [float(np.nanmean(values)) for name, values in found.items() if name != "original"]
+        return {"fresh last layer": means[0], "fresh network": means[-1]}
+
+
+class LogitMaps:
+    """torch-cam's metrics hand the extractor what they watch, the probability; the map is to be the logit's."""
+
+    def __init__(self, extractor: TorchGradCam) -> None:
+        self.extractor, self.model = extractor, extractor.model
+
+
+def best_overlap(found: Array, truth: Array) -> float:
+    """Highest intersection over union of two lists of boxes (left, top, width, height)."""
+    low = np.maximum(found[:, None, :2], truth[None, :, :2])
+    high = np.minimum(found[:, None, :2] + found[:, None, 2:], truth[None, :, :2] + truth[None, :, 2:])
+    common = np.maximum(high - low, 0).prod(2)
+    return float((common / (found[:, None, 2:].prod(2) + truth[None, :, 2:].prod(2) - common)).max())
+
+
+def correlation(maps: Array, others: Array) -> Array:
+    """Of the cells of each pair; nan where one is the same everywhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        found: Array = stats.pearsonr(maps.reshape(len(maps), -1), others.reshape(len(maps), -1), axis=1).statistic
+    return found
