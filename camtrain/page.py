@@ -19,14 +19,14 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
   padding: .6rem 1rem; margin: 1rem 0; }
 .verdict p { margin: .2rem 0; } .verdict strong { font-size: 1.15rem; }
 .warning { border-left: 4px solid var(--accent); background: var(--soft); padding: .5rem .9rem; margin: .5rem 0; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; position: relative; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } td.word, th.word { text-align: left; }
 td.long { white-space: normal; min-width: 9rem; }
 .family th { font-size: .85rem; opacity: .75; padding-top: 1rem; }
 td small { display: block; opacity: .7; white-space: normal; min-width: 11rem; }
-.comparison { font-size: .92rem; }
+.comparison, .settings { font-size: .92rem; }
 .better::before, .met::before { content: "\\2713  "; } .worse::before, .failed::before { content: "\\2717  "; }
 .open::before { content: "?  "; } .not::before { content: "\\2013  "; }
 .dead::before { content: "\\2020  "; } .worse, .failed { font-weight: 600; }

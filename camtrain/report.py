@@ -387,7 +387,7 @@ def overview(summaries: Sequence[Summary]) -> str:
     return (
         "<h2>Settings</h2><p>Baseline &gt; regularised, means over seeds. Overfitting is the gap between training and"
         " validation: a term that is pressed too hard may widen it.</p>"
-        + table(heading, [("", rows)], caption="settings of the sweep")
+        + table(heading, [("", rows)], "settings", caption="settings of the sweep")
         + "<h2>Pareto fronts</h2><p>Circles are the regularised arms under their number in the table, filled where no"
         " other setting is at least as good in both figures; squares are their baselines.</p>"
         f'<div class="plot">{plots.front(panels, KNOWN[tag].label)}</div>'

@@ -16,11 +16,12 @@ memory. Every family of indicators but ROAD, which has no fast counterpart, in f
 camtrain's side are its own functions, which make the maps anew for each of these parts but the fourth, as they do in a
 run. The other side is a script as one would write it: torchvision's network with the same weights; maps in batches, by
 torch-cam or grad-cam, whichever is faster here, each map once; drop, increase and the curves by torch-cam's metrics,
-which make the maps themselves; entropy, Gini index, energy in mask and pointing by Quantus; the rest, which no library
-has, by NumPy, SciPy and OpenCV, boxes from outlines threshold by threshold, as published with MaxBoxAccV2. torch-cam's
-curves have one baseline: for deletion to the mean colour and insertion from a blurred picture it runs twice. The last
-lines of the first table show how much of the ratio that is, and what Quantus' own test of randomised weights takes,
-which stops at every layer.
+which are handed these maps; entropy, Gini index, energy in mask and pointing by Quantus; the rest, which no library
+has, by NumPy, SciPy and OpenCV, boxes from outlines threshold by threshold, as published with MaxBoxAccV2.
+
+torch-cam's two curves have one baseline: for deletion to the mean colour and insertion from a blurred picture it has to
+run twice, and half of what it computes is thrown away. What the ratio is where one baseline is good enough is told as
+well, and what Quantus' own test of randomised weights takes, which stops at every layer and looks at stretched maps.
 
 Both sides take turns; after a warm-up the median of the rounds is told. The second table has both sides' values: they
 are to agree where the definitions do. Timings need an otherwise idle machine.
@@ -35,7 +36,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,12 +44,16 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import quantus
 import torch
 from numpy.typing import NDArray
 from pytorch_grad_cam import GradCAM  # type: ignore[import-untyped]
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # type: ignore[import-untyped]
 from quantus.functions.similarity_func import correlation_pearson
+from quantus.metrics.complexity.complexity import Complexity
+from quantus.metrics.complexity.sparseness import Sparseness
+from quantus.metrics.localisation.pointing_game import PointingGame
+from quantus.metrics.localisation.relevance_mass_accuracy import RelevanceMassAccuracy
+from quantus.metrics.randomisation.mprt import MPRT
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -80,12 +85,15 @@ BINS = 15  # of the calibration error
 PIXEL_BINS = 1000  # of PxAP
 DEAD = 1e-12
 PARTS = ("maps", "localisation", "faithfulness", "stability", "sanity")
-BY_NAME = {"accuracy": "accuracy/val", **{f"confidence/{name}": f"confidence/{name}" for name in ("entropy", "margin")}}
+SHORTER = {"accuracy/val": "accuracy", "confidence/entropy": "entropy of the prediction"}
+"""Names in the second table, of tags that say too much or too little there."""
+
 NOTES = {
-    "drop": "torch-cam scales the map before stretching it, camtrain afterwards",
-    "increase": "the same",
-    "box_accuracy": "outlines leave out what lies in another part's hole",
+    "pointing": "where several pixels are highest: the first, or any",
+    "box accuracy": "OpenCV's outer outlines leave out a component in another's hole",
+    **dict.fromkeys(("drop", "increase", "deletion", "insertion"), "a dead map is left out, or is a map of zeros"),
 }
+"""Where definitions differ."""
 
 
 @dataclass
@@ -97,7 +105,7 @@ class Case:
     layer: str
     batches: list[Batch]
     normalised: list[Tensor]  # their pictures
-    count: int  # of the whole split
+    batch_size: int  # of the run
     fresh: Callable[[], Classifier]
     fresh_state: dict[str, Tensor]  # weights of what `fresh` makes
 
@@ -122,10 +130,10 @@ def prepared(run: Path, pictures: int | None) -> Case:
             batches.append(Batch(*(part[:left] for part in batch)))
             left -= len(batch.indices)
     normalised = [(batch.images - arm.model.mean) / arm.model.std for batch in batches]
-    plain = plain_network(finished, arm).to(memory_format=machine.layout(config.trainer))  # type: ignore[call-overload]
+    plain = plain_network(finished, arm)
     layer = f"network.{finished.result['model']['layer']}"
     fresh_state = scene.fresh().backbone.state_dict()
-    return Case(arm, plain, layer, batches, normalised, len(found.targets), scene.fresh, fresh_state)
+    return Case(arm, plain, layer, batches, normalised, config.trainer.batch_size, scene.fresh, fresh_state)
 
 
 class Plain(nn.Module):
@@ -148,12 +156,15 @@ def plain_network(finished: Finished, arm: Arm) -> nn.Module:
     options = {"image_size": finished.config.dataset.image_size} if name.startswith("vit_") else {}
     network = SmallResNet(classes) if name == SMALL_RESNET else get_model(name, num_classes=classes, **options)
     network.load_state_dict(arm.model.backbone.state_dict())
+    module: Any
     for module in network.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
     for stem in finished.result["model"]["stem_strides_lowered"]:
-        network.get_submodule(stem).stride = (1, 1)
-    return Plain(network, arm.model.precision).eval()
+        module = network.get_submodule(stem)
+        module.stride = (1, 1)
+    layout: Any = machine.layout(finished.config.trainer)
+    return Plain(network, arm.model.precision).eval().to(memory_format=layout)
 
 
 class Ours:
@@ -161,13 +172,13 @@ class Ours:
 
     def __init__(self, case: Case) -> None:
         self.case, self.arm = case, case.arm
-        self.measured = torch.zeros(case.count, dtype=torch.bool)
-        self.measured[torch.cat([batch.indices for batch in case.batches])] = True
+        self.measured = torch.ones(sum(len(batch.indices) for batch in case.batches), dtype=torch.bool)
         self.made: list[Tensor] = []
 
     def maps(self) -> Values:
         means = evaluate([self.arm], self.case.batches, CamVariant.gradcam, self.measured).measured.means[REGULARISED]
-        return {name.removeprefix("cam/"): value for name, value in means.items()}
+        names = {name: SHORTER.get(name, name.removeprefix("cam/").removeprefix("confidence/")) for name in means}
+        return {names[name]: value for name, value in means.items()}
 
     def localisation(self) -> Values:
         overlap, boxes, pixels, self.made = [], [], [], []
@@ -199,7 +210,7 @@ class Ours:
 
             found.append(stability(batch.images, maps, again))
         flip, shift = zip(*found, strict=True)
-        return {"flip": nanmean(torch.cat(flip)), "shift": nanmean(torch.cat(shift))}
+        return {"mirrored": nanmean(torch.cat(flip)), "moved": nanmean(torch.cat(shift))}
 
     def sanity(self) -> Values:
         some = self.measured & (self.measured.cumsum(0) <= SANITY)
@@ -292,7 +303,7 @@ class Libraries:
             "accuracy": right.mean(),
             "top_probability": top[:, 0].mean(),
             "margin": (top[:, 0] - top[:, 1]).mean(),
-            "prediction_entropy": stats.entropy(shares, axis=1).mean(),
+            "entropy of the prediction": stats.entropy(shares, axis=1).mean(),
             "calibration_error": np.abs(gaps).sum() / len(right),
         }
 
@@ -300,15 +311,15 @@ class Libraries:
         live = maps.sum((1, 2)) > DEAD
         alive = maps[live]
         count, height, width = alive.shape
-        given = {
+        given: dict[str, Any] = {
             "model": None,
             "x_batch": np.zeros((count, 3, height, width), np.float32),
             "y_batch": self.targets[live],
             "a_batch": alive,
             "channel_first": True,
         }
-        entropy = quantus.Complexity(normalise=False, disable_warnings=True)(**given)
-        gini = quantus.Sparseness(normalise=False, disable_warnings=True)(**given)
+        entropy = Complexity(normalise=False, disable_warnings=True)(**given)
+        gini = Sparseness(normalise=False, disable_warnings=True)(**given)
         shares = alive / alive.sum((1, 2), keepdims=True)
         rows, columns = np.mgrid[:height, :width]
         dy = rows - (shares * rows).sum((1, 2), keepdims=True)
@@ -338,7 +349,7 @@ class Libraries:
         shown = self.inside.any((1, 2))
         if not shown.any():
             return {"energy_in_mask": float("nan"), "pointing": float("nan")}
-        given = {
+        given: dict[str, Any] = {
             "model": None,
             "x_batch": self.pictures[shown],
             "y_batch": self.targets[shown],
@@ -346,9 +357,9 @@ class Libraries:
             "s_batch": self.inside[shown][:, None],
             "channel_first": True,
         }
-        options = {"abs": False, "normalise": False, "disable_warnings": True}
-        energy = np.nan_to_num(quantus.RelevanceMassAccuracy(**options)(**given))
-        hits = np.array(quantus.PointingGame(**options)(**given)) & (self.made[shown].sum((1, 2)) > DEAD)
+        options: dict[str, Any] = {"abs": False, "normalise": False, "disable_warnings": True}
+        energy = np.nan_to_num(np.array(RelevanceMassAccuracy(**options)(**given)))
+        hits = np.array(PointingGame(**options)(**given)) & (self.made[shown].sum((1, 2)) > DEAD)
         return {"energy_in_mask": float(energy.mean()), "pointing": float(hits.mean())}
 
     def localisation(self) -> Values:
@@ -385,16 +396,21 @@ class Libraries:
         }
 
     def faithfulness(self, one_baseline: bool = False) -> Values:
-        extractor = TorchGradCam(self.case.plain, self.case.layer, reshape_transform=Tensor.float)
+        largest = np.maximum(self.stretched.max((1, 2), keepdims=True), DEAD)
+        given = Given(self.case.plain)
         softmax = partial(torch.softmax, dim=-1)
-        options: dict[str, Any] = {"steps": faithfulness.STEPS, "batch_size": len(self.classes[0])}
-        shown = ClassificationMetric(extractor, softmax)
-        of_blurred = DeletionInsertionMetric(LogitMaps(extractor), softmax, baseline=faithfulness.blur, **options)
-        of_mean = DeletionInsertionMetric(LogitMaps(extractor), softmax, **options)
-        for images, classes in zip(self.case.normalised, self.classes, strict=True):
-            for metric in (shown, of_blurred) if one_baseline else (shown, of_blurred, of_mean):
-                metric.update(images, classes)
-        extractor.remove_hooks()
+        options: dict[str, Any] = {"steps": faithfulness.STEPS, "batch_size": self.case.batch_size}
+        shown = ClassificationMetric(given, softmax)
+        of_blurred = DeletionInsertionMetric(given, softmax, baseline=faithfulness.blur, **options)
+        of_mean = DeletionInsertionMetric(given, softmax, **options)
+        at = 0
+        with torch.no_grad():
+            for images, classes in zip(self.case.normalised, self.classes, strict=True):
+                rows = slice(at, at + len(classes))
+                given.maps = torch.from_numpy(self.stretched[rows] / largest[rows])
+                for metric in (shown, of_blurred) if one_baseline else (shown, of_blurred, of_mean):
+                    metric.update(images, classes)
+                at += len(classes)
         return {
             "drop": shown.summary()["avg_drop"],
             "increase": shown.summary()["conf_increase"],
@@ -414,8 +430,8 @@ class Libraries:
         before = self.stretched[:, : self.height - down, : self.width - right]
         after = self.to_pictures(np.concatenate(moved))[:, down:, right:]
         return {
-            "flip": float(np.nanmean(correlation(self.made[:, :, ::-1], np.concatenate(mirrored)))),
-            "shift": float(np.nanmean(correlation(before, after))),
+            "mirrored": float(np.nanmean(correlation(self.made[:, :, ::-1], np.concatenate(mirrored)))),
+            "moved": float(np.nanmean(correlation(before, after))),
         }
 
     def some(self) -> list[tuple[Tensor, list[int]]]:
@@ -456,9 +472,7 @@ class Libraries:
             return self.to_pictures(maps)
 
         images, classes = (np.concatenate(part) for part in zip(*self.some(), strict=True))
-        metric = quantus.MPRT(
-            similarity_func=correlation_pearson, abs=False, normalise=False, disable_warnings=True, seed=0
-        )
+        metric = MPRT(similarity_func=correlation_pearson, abs=False, normalise=False, disable_warnings=True, seed=0)
         found: Any = metric(
             model=self.case.plain,
             x_batch=images,
@@ -466,17 +480,26 @@ class Libraries:
             a_batch=None,
             explain_func=explained,
             channel_first=True,
-            batch_size=len(self.classes[0]),
+            batch_size=self.case.batch_size,
         )
         means = [float(np.nanmean(values)) for name, values in found.items() if name != "original"]
         return {"fresh last layer": means[0], "fresh network": means[-1]}
 
 
-class LogitMaps:
-    """torch-cam's metrics hand the extractor what they watch, the probability; the map is to be the logit's."""
+class Given:
+    """Maps as torch-cam's metrics ask an extractor for them. From a real one they would get the probability's map."""
 
-    def __init__(self, extractor: TorchGradCam) -> None:
-        self.extractor, self.model = extractor, extractor.model
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.maps = model, torch.zeros(0)
+
+    def __call__(self, *_: Any, **__: Any) -> list[Tensor]:
+        return [self.maps]
+
+    def fuse_cams(self, cams: list[Tensor]) -> Tensor:
+        return cams[0]
+
+    def _hooks_off(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def best_overlap(found: Array, truth: Array) -> float:
@@ -493,3 +516,103 @@ def correlation(maps: Array, others: Array) -> Array:
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         found: Array = stats.pearsonr(maps.reshape(len(maps), -1), others.reshape(len(maps), -1), axis=1).statistic
     return found
+
+
+def faster(case: Case) -> tuple[Maker, str]:
+    """Which of the two makes maps in less time, and what each takes."""
+    images, classes = case.normalised[0], case.batches[0].targets.tolist()
+    seconds: dict[Maker, float] = {}
+    for maker in (ByTorchCam, ByGradCam):
+        explain: ByTorchCam | ByGradCam = maker(case.plain, case.layer)
+        seconds[maker] = min(timed(partial(explain, images, classes))[0] for _ in range(4))
+        explain.close()
+    told = ", ".join(f"{maker.name} {1000 * spent / len(images):.1f} ms a map" for maker, spent in seconds.items())
+    return min(seconds, key=seconds.__getitem__), told
+
+
+def timed(part: Callable[[], Any]) -> tuple[float, Any]:
+    gc.collect()
+    started = time.perf_counter()
+    found = part()
+    return time.perf_counter() - started, found
+
+
+class Round(NamedTuple):
+    ours: dict[str, float]  # seconds by part
+    theirs: dict[str, float]  # with what is not in the total
+    values: tuple[Values, Values]
+
+
+ONE_BASELINE, RANDOMISED = "faithfulness, one baseline", "sanity by Quantus"
+
+
+def one_round(case: Case, maker: Maker) -> Round:
+    """Each part of both sides, taking turns."""
+    ours, libraries = Ours(case), Libraries(case, maker)
+    more: dict[str, Callable[[], Values]] = {
+        ONE_BASELINE: partial(libraries.faithfulness, one_baseline=True),
+        RANDOMISED: libraries.randomised,
+    }
+    both: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    values: tuple[Values, Values] = ({}, {})
+    for part in PARTS:
+        for seconds, found, side in zip(both, values, (ours, libraries), strict=True):
+            seconds[part], figures = timed(getattr(side, part))
+            found |= figures
+    for name, function in more.items():
+        both[1][name], _ = timed(function)
+    return Round(*both, values)
+
+
+def show(rounds: Sequence[Round]) -> None:
+    """Both tables."""
+    print(f"\n{'seconds':<32}{'camtrain':>10}{'libraries':>11}{'ratio':>9}")
+
+    def line(label: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+        ratio = statistics.median(their / our for our, their in zip(ours, theirs, strict=True))
+        print(f"{label:<32}{statistics.median(ours):>10.2f}{statistics.median(theirs):>11.2f}  x {ratio:>5.2f}")
+
+    for part in PARTS:
+        line(part, [each.ours[part] for each in rounds], [each.theirs[part] for each in rounds])
+    ours = [sum(each.ours.values()) for each in rounds]
+    theirs = [sum(each.theirs[part] for part in PARTS) for each in rounds]
+    line("total", ours, theirs)
+    cheaper = [
+        total - each.theirs["faithfulness"] + each.theirs[ONE_BASELINE]
+        for total, each in zip(theirs, rounds, strict=True)
+    ]
+    line("total, with one baseline", ours, cheaper)
+    print("not in the total:")
+    line(ONE_BASELINE, [each.ours["faithfulness"] for each in rounds], [each.theirs[ONE_BASELINE] for each in rounds])
+    line(RANDOMISED, [each.ours["sanity"] for each in rounds], [each.theirs[RANDOMISED] for each in rounds])
+    print(f"\n{'value':<32}{'camtrain':>10}{'libraries':>11}")
+    first, second = rounds[-1].values
+    for name in (name for name in first if name in second):
+        label = name.replace("_", " ")
+        print(f"{label:<32}{first[name]:>10.4f}{second[name]:>11.4f}  {NOTES.get(label, '')}".rstrip())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--pictures", type=int, help="of the validation split; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    cv2.setNumThreads(given.threads)
+    case = prepared(given.run, given.pictures)
+    maker, told = faster(case)
+    count = sum(len(batch.indices) for batch in case.batches)
+    print(f"{count} pictures, {given.threads} threads; {told}; taken: {maker.name}", flush=True)
+    one_round(case.first(), maker)
+    rounds = []
+    for number in range(given.rounds):
+        rounds.append(one_round(case, maker))
+        totals = (sum(rounds[-1].ours.values()), sum(rounds[-1].theirs[part] for part in PARTS))
+        print(f"round {number + 1}: {totals[0]:.1f} s, {totals[1]:.1f} s", flush=True)
+    show(rounds)
+
+
+if __name__ == "__main__":
+    main()
