@@ -156,4 +156,5 @@ def described(finished: Finished, config: Config, pictures: Pictures, device: to
     }
     same = ("model", "learning_rate", "cam_share")
     environment = narration.environment(device, config.trainer)
-    return {"data": data, **{key: theirs[key] for key in same}, "environment": environment}
+    trained = {"trained_seed": theirs.get("trained_seed", theirs["seed"])}
+    return {"data": data, **{key: theirs[key] for key in same}, **trained, "environment": environment}

@@ -54,21 +54,21 @@ class Claim(NamedTuple):
         return Outcome.failed if Outcome.failed in outcomes else Outcome.open
 
 
-def below(found: Interval, limit: float) -> Outcome:
+def below(found: Interval, limit: float, strict: bool) -> Outcome:
     """Whether a difference lies below the limit: by its whole interval, not at all, or perhaps.
 
-    Below 0 is an improvement, and 0 itself is none; a margin (another limit) may be used up.
+    An improvement has to be `strict`ly below; a margin may be used up.
     """
     if not math.isfinite(found.margin):
         return Outcome.unmeasured
-    if found.high < limit or (limit != 0 and found.high == limit):
+    if found.high < limit or (not strict and found.high == limit):
         return Outcome.met
-    return Outcome.failed if found.low > limit or (limit == 0 and found.low == limit) else Outcome.open
+    return Outcome.failed if found.low > limit or (strict and found.low == limit) else Outcome.open
 
 
-def above(found: Interval, limit: float) -> Outcome:
+def above(found: Interval, limit: float, strict: bool) -> Outcome:
     """As :func:`below`, from the other side."""
-    return below(Interval(-found.estimate, found.margin, found.p), -limit)
+    return below(Interval(-found.estimate, found.margin, found.p), -limit, strict)
 
 
 def witnesses(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
@@ -85,7 +85,7 @@ def witnesses(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
         names = [f"{group}/with_trained"]
         for other in kept:
             names += [f"{group}/like_{other.value}", f"other_maps/{other.value}/like_{variant.value}"]
-        likeness = ([final[name] for final in finals if name in final] for name in names)
+        likeness = ([final[name] for final in finals if math.isfinite(final.get(name, math.nan))] for name in names)
         if not any(values and min(values) >= SAME_MAP for values in likeness):
             kept.append(variant)
     return kept
@@ -109,18 +109,18 @@ def judge(
     """
 
     def condition(
-        part: str, name: str, tag: str, limit: float, low: bool, of: Mapping[str, Interval] = differences
+        part: str, name: str, tag: str, limit: float | None, low: bool, of: Mapping[str, Interval] = differences
     ) -> Condition:
+        """Without a limit an improvement is asked for."""
         found = of.get(tag, NOTHING)
-        outcome = below(found, limit) if low else above(found, limit)
-        return Condition(
-            part, name, f"{'below' if low else 'above'} {limit:+g}" if limit else _sign(low), found, outcome
-        )
+        outcome = (below if low else above)(found, limit or 0.0, limit is None)
+        asked = f"{'below' if low else 'above'} {0 if limit is None else f'{limit:+g}'}"
+        return Condition(part, name, asked, found, outcome)
 
     faithful, health = margins.faithfulness_margin, margins.health_margin
     conditions = [
-        condition("concentration improves", "entropy, nats", "cam/entropy", 0, True),
-        condition("concentration improves", "elliptical area, cells", "cam/area", 0, True),
+        condition("concentration improves", "entropy, nats", "cam/entropy", None, True),
+        condition("concentration improves", "elliptical area, cells", "cam/area", None, True),
         condition(
             "accuracy is kept",
             performance.partition("/")[0].replace("_", " "),
@@ -157,20 +157,26 @@ def judge(
     ]
     beyond = [
         condition(
-            "more than sharpening", "energy in mask, beside the control", "cam/energy_in_mask", 0, False, beside_control
+            "more than sharpening",
+            "energy in mask, beside the control",
+            "cam/energy_in_mask",
+            None,
+            False,
+            beside_control,
         ),
         condition(
-            "more than sharpening", "insertion, beside the control", "faithfulness/insertion", 0, False, beside_control
+            "more than sharpening",
+            "insertion, beside the control",
+            "faithfulness/insertion",
+            None,
+            False,
+            beside_control,
         ),
         condition(
-            "more than sharpening", "deletion, beside the control", "faithfulness/deletion", 0, True, beside_control
+            "more than sharpening", "deletion, beside the control", "faithfulness/deletion", None, True, beside_control
         ),
     ]
     return Claim(conditions, beyond)
-
-
-def _sign(low: bool) -> str:
-    return "below 0" if low else "above 0"
 
 
 HEADLINES = {
@@ -198,4 +204,7 @@ def told(claim: Claim) -> list[str]:
             if better
             else "Nothing was shown here that sharpening the baseline's maps afterwards would not do as well."
         )
+    worse = [condition.name for condition in claim.beyond if condition.outcome is Outcome.failed]
+    if worse:
+        lines.append(f"Worse than sharpening the baseline's maps: {'; '.join(worse)}.")
     return lines

@@ -321,9 +321,14 @@ def sane(
     return Sanity(values.measured(), curves)
 
 
-def first_of(chosen: Tensor, count: int) -> Tensor:
-    """The first `count` of the chosen ones, (pictures,) bool."""
-    return chosen & (chosen.cumsum(0) <= count)
+def some_of(chosen: Tensor, count: int) -> Tensor:
+    """`count` of the chosen ones, (pictures,) bool, spread evenly: in a set that is sorted by class, of every class."""
+    numbers = chosen.nonzero().flatten()
+    if len(numbers) <= count:
+        return chosen
+    found = torch.zeros_like(chosen)
+    found[numbers[torch.arange(count) * len(numbers) // max(count, 1)]] = True
+    return found
 
 
 class Close(NamedTuple):
@@ -362,10 +367,10 @@ def measure(
             whole.means[name] |= means
             whole.each[name] |= more.each[name]
 
-    faithfully = first_of(measured, wanted.faithfulness_pictures)
+    faithfully = some_of(measured, wanted.faithfulness_pictures)
     if wanted.faithfulness_pictures:
         say("measuring faithfulness")
-        imputed = first_of(faithfully, wanted.road_pictures)
+        imputed = some_of(faithfully, wanted.road_pictures)
         add(faithful(arms, batches(), variant, placed.power, faithfully, imputed, config.seed))
     others = [other for other in dict.fromkeys(wanted.maps) if other is not variant]
     quick = [other for other in others if other is not CamVariant.scorecam]
@@ -374,11 +379,11 @@ def measure(
         add(other_maps(arms, batches(), quick, variant, measured, faithfully))
     if CamVariant.scorecam in others:
         say("measuring scorecam")
-        some = first_of(measured, wanted.scorecam_pictures)
+        some = some_of(measured, wanted.scorecam_pictures)
         add(other_maps(arms, batches(), [CamVariant.scorecam], variant, some, faithfully & some))
     if wanted.sanity_pictures:
         say("measuring sanity")
-        checked = sane(arms, batches, variant, first_of(measured, wanted.sanity_pictures), fresh)
+        checked = sane(arms, batches, variant, some_of(measured, wanted.sanity_pictures), fresh)
         add(checked.measured)
         found["sanity"] = checked.curves
     found["control"]["final"] = whole.means[CONTROL]

@@ -108,7 +108,9 @@ class Row(NamedTuple):
 
     @property
     def difference(self) -> float:
-        return self.regularised - self.baseline
+        """Mean over pictures that both arms have a value of, where these are known; else that of the means."""
+        estimate = self.interval.estimate
+        return estimate if math.isfinite(estimate) else self.regularised - self.baseline
 
     @property
     def ratio(self) -> float:

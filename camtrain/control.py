@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-from camtrain.indicators import entropy, positive_part
+from camtrain.indicators import entropy, is_dead, positive_part
 
 CONTROL = "control"
 
@@ -24,8 +23,8 @@ HALVINGS = 40
 def sharpened(maps: Tensor, power: float) -> Tensor:
     r""":math:`(L^+ / \max L^+)^\gamma`, (maps, height, width); a dead map stays 0. Power 1 changes no distribution."""
     positive = positive_part(maps)
-    largest = positive.amax((1, 2), keepdim=True)
-    return torch.where(largest > 0, positive / largest.where(largest > 0, 1.0), 0.0) ** power * (largest > 0)
+    live = ~is_dead(maps)[:, None, None]
+    return (positive / positive.amax((1, 2), keepdim=True).where(live, 1.0)) ** power * live
 
 
 def power_for(maps: Tensor, mean_entropy: float) -> float:

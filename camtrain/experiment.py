@@ -171,6 +171,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
                 log.info("%s", narration.epoch_line(epoch + 1, figures, multilabel))
                 save("running")
 
+            for arm in arms:
+                checkpoint.save_weights(arm, folder / arm.name)
+
             # ---- measure what takes longer, once
             measure = f"{performance.measure(multilabel)}/val"
             courses = {name: learning.course(rows, kept[name], measure) for name, rows in epochs.items()}
@@ -189,8 +192,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
             title, shared = narration.title(config), len(shared_files(train_pictures, val_pictures))
             judged = conclusion.judge(scene, save("running"), close, title, shared)
             final = {arm: rows[-1] for arm, rows in epochs.items()}
-            for arm in arms:
-                checkpoint.save_weights(arm, folder / arm.name)
             board.text("comparison", comparison.as_markdown(final, judged.one.rows), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
         status = "completed"

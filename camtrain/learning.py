@@ -25,8 +25,9 @@ KEPT = 256
 
 
 def keep(maps: Tensor) -> Tensor:
-    """What is kept of an epoch's maps: the first ones, each over its maximum, in half precision on the CPU."""
-    positive = positive_part(maps[:KEPT])
+    """What is kept of an epoch's maps: some, spread evenly, each over its maximum, in half precision on the CPU."""
+    count = min(KEPT, len(maps))
+    positive = positive_part(maps[torch.arange(count, device=maps.device) * len(maps) // max(count, 1)])
     largest = positive.amax((1, 2), keepdim=True)
     return (positive / largest.where(largest > 0, 1.0)).half().cpu()
 

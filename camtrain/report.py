@@ -137,7 +137,7 @@ def interval_text(condition: Condition) -> str:
 # ---- pictures
 
 
-WHY = {"best": "Where most was gained", "worst": "Where most was lost", "random": "At random"}
+WHY = {"best": "Largest gain", "worst": "Smallest gain, or largest loss", "random": "At random"}
 
 
 def wall(one: Summary) -> str:
@@ -160,7 +160,11 @@ def wall(one: Summary) -> str:
         " both maps.</p>"
     ]
     for why, words in WHY.items():
-        figures = "".join(_figure(run.folder, entry, multilabel) for entry in shown if entry["why"] == why)
+        figures = "".join(
+            _figure(run.folder, entry, multilabel)
+            for entry in shown
+            if entry["why"] == why and (run.folder / entry["file"]).is_file()
+        )
         by = f", by {run.result['wall_by']}" if why != "random" else ", chosen before training"
         if figures:
             parts.append(f'<h3>{words}{by}</h3><div class="wall">{figures}</div>')
@@ -172,7 +176,8 @@ def _figure(folder: Path, entry: Mapping[str, Any], multilabel: bool) -> str:
     captions, spoken = [html.escape(truth)], []
     for arm in (BASELINE, REGULARISED):
         part = entry[arm]
-        text = f"{part['predicted']} {part['probability']:.0%}"
+        probability = math.nan if part["probability"] is None else part["probability"]
+        text = f"{part['predicted']} {probability:.0%}"
         wrong = part["predicted"] != truth and not multilabel
         shown = f'<span class="wrong">{html.escape(text)}</span>' if wrong else html.escape(text)
         peak = f"peak {part['peak']:.0f} x" if part["peak"] else "dead map"
@@ -384,11 +389,16 @@ def overview(summaries: Sequence[Summary]) -> str:
         ]
         panels.append((f"{indicator.label} ({indicator.better} is better)", points))
     heading = ["setting", "seeds", "claim", *labels, "overfitting"]
+    fronts = (
+        "<h2>Pareto fronts</h2><p>Circles are the regularised arms under their number in the table, filled where no"
+        " other setting is at least as good in both figures; squares are their baselines.</p>"
+        f'<div class="plot">{plots.front(panels, KNOWN[tag].label)}</div>'
+        if panels
+        else ""
+    )
     return (
         "<h2>Settings</h2><p>Baseline &gt; regularised, means over seeds. Overfitting is the gap between training and"
         " validation: a term that is pressed too hard may widen it.</p>"
         + table(heading, [("", rows)], "settings", caption="settings of the sweep")
-        + "<h2>Pareto fronts</h2><p>Circles are the regularised arms under their number in the table, filled where no"
-        " other setting is at least as good in both figures; squares are their baselines.</p>"
-        f'<div class="plot">{plots.front(panels, KNOWN[tag].label)}</div>'
+        + fronts
     )

@@ -40,6 +40,11 @@ class Run(NamedTuple):
     result: Mapping[str, Any]  # as in result.json
     each: Each
 
+    @property
+    def seed(self) -> int:
+        """Of the training, also where its pictures were chosen by another one when it was measured again."""
+        return int(self.result.get("trained_seed", self.config.seed))
+
 
 class Summary(NamedTuple):
     """Runs that differ in their seed alone."""
@@ -52,7 +57,7 @@ class Summary(NamedTuple):
 
     @property
     def seeds(self) -> list[int]:
-        return [run.config.seed for run in self.runs]
+        return [run.seed for run in self.runs]
 
 
 def settings(config: Config) -> dict[str, str | float | bool]:
@@ -71,7 +76,10 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     found: dict[tuple[tuple[str, str | float | bool], ...], dict[int, Run]] = {}
     for run in runs:
-        found.setdefault(tuple(sorted(settings(run.config).items())), {})[run.config.seed] = run
+        own = settings(run.config)
+        if run.seed != run.config.seed:
+            own["seed"] = run.config.seed  # of the pictures
+        found.setdefault(tuple(sorted(own.items())), {})[run.seed] = run
     common = set.intersection(*(set(group) for group in found)) if found else set()
     return {
         " ".join(f"{key}={value}" for key, value in group if (key, value) not in common): [

@@ -38,23 +38,23 @@ BESIDE = {
 
 
 @pytest.mark.parametrize(
-    ("found", "limit", "expected"),
+    ("found", "limit", "expected"),  # without a limit an improvement is asked for
     [
-        (interval(-0.01, 0.005), 0, Outcome.met),
-        (interval(-0.01, 0.01), 0, Outcome.open),  # reaches 0, which is no improvement
-        (interval(0.0, 0.0), 0, Outcome.failed),
-        (interval(0.01, 0.005), 0, Outcome.failed),
+        (interval(-0.01, 0.005), None, Outcome.met),
+        (interval(-0.01, 0.01), None, Outcome.open),  # reaches 0, which is no improvement
+        (interval(0.0, 0.0), None, Outcome.failed),
+        (interval(0.01, 0.005), None, Outcome.failed),
         (interval(0.0, 0.02), 0.02, Outcome.met),  # a margin may be used up
         (interval(0.0, 0.021), 0.02, Outcome.open),
         (interval(0.03, 0.005), 0.02, Outcome.failed),
-        (interval(0.0, 0.0), 0.0, Outcome.failed),
-        (interval(-5, math.nan), 0, Outcome.unmeasured),
-        (NOTHING, 0, Outcome.unmeasured),
+        (interval(0.0, 0.0), 0.0, Outcome.met),
+        (interval(-5, math.nan), None, Outcome.unmeasured),
+        (NOTHING, None, Outcome.unmeasured),
     ],
 )
-def test_a_difference_below_its_limit(found: Interval, limit: float, expected: Outcome) -> None:
-    assert below(found, limit) is expected
-    assert above(Interval(-found.estimate, found.margin, found.p), -limit) is expected
+def test_a_difference_below_its_limit(found: Interval, limit: float | None, expected: Outcome) -> None:
+    assert below(found, limit or 0.0, limit is None) is expected
+    assert above(Interval(-found.estimate, found.margin, found.p), -(limit or 0.0), limit is None) is expected
 
 
 def test_all_conditions_have_to_hold() -> None:

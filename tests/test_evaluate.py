@@ -11,7 +11,7 @@ import torch
 
 from camtrain import faithfulness, indicators, localisation
 from camtrain.arm import Arm
-from camtrain.closely import by_size, faithful, other_maps, place, sane
+from camtrain.closely import by_size, faithful, other_maps, place, sane, some_of
 from camtrain.config import TRAINABLE, CamVariant, FakeConfig, ModelConfig, OptimConfig, ShapesConfig
 from camtrain.control import sharpened
 from camtrain.data.batches import Batch, all_batches
@@ -245,3 +245,15 @@ def test_cascade_replaces_everything_from_the_last_to_the_first() -> None:
     assert left[-1] == set()
     assert all(later < earlier for earlier, later in itertools.pairwise(left))
     assert left[0] - left[1] <= {"fc.weight", "fc.bias"}
+
+
+def test_a_part_of_the_pictures_is_spread_over_all_of_them() -> None:
+    chosen = torch.arange(100) % 2 == 0
+    some = some_of(chosen, 10)
+    assert some.nonzero().flatten().tolist() == list(range(0, 100, 10))
+    assert bool((chosen | ~some).all())
+    assert int(some_of(chosen, 60).sum()) == 50
+    assert int(some_of(chosen, 0).sum()) == 0
+    nested = some_of(some, 3)
+    assert int(nested.sum()) == 3
+    assert bool((some | ~nested).all())

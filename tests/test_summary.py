@@ -72,6 +72,19 @@ def test_what_is_no_setting_does_not_set_apart() -> None:
     assert len(grouped([run(0), other])) == 2
 
 
+def test_measuring_a_run_again_with_another_seed_makes_no_new_seed() -> None:
+    runs = [run(seed) for seed in (3, 4)]
+    for one in runs:
+        one.result["trained_seed"] = 0  # type: ignore[index]
+    assert list(grouped(runs)) == ["seed=3", "seed=4"]
+    runs = [run(7), run(7)]
+    for number, one in enumerate(runs):
+        one.result["trained_seed"] = number  # type: ignore[index]
+    ((label, of_label),) = grouped(runs).items()
+    assert label == ""
+    assert [one.seed for one in of_label] == [0, 1]
+
+
 def test_one_run_has_the_t_interval_of_its_pictures() -> None:
     one = run(3)
     row, values = row_of([one], "cam/entropy"), differences(run(3), "cam/entropy")
