@@ -18,6 +18,7 @@ from camtrain.finished import read
 from camtrain.result import NAME, finite, read_pictures
 from camtrain.statistics import Interval
 from camtrain.summary import Run, Summary, grouped, summarise
+from camtrain.summary import notes as notes_on
 
 log = logging.getLogger("camtrain")
 
@@ -40,6 +41,8 @@ def across(config: Config, folder: Path) -> None:
     summaries = [summarise(label, of_label, config.report) for label, of_label in grouped(runs).items()]
     used = sum(len(one.runs) for one in summaries)
     notes = [f"left out: {reason}" for reason in left_out]
+    if len(summaries) == 1:
+        notes = notes_on(summaries[0]) + notes
     if used < len(runs):
         notes.append(f"{len(runs) - used} runs of the same settings and seed as a later one were left out.")
     for one in summaries:
@@ -48,6 +51,8 @@ def across(config: Config, folder: Path) -> None:
         log.info("seed%s %s\n", "s" * (len(one.runs) > 1), ", ".join(map(str, one.seeds)))
         log.info("%s\n", comparison.as_text(one.final, one.rows))
         log.info("%s\n", "\n".join(told(one.claim)))
+        for note in notes_on(one) if len(summaries) > 1 else ():
+            log.warning("Note: %s", note)
     for note in notes:
         log.warning("Note: %s", note)
     report.write(folder / PAGE, title(summaries), summaries, notes)

@@ -27,6 +27,12 @@ from camtrain.score import is_multilabel
 
 log = logging.getLogger("camtrain")
 
+USED = (
+    *("task", "run", "seed", "evaluate.", "report.", "dataset", "hydra."),
+    *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
+)
+"""Keys that are taken from the command line, or what they begin with."""
+
 
 def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, Any]:
     """Measure both arms of a finished run, and leave what a run leaves, but for curves and weights.
@@ -45,6 +51,9 @@ def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, An
             then but the log.
     """
     assert config.run is not None
+    for key in sorted(chosen):
+        if not key.startswith(USED):
+            raise UserError(f"{key}: task=evaluate takes it from the run; leave it out")
     device = machine.choose_device(config.trainer.device)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)

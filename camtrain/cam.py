@@ -122,15 +122,18 @@ def eigencam(activations: Tensor) -> Tensor:
         activations: (maps, channels, height, width), detached.
 
     Returns:
-        (maps, height, width), before ReLU; zero where every cell is the same.
+        (maps, height, width), before ReLU; zero where every cell is the same, nan where activations are not finite.
     """
     count, _, height, width = activations.shape
     cells = _wide(activations)[0].flatten(2).mT
+    finite = cells.isfinite().all(2).all(1)
+    cells = torch.where(finite[:, None, None], cells, 0.0)  # no decomposition exists, and torch raises
     centred = cells - cells.mean(1, keepdim=True)
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)
     projection = left[:, :, 0] * values[:, :1]
     rises = (projection * centred.sum(2)).sum(1, keepdim=True) >= 0
-    return torch.where(rises, projection, -projection).reshape(count, height, width)
+    signed = torch.where(rises, projection, -projection).masked_fill(~finite[:, None], torch.nan)
+    return signed.reshape(count, height, width)
 
 
 def scorecam(

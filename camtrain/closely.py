@@ -5,6 +5,7 @@ Tags are those of :mod:`camtrain.evaluate`, of both arms and, where it makes a d
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from camtrain.indicators import correlation, entropy, is_dead
 from camtrain.model import Classifier
 from camtrain.road import road
 from camtrain.sanity import cascade
-from camtrain.score import Pairs, of_pictures, probability, regions_of
+from camtrain.score import Pairs, of_pictures, pairs, probability, regions_of
 from camtrain.stability import stability
 from camtrain.streams import Stream, stream
 
@@ -182,8 +183,10 @@ def faithful(
     for batch in only(batches, measured):
         images, targets, _, numbers = batch
         with_road = imputed[numbers.cpu()].to(images.device)
-        streams = (stream(seed, Stream.road, step=number) for number in numbers.tolist())
-        noise = np.stack([drawn.standard_normal(images.shape[1:], np.float32) for drawn in streams])
+        noise = np.zeros(images.shape if bool(with_road.any()) else (0,), np.float32)
+        for row in with_road.nonzero().flatten().tolist():
+            drawn = stream(seed, Stream.road, step=int(numbers[row]))
+            noise[row] = drawn.standard_normal(images.shape[1:], np.float32)
         noise_of = torch.from_numpy(noise).to(images.device)
         for arm in arms:
             _, of, maps = forward_maps(arm, images, targets, variant)
@@ -298,17 +301,17 @@ def sane(
     curves: dict[str, list[float]] = {arm.name: [] for arm in arms}
     some = list(only(batches(), measured))
     for arm in arms:
-        model = fresh()
-        model.mean, model.std = arm.model.mean, arm.model.std
+        model = copy.copy(arm.model)
+        model.runs = {}  # compiled code belongs to the arm
+        model = copy.deepcopy(model)
+        model.backbone.load_state_dict(fresh().backbone.state_dict())
         other = dataclasses.replace(arm, model=model)
-        trained = [forward_maps(arm, batch.images, batch.targets, variant) for batch in some]
-        of_map = [
-            of_pictures(batch.indices, batch.targets, mapped.of) for batch, mapped in zip(some, trained, strict=True)
-        ]
+        trained = [forward_maps(arm, batch.images, batch.targets, variant).maps for batch in some]
+        of_map = [of_pictures(batch.indices, batch.targets, pairs(batch.targets)) for batch in some]
         alike = of_map
         for stage, _ in enumerate(cascade(model.backbone, arm.model.backbone.state_dict())):
             alike = []
-            for batch, (_, _, before) in zip(some, trained, strict=True):
+            for batch, before in zip(some, trained, strict=True):
                 maps = forward_maps(other, batch.images, batch.targets, variant).maps
                 gone = is_dead(maps) & ~is_dead(before)
                 alike.append(correlation(before, maps).masked_fill(gone, 0))

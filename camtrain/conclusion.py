@@ -96,8 +96,7 @@ def judge(scene: Scene, told: Mapping[str, Any], close: Closely, title: str, sha
         shared: files that both arms were trained on and are validated on.
     """
     one = summary.summarise("", [summary.Run(scene.folder, scene.config, told, close.each)], scene.config.report)
-    intervals = {row.indicator.tag: row.interval for rows in one.rows.values() for row in rows}
-    notes = list(comparison.warnings(one.final, intervals, scene.config.cam, shared))
+    notes = summary.notes(one, shared)
     report.write(scene.folder / PAGE, title, [one], notes)
     return Judged(one, notes)
 

@@ -24,6 +24,7 @@ from camtrain.files import write_text
 from camtrain.page import cell, facts, page, picture, said, table
 from camtrain.pareto import on_front
 from camtrain.summary import Summary
+from camtrain.summary import notes as notes_on
 
 FRONTS = ("cam/entropy", "cam/energy_in_mask", "faithfulness/insertion", "faithfulness/deletion", "stability/flip")
 """Of each family, what accuracy is drawn against."""
@@ -41,17 +42,21 @@ def write(path: Path, title: str, summaries: Sequence[Summary], notes: Sequence[
         notes: sentences that stand below the verdict.
     """
     say = html.escape
-    warned = "".join(f'<p class="warning" role="note">{say(note[0].upper() + note[1:])}</p>' for note in notes)
+    warned = warnings(notes)
     if len(summaries) == 1:
         body = f"<h1>{say(title)}</h1>{section(summaries[0], warned)}"
     else:
         parts = "".join(
             f'<details id="setting-{number}"><summary>{number}: {say(one.label)}, {_seeds(one)}</summary>'
-            f"{section(one, '')}</details>"
+            f"{section(one, warnings(notes_on(one)))}</details>"
             for number, one in enumerate(summaries, start=1)
         )
         body = f"<h1>{say(title)}</h1>{warned}{overview(summaries)}<h2>Each setting</h2>{parts}"
     write_text(path, page(title, body))
+
+
+def warnings(notes: Sequence[str]) -> str:
+    return "".join(f'<p class="warning" role="note">{html.escape(note[0].upper() + note[1:])}</p>' for note in notes)
 
 
 def section(one: Summary, warned: str) -> str:

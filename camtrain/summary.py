@@ -13,7 +13,7 @@ from torch import Tensor
 from camtrain import narration
 from camtrain.arm import BASELINE, REGULARISED
 from camtrain.claim import Claim, judge, witnesses
-from camtrain.comparison import Row, performance, rows
+from camtrain.comparison import Row, performance, rows, warnings
 from camtrain.config import Config, DatasetName, ReportConfig, keys
 from camtrain.control import CONTROL
 from camtrain.statistics import Interval, hierarchical, of_mean
@@ -58,6 +58,12 @@ class Summary(NamedTuple):
     @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
+
+
+def notes(one: Summary, shared: int = 0) -> list[str]:
+    """What a reader must know before believing it; `shared` as for :func:`camtrain.comparison.warnings`."""
+    found = {row.indicator.tag: row.interval for rows in one.rows.values() for row in rows}
+    return list(warnings(one.final, found, one.runs[0].config.cam, shared))
 
 
 def settings(config: Config) -> dict[str, str | float | bool]:
