@@ -63,6 +63,7 @@ def place(
     values = Values(names, len(measured))
     curves = {name: _Curves() for name in names}
     shares = Values(["object"], len(measured))
+    known: set[str] = set()
     for images, targets, regions, numbers in only(batches, measured):
         found: dict[str, Tensor] = {}
         for arm in arms:
@@ -83,7 +84,9 @@ def place(
         ):
             found[name] = trivial.to(own.device).expand(len(own), -1, -1)
         for name, those in found.items():
-            values.add(name, of_map, tagged("cam", of_maps(those, own)))
+            figures = tagged("cam", of_maps(those, own))
+            known |= figures.keys()
+            values.add(name, of_map, figures)
             curves[name].add(those, own, of_map)
     for name in names:
         of_map, figures = curves[name].figures()
@@ -99,6 +102,10 @@ def place(
     lines = by_size(whole.each, share)
     for name in (UNIFORM, CENTRED):
         del whole.means[name], whole.each[name]
+    for arm in arms:  # known from :func:`camtrain.evaluate.evaluate`, and needed here by size only
+        for of_arm in (whole.means[arm.name], whole.each[arm.name]):
+            for tag in known:
+                of_arm.pop(tag, None)
     return Place(whole, lines, power)
 
 
