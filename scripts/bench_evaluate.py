@@ -5,7 +5,7 @@
 
 RUN is the folder of a finished run with one class per picture. Measured is its regularised arm, by Grad-CAM of the
 true class's logit, on the first N validation pictures (default: all), which both sides get decoded, in batches and in
-memory. Every family of indicators but ROAD, which has no fast counterpart, in five parts:
+memory. Every family of indicators but ROAD, in five parts:
 
 - maps: the maps, accuracy and confidence, concentration, energy in mask and pointing, health;
 - localisation: overlap, MaxBoxAccV2 and PxAP at the same thresholds;
