@@ -23,7 +23,6 @@ from camtrain.summary import notes as notes_on
 log = logging.getLogger("camtrain")
 
 TABLE = "comparison.json"
-PAGE = "report.html"
 
 
 def across(config: Config, folder: Path) -> None:
@@ -37,7 +36,7 @@ def across(config: Config, folder: Path) -> None:
         UserError: there is no finished run, or what one left is not whole. Nothing was written then but the log.
     """
     assert config.runs is not None
-    runs, left_out = collect(config.runs, folder)
+    runs, left_out = collect(config.runs)
     summaries = [summarise(label, of_label, config.report) for label, of_label in grouped(runs).items()]
     used = sum(len(one.runs) for one in summaries)
     notes = [f"left out: {reason}" for reason in left_out]
@@ -55,24 +54,23 @@ def across(config: Config, folder: Path) -> None:
             log.warning("Note: %s", note)
     for note in notes:
         log.warning("Note: %s", note)
-    report.write(folder / PAGE, title(summaries), summaries, notes)
+    report.write(folder / report.NAME, title(summaries), summaries, notes)
     write_text(folder / TABLE, json.dumps(finite([as_json(one) for one in summaries]), indent=1) + "\n")
-    log.info("report       %s", folder / PAGE)
+    log.info("report       %s", folder / report.NAME)
 
 
-def collect(runs: str, own: Path) -> tuple[list[Run], list[str]]:
+def collect(runs: str) -> tuple[list[Run], list[str]]:
     """Every finished run below a folder, or below those that a pattern matches, and what was left out.
 
     Args:
         runs: the folder or pattern.
-        own: a folder that is passed over: this one's own.
 
     Raises:
         UserError: there is none.
     """
     pattern = str(Path(runs).expanduser())
     places = [Path(pattern)] if Path(pattern).is_dir() else sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207
-    folders = sorted({path.parent for place in places for path in place.rglob(NAME)} - {own}, key=_natural)
+    folders = sorted({path.parent for place in places for path in place.rglob(NAME)}, key=_natural)
     found, left_out = [], []
     for folder in folders:
         try:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -26,12 +24,6 @@ from camtrain.preconditions import check_maps
 from camtrain.score import is_multilabel
 
 log = logging.getLogger("camtrain")
-
-USED = (
-    *("task", "run", "seed", "evaluate.", "report.", "dataset", "hydra."),
-    *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
-)
-"""Keys that are taken from the command line, or what they begin with."""
 
 
 def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, Any]:
@@ -51,50 +43,41 @@ def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, An
             then but the log.
     """
     assert config.run is not None
-    for key in sorted(chosen):
-        if not key.startswith(USED):
-            raise UserError(f"{key}: task=evaluate takes it from the run; leave it out")
-    device = machine.choose_device(config.trainer.device)
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    device = machine.prepare(config.trainer)
     finished = read(Path(config.run).expanduser())
     own = combined(config, finished, chosen)
-    pictures = fitting(validation(own.dataset, own.seed, machine.workers(own.trainer)), finished)
     both = arms(finished, device)
     check_maps(own.evaluate.maps, both[0].paths, finished.result["model"]["layer"])
-    scene = Scene(own, folder, both, pictures, device)
+    pictures = fitting(validation(own.dataset, own.seed, machine.workers(own.trainer)), finished)
     result.claim(folder)
+    scene = Scene(own, folder, both, pictures, device)
     facts = described(finished, own, pictures, device)
-    tree: Any = OmegaConf.to_container(OmegaConf.structured(own), enum_to_str=True)
     log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result["data"]["name"])
     conclusion.introduce(facts, own)
-    started = time.perf_counter()
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in both}
+    each: summary.Each = {arm.name: {} for arm in both}
 
-    def save(status: str, each: summary.Each) -> dict[str, Any]:
-        found = summary.differences([each], shared=True) if each else {}
-        timing = {"seconds": time.perf_counter() - started}
-        return result.write(folder, status, own.seed, tree, epochs, found, timing, facts)
+    def save(status: str) -> dict[str, Any]:
+        return scene.save(status, epochs, each, facts, {})
 
     status = "failed"
-    each: summary.Each = {}
-    save("running", each)
+    save("running")
     try:
         with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
             evaluated = evaluate(both, scene.batches(), own.cam.variant, scene.measured)
-            close = conclusion.look(scene, evaluated, bar.set_description)
-        facts |= close.facts
-        each = close.each
+            seen = conclusion.look(scene, evaluated, bar.set_description)
+        facts |= seen.facts
+        each = seen.each
         for arm in both:
-            epochs[arm.name] = [{**evaluated.measured.means[arm.name], **close.means[arm.name]}]
-        judged = conclusion.judge(scene, save("running", each), close, f"{narration.title(own)}, measured again")
+            epochs[arm.name] = [{**evaluated.measured.means[arm.name], **seen.means[arm.name]}]
+        settled = conclusion.settle(scene, save("running"), each, f"{narration.title(own)}, measured again")
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        written = save(status, each)
-    conclusion.tell(scene, judged)
+        written = save(status)
+    conclusion.tell(scene, settled)
     return written
 
 
@@ -159,6 +142,8 @@ def described(finished: Finished, config: Config, pictures: Pictures, device: to
     data = {
         **theirs["data"],
         "name": narration.data_name(config),
+        "train": None,  # nothing is trained on
+        "middle_side": int(pictures.sizes.amin(1).median()),
         "val": len(pictures.targets),
         "val_with_region": pictures.with_region,
         "skipped": {"train": [], "val": [entry._asdict() for entry in pictures.skipped]},

@@ -11,6 +11,8 @@ from camtrain.arm import Arm
 from camtrain.balance import Balance
 from camtrain.files import write_atomically
 
+WEIGHTS = "weights.pt"
+
 
 def save(arm: Arm, folder: Path, epochs_done: int) -> None:
     """Write `checkpoint.pt`: all that training needs to go on after `epochs_done` epochs."""
@@ -35,7 +37,7 @@ def restore(arm: Arm, folder: Path) -> int:
 
 def save_weights(arm: Arm, folder: Path) -> Path:
     """Write `weights.pt`: the backbone's state dict, which torchvision's own model of that name loads."""
-    path = folder / "weights.pt"
+    path = folder / WEIGHTS
     state = {key: value.cpu() for key, value in arm.model.backbone.state_dict().items()}
     write_atomically(path, lambda opened: torch.save(state, opened))
     return path

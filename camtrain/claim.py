@@ -2,7 +2,8 @@
 
 A map can be sharp and wrong, or dead, and a network can pay for it with accuracy; so no single figure settles it. The
 claim is made only if every condition holds over its whole 95 % interval (an intersection-union test: all must hold, so
-that none needs a correction for their number).
+that none needs a correction for their number). That the claim failed follows from a single contradicted condition, and
+is not corrected: of some dozen that all lie just within their limits, now and then one is contradicted by chance.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ class Condition(NamedTuple):
     asked: str
     found: Interval  # regularised minus baseline, or minus the control
     outcome: Outcome
-    digits: int = 3
 
 
 class Claim(NamedTuple):

@@ -24,7 +24,7 @@ from hydra.core.override_parser.types import ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from camtrain.complaints import CONFIG_ERRORS, explain
-from camtrain.config import Config, Task, check, register
+from camtrain.config import Config, Task, check, check_taken, register
 from camtrain.errors import UserError
 
 log = logging.getLogger("camtrain")
@@ -219,6 +219,7 @@ def job(
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = typed(cfg)
+        check_taken(config.task, set_by_user())
         if config.task is Task.explain:
             from camtrain.explain import explain as explain_pictures
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,9 +19,8 @@ from camtrain.arm import BASELINE, REGULARISED, Arm
 from camtrain.config import CamVariant, Config
 from camtrain.control import CONTROL, power_for, sharpened
 from camtrain.data.batches import Batch
-from camtrain.evaluate import Measured, Values, forward_maps, forward_several, of_maps, only, peak_entropy, tagged
-from camtrain.indicators import correlation, entropy, is_dead
-from camtrain.model import Classifier
+from camtrain.evaluate import Evaluated, Measured, Values, forward_maps, forward_several, of_maps, peak_entropy, tagged
+from camtrain.indicators import correlation, energy_in_mask, entropy, has_object, likeness, pointing
 from camtrain.road import road
 from camtrain.sanity import cascade
 from camtrain.score import Pairs, of_pictures, pairs, probability, regions_of
@@ -46,66 +44,57 @@ class Place(NamedTuple):
     power: float  # of the control
 
 
-def place(
-    arms: Sequence[Arm], maps: Mapping[str, Tensor], batches: Iterable[Batch], variant: CamVariant, measured: Tensor
-) -> Place:
+def place(arms: Sequence[Arm], evaluated: Evaluated, batches: Iterable[Batch], variant: CamVariant) -> Place:
     """Localisation of both arms, the control and two trivial maps; stability of both arms; the control's indicators.
 
     Args:
         arms: both.
-        maps: of the measured pictures, by arm, which the control is made from.
-        batches: the validation pictures.
+        evaluated: of the same pictures; the control is made from its maps.
+        batches: the measured pictures.
         variant: the trained map.
-        measured: (pictures,) bool, whose maps are measured.
     """
+    maps, quick = evaluated.maps, evaluated.measured.each
+    pictures = len(quick[BASELINE]["cam/entropy"])
     power = power_for(maps[BASELINE], float(entropy(maps[REGULARISED]).double().nanmean()))
     names = [*(arm.name for arm in arms), CONTROL, UNIFORM, CENTRED]
-    values = Values(names, len(measured))
+    values, shares = Values(names, pictures), Values(["object"], pictures)
     curves = {name: _Curves() for name in names}
-    shares = Values(["object"], len(measured))
-    known: set[str] = set()
-    for images, targets, regions, numbers in only(batches, measured):
+    for images, targets, regions, numbers in batches:
         found: dict[str, Tensor] = {}
+        of = pairs(targets)
+        of_map, own = of_pictures(numbers, targets, of).to(images.device), regions_of(regions, targets, of)
         for arm in arms:
-            _, of, found[arm.name] = forward_maps(arm, images, targets, variant)
+            found[arm.name] = forward_maps(arm, images, targets, variant).maps
 
             def again(changed: Tensor, arm: Arm = arm, targets: Tensor = targets) -> Tensor:
                 return forward_maps(arm, changed, targets, variant).maps
 
-            of_map = of_pictures(numbers, targets, of)
             values.add(arm.name, of_map, tagged("stability", stability(images, found[arm.name], again)._asdict()))
-        own = regions_of(regions, targets, of)
-        shares.add("object", of_map, {"share": localisation.size_share(own)})
         found[CONTROL] = sharpened(found[BASELINE], power)
+        values.add(CONTROL, of_map, tagged("cam", of_maps(found[CONTROL], own)))
         height, width = found[BASELINE].shape[1:]
         for name, trivial in (
             (UNIFORM, localisation.uniform(height, width)),
             (CENTRED, localisation.centred_gaussian(height, width)),
         ):
             found[name] = trivial.to(own.device).expand(len(own), -1, -1)
+            plain = {"energy_in_mask": energy_in_mask(found[name], own), "pointing": pointing(found[name], own)}
+            values.add(name, of_map, tagged("cam", plain))
+        shares.add("object", of_map, {"share": localisation.size_share(own)})
+        rows = has_object(own)
         for name, those in found.items():
-            figures = tagged("cam", of_maps(those, own))
-            known |= figures.keys()
-            values.add(name, of_map, figures)
-            curves[name].add(those, own, of_map)
+            curves[name].add(those[rows], own[rows], of_map[rows])
     for name in names:
         of_map, figures = curves[name].figures()
         values.add(name, of_map, tagged("cam", figures))
     whole = values.measured()
     for name in names:
-        whole.means[name]["cam/pxap"] = float(
-            localisation.pixel_average_precision(torch.stack(curves[name].pixels).sum(0))
-        )
-    if len(maps[BASELINE]):
-        whole.means[CONTROL]["cam/peak_entropy"] = peak_entropy(sharpened(maps[BASELINE], power))
-    share = shares.measured().each["object"].get("share", torch.full((len(measured),), torch.nan, dtype=torch.float64))
-    lines = by_size(whole.each, share)
+        whole.means[name]["cam/pxap"] = curves[name].pixel_average_precision()
+    whole.means[CONTROL]["cam/peak_entropy"] = peak_entropy(sharpened(maps[BASELINE], power))
+    each = {name: {**quick.get(name, {}), **tags} for name, tags in whole.each.items()}
+    lines = by_size(each, shares.measured().each["object"]["share"])
     for name in (UNIFORM, CENTRED):
         del whole.means[name], whole.each[name]
-    for arm in arms:  # known from :func:`camtrain.evaluate.evaluate`, and needed here by size only
-        for of_arm in (whole.means[arm.name], whole.each[arm.name]):
-            for tag in known:
-                of_arm.pop(tag, None)
     return Place(whole, lines, power)
 
 
@@ -130,6 +119,9 @@ class _Curves:
             "iou": localisation.at_best(torch.cat(self.overlap)),
             "box_accuracy": localisation.box_accuracy(torch.cat(self.boxes)),
         }
+
+    def pixel_average_precision(self) -> float:
+        return float(localisation.pixel_average_precision(torch.stack(self.pixels).sum(0)))
 
 
 def by_size(each: Mapping[str, Mapping[str, Tensor]], share: Tensor) -> list[dict[str, object]]:
@@ -169,7 +161,6 @@ def faithful(
     batches: Iterable[Batch],
     variant: CamVariant,
     power: float,
-    measured: Tensor,
     imputed: Tensor,
     seed: int,
 ) -> Measured:
@@ -179,17 +170,15 @@ def faithful(
 
     Args:
         arms: both.
-        batches: the validation pictures.
+        batches: the measured pictures.
         variant: the trained map.
         power: of the control.
-        measured: (pictures,) bool, whose maps are measured.
         imputed: (pictures,) bool, for which of them ROAD is measured.
         seed: of the noise in what ROAD puts in place of pixels: a picture's is the same for all maps.
     """
-    values = Values([*(arm.name for arm in arms), CONTROL], len(measured))
-    for batch in only(batches, measured):
-        images, targets, _, numbers = batch
-        with_road = imputed[numbers.cpu()].to(images.device)
+    values = Values([*(arm.name for arm in arms), CONTROL], len(imputed))
+    for images, targets, _, numbers in batches:
+        with_road = imputed[numbers].to(images.device)
         noise = np.zeros(images.shape if bool(with_road.any()) else (0,), np.float32)
         for row in with_road.nonzero().flatten().tolist():
             drawn = stream(seed, Stream.road, step=int(numbers[row]))
@@ -200,7 +189,7 @@ def faithful(
             seen = [(arm.name, maps)]
             if arm.name == BASELINE:
                 seen.append((CONTROL, sharpened(maps, power)))
-            of_map = of_pictures(numbers, targets, of)
+            of_map = of_pictures(numbers.to(images.device), targets, of)
             for name, those in seen:
                 figures = of_confidence(arm, images, targets, of, those)
                 values.add(name, of_map, tagged("faithfulness", figures))
@@ -243,7 +232,6 @@ def other_maps(
     batches: Iterable[Batch],
     variants: Sequence[CamVariant],
     trained: CamVariant,
-    measured: Tensor,
     faithfully: Tensor,
 ) -> Measured:
     """Indicators of other maps than the trained one: `other_maps/<map>/entropy`, `.../deletion` and so on.
@@ -254,18 +242,17 @@ def other_maps(
 
     Args:
         arms: both.
-        batches: the validation pictures.
+        batches: the measured pictures.
         variants: which maps.
         trained: the map that the CAM term was computed from.
-        measured: (pictures,) bool, whose maps are measured.
         faithfully: (pictures,) bool, for which of them deletion and insertion are measured.
     """
-    values = Values([arm.name for arm in arms], len(measured))
-    for images, targets, regions, numbers in only(batches, measured):
-        some = faithfully[numbers.cpu()].to(images.device)
+    values = Values([arm.name for arm in arms], len(faithfully))
+    for images, targets, regions, numbers in batches:
+        some = faithfully[numbers].to(images.device)
         for arm in arms:
             _, of, maps = forward_several(arm, images, targets, [trained, *variants])
-            of_map, rows = (of_pictures(part, targets, of) for part in (numbers, some))
+            of_map, rows = (of_pictures(part.to(images.device), targets, of) for part in (numbers, some))
             own = regions_of(regions, targets, of)
             normalised, of_class = _watched(arm, images, targets, Pairs(of.rows[rows], of.classes[rows]))
             for at, variant in enumerate(variants):
@@ -286,48 +273,40 @@ class Sanity(NamedTuple):
 
 
 def sane(
-    arms: Sequence[Arm],
-    batches: Callable[[], Iterable[Batch]],
-    variant: CamVariant,
-    measured: Tensor,
-    fresh: Callable[[], Classifier],
+    arms: Sequence[Arm], batches: Sequence[Batch], variant: CamVariant, pictures: int, fresh: Mapping[str, Tensor]
 ) -> Sanity:
     """Likeness of each map to that of the network after its weights were replaced, from the last layer to the first.
 
-    `sanity/head` after the last layer alone, `sanity/all` after every layer. A map that dies has nothing in common
-    with the one before: 0.
+    `sanity/head` after the last layer alone, `sanity/all` after every layer.
 
     Args:
         arms: both.
-        batches: the validation pictures, anew at each call.
+        batches: the measured pictures.
         variant: the trained map.
-        measured: (pictures,) bool, whose maps are measured.
-        fresh: a network as the arms', not trained, on their device.
+        pictures: how many there are in the set.
+        fresh: state dict of a network as the arms', not trained.
     """
-    values = Values([arm.name for arm in arms], len(measured))
+    values = Values([arm.name for arm in arms], pictures)
     curves: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    some = list(only(batches(), measured))
     for arm in arms:
         model = copy.copy(arm.model)
         model.runs = {}  # compiled code belongs to the arm
         model = copy.deepcopy(model)
-        model.backbone.load_state_dict(fresh().backbone.state_dict())
+        model.backbone.load_state_dict(fresh)
         other = dataclasses.replace(arm, model=model)
-        trained = [forward_maps(arm, batch.images, batch.targets, variant).maps for batch in some]
-        of_map = [of_pictures(batch.indices, batch.targets, pairs(batch.targets)) for batch in some]
-        alike = of_map
-        for stage, _ in enumerate(cascade(model.backbone, arm.model.backbone.state_dict())):
-            alike = []
-            for batch, before in zip(some, trained, strict=True):
-                maps = forward_maps(other, batch.images, batch.targets, variant).maps
-                gone = is_dead(maps) & ~is_dead(before)
-                alike.append(correlation(before, maps).masked_fill(gone, 0))
-            curves[arm.name].append(float(torch.cat(alike).double().nanmean()) if alike else math.nan)
-            if stage == 1:
-                for numbers, value in zip(of_map, alike, strict=True):
-                    values.add(arm.name, numbers, {"sanity/head": value})
-        for numbers, value in zip(of_map, alike, strict=True):
-            values.add(arm.name, numbers, {"sanity/all": value})
+        trained = [forward_maps(arm, batch.images, batch.targets, variant).maps for batch in batches]
+        numbers = torch.cat(
+            [of_pictures(batch.indices, batch.targets, pairs(batch.targets.cpu())) for batch in batches]
+        )
+        stages = []
+        for _ in cascade(model.backbone, arm.model.backbone.state_dict()):
+            alike = [
+                likeness(before, forward_maps(other, batch.images, batch.targets, variant).maps)
+                for batch, before in zip(batches, trained, strict=True)
+            ]
+            stages.append(torch.cat(alike))
+        curves[arm.name] = [float(alike.double().nanmean()) for alike in stages]
+        values.add(arm.name, numbers, {"sanity/head": stages[1], "sanity/all": stages[-1]})
     return Sanity(values.measured(), curves)
 
 
@@ -348,29 +327,28 @@ class Close(NamedTuple):
 
 def measure(
     arms: Sequence[Arm],
-    maps: Mapping[str, Tensor],
-    batches: Callable[[], Iterable[Batch]],
+    evaluated: Evaluated,
+    batches: Callable[[Tensor], Iterable[Batch]],
     config: Config,
     measured: Tensor,
-    fresh: Callable[[], Classifier],
+    fresh: Callable[[], Mapping[str, Tensor]],
     say: Callable[[str], object],
 ) -> Close:
     """Everything of this module.
 
     Args:
         arms: both.
-        maps: of the measured pictures, by arm.
-        batches: the validation pictures, anew at each call.
+        evaluated: of the same pictures, by :func:`camtrain.evaluate.evaluate`.
+        batches: the chosen ones, (pictures,) bool, of the validation pictures.
         config: of the run; `evaluate` says how many pictures each measurement takes.
         measured: (pictures,) bool, whose maps are measured.
-        fresh: a network as the arms', not trained, on their device.
+        fresh: state dict of a network as the arms', not trained.
         say: is told what is being done.
     """
     variant, wanted = config.cam.variant, config.evaluate
     say("measuring localisation, stability")
-    placed = place(arms, maps, batches(), variant, measured)
-    whole = placed.measured
-    found: dict[str, Any] = {"control": {"power": placed.power}, "by_size": placed.by_size}
+    whole, by_sizes, power = place(arms, evaluated, batches(measured), variant)
+    found: dict[str, Any] = {"control": {"power": power}, "by_size": by_sizes}
 
     def add(more: Measured) -> None:
         for name, means in more.means.items():
@@ -381,19 +359,20 @@ def measure(
     if wanted.faithfulness_pictures:
         say("measuring faithfulness")
         imputed = some_of(faithfully, wanted.road_pictures)
-        add(faithful(arms, batches(), variant, placed.power, faithfully, imputed, config.seed))
+        add(faithful(arms, batches(faithfully), variant, power, imputed, config.seed))
     others = [other for other in dict.fromkeys(wanted.maps) if other is not variant]
     quick = [other for other in others if other is not CamVariant.scorecam]
     if quick:
         say("measuring other maps")
-        add(other_maps(arms, batches(), quick, variant, measured, faithfully))
+        add(other_maps(arms, batches(measured), quick, variant, faithfully))
     if CamVariant.scorecam in others:
         say("measuring scorecam")
         some = some_of(measured, wanted.scorecam_pictures)
-        add(other_maps(arms, batches(), [CamVariant.scorecam], variant, some, faithfully & some))
+        add(other_maps(arms, batches(some), [CamVariant.scorecam], variant, faithfully))
     if wanted.sanity_pictures:
         say("measuring sanity")
-        checked = sane(arms, batches, variant, some_of(measured, wanted.sanity_pictures), fresh)
+        some = some_of(measured, wanted.sanity_pictures)
+        checked = sane(arms, list(batches(some)), variant, len(measured), fresh())
         add(checked.measured)
         found["sanity"] = checked.curves
     found["control"]["final"] = whole.means[CONTROL]

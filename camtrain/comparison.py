@@ -74,7 +74,11 @@ FAMILIES = {
         Indicator("settling/epoch", "maps settled at epoch", "", 0, "from there on alike those of the last, above 0.9"),
         Indicator("effort/epochs_to_90", "epochs to 90 %", "lower", 1, "of the final accuracy"),
         Indicator(
-            "effort/mean_performance", "accuracy, all epochs", "higher", 3, "mean; its difference: area between curves"
+            "effort/mean_performance",
+            "performance, all epochs",
+            "higher",
+            3,
+            "mean; difference: area between curves",
         ),
         Indicator(
             "effort/cam_share", "share of learning effort", "", 3, "of the CAM term in the gradient at the layer"

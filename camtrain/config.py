@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -315,6 +315,27 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
 
 NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",)}
 """Keys without which a task has nothing to do."""
+
+
+TAKEN = {
+    Task.evaluate: (
+        *("task", "run", "seed", "evaluate.", "report.", "dataset", "hydra."),
+        *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
+    ),
+    Task.explain: (
+        *("task", "run", "images", "class_name", "hydra."),
+        *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
+    ),
+    Task.report: ("task", "runs", "report.", "hydra."),
+}
+"""Keys that a task on finished runs takes from the command line, or what they begin with; the rest is the runs'."""
+
+
+def check_taken(task: Task, chosen: Iterable[str]) -> None:
+    """Raise :class:`UserError` for the first key that was set and that the task takes from its run."""
+    for key in sorted(chosen):
+        if task in TAKEN and not key.startswith(TAKEN[task]):
+            raise UserError(f"{key}: task={task.value} takes it from the run; leave it out")
 
 
 def check(config: Config) -> None:

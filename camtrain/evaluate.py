@@ -181,17 +181,6 @@ def tagged(group: str, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{group}/{name}": value for name, value in figures.items()}
 
 
-def only(batches: Iterable[Batch], chosen: Tensor) -> Iterator[Batch]:
-    """What is left of each batch if only the chosen pictures stay, (pictures,) bool."""
-    for batch in batches:
-        rows = chosen[batch.indices]
-        if bool(rows.any()):
-            here = rows.to(batch.images.device)
-            yield Batch(
-                batch.images[here], batch.targets[here], batch.regions[here], batch.indices[rows].to(here.device)
-            )
-
-
 def of_logits(logits: Tensor, target: Tensor) -> Iterator[tuple[str, Tensor]]:
     """(tag, value of each picture) from the logits alone. A margin is defined for one class per picture only."""
     if is_multilabel(target):

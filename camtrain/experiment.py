@@ -6,7 +6,6 @@ import logging
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -31,7 +30,6 @@ from camtrain import (
     narration,
     performance,
     result,
-    summary,
 )
 from camtrain.arm import BASELINE, REGULARISED, make_arms
 from camtrain.balance import Balance, default_share
@@ -75,9 +73,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         UserError: data, network, or settings that cannot work together. Nothing was written then but the log.
     """
     # ---- set up: everything that can be wrong is found before the run folder is taken
-    device = machine.choose_device(config.trainer.device)
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    device = machine.prepare(config.trainer)
     threads = machine.workers(config.trainer)
     guided = config.cam.term is Term.energy_outside
     train_pictures, val_pictures = build_data(config.dataset, config.seed, threads, guided)
@@ -107,11 +103,10 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     if config.trainer.compile:
         for arm in arms:
             compile_network(arm.model, paths)
-    scene = Scene(config, folder, arms, val_pictures, device)
     result.claim(folder)
+    scene = Scene(config, folder, arms, val_pictures, device)
 
     # ---- say what will be done
-    tree: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
     facts = narration.facts(config, train_pictures, val_pictures, built, paths, rate, share if auto else None, device)
     conclusion.introduce(facts, config)
@@ -121,13 +116,10 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     each: Mapping[str, Mapping[str, Tensor]] = {arm.name: {} for arm in arms}
     kept: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
-    started = time.perf_counter()
     batches = batches_of(config.trainer.epochs, threads)
 
     def save(status: str) -> dict[str, Any]:
-        timing = {"seconds": time.perf_counter() - started, **step_times(epochs)}
-        found = summary.differences([each], shared=True)
-        return result.write(folder, status, config.seed, tree, epochs, found, timing, facts)
+        return scene.save(status, epochs, each, facts, step_times(epochs))
 
     # ---- train
     status = "failed"
@@ -177,11 +169,11 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
             # ---- measure what takes longer, once
             measure = f"{performance.measure(multilabel)}/val"
             courses = {name: learning.course(rows, kept[name], measure) for name, rows in epochs.items()}
-            close = conclusion.look(scene, evaluated, bar.set_description)
-            facts |= close.facts
-            each = close.each
+            seen = conclusion.look(scene, evaluated, bar.set_description)
+            facts |= seen.facts
+            each = seen.each
             for arm in arms:
-                courses[arm.name][-1] |= close.means[arm.name]
+                courses[arm.name][-1] |= seen.means[arm.name]
             for number in range(len(epochs[BASELINE])):
                 late = {name: rows[number] for name, rows in courses.items()}
                 for name, figures_of in late.items():
@@ -190,9 +182,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
             # ---- report
             title, shared = narration.title(config), len(shared_files(train_pictures, val_pictures))
-            judged = conclusion.judge(scene, save("running"), close, title, shared)
+            settled = conclusion.settle(scene, save("running"), each, title, shared)
             final = {arm: rows[-1] for arm, rows in epochs.items()}
-            board.text("comparison", comparison.as_markdown(final, judged.one.rows), len(epochs[BASELINE]))
+            board.text("comparison", comparison.as_markdown(final, settled.one.rows), len(epochs[BASELINE]))
             board.hparams({key: narration.plain(value) for key, value, _ in keys(config)}, final)
         status = "completed"
     except KeyboardInterrupt:
@@ -201,7 +193,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     finally:
         finished = save(status)
 
-    conclusion.tell(scene, judged)
+    conclusion.tell(scene, settled)
     log.info("TensorBoard  %s --logdir %s", tensorboard_command(), shlex.quote(str(folder / "tb")))
     return finished
 

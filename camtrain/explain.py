@@ -80,9 +80,7 @@ def explain(config: Config, folder: Path) -> None:
     """
     assert config.run is not None
     assert config.images is not None
-    device, threads = machine.choose_device(config.trainer.device), machine.workers(config.trainer)
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    device, threads = machine.prepare(config.trainer), machine.workers(config.trainer)
     finished = read(Path(config.run).expanduser())
     classes = [str(name) for name in finished.result["data"]["classes"]]
     kind = None if config.class_name is None else number_of(config.class_name, classes)

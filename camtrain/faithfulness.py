@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from camtrain.indicators import is_dead, upsample
+from camtrain.indicators import is_dead, rank, upsample
 
 Probability = Callable[[Tensor], Tensor]
 
@@ -73,16 +73,11 @@ def curves(images: Tensor, maps: Tensor, probability: Probability, steps: int = 
         steps: intervals; after each of them the same number of pixels more has changed, but for rounding.
     """
     height, width = images.shape[2:]
-    stretched = upsample(maps, (height, width)).flatten(1)
-    order = stretched.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(height * width, device=order.device).expand_as(order)
-    )
-    rank = rank.reshape(-1, 1, height, width)
+    places = rank(upsample(maps, (height, width)))[:, None]
     mean, blurred = torch.zeros((), dtype=images.dtype, device=images.device), blur(images)
     deleted, inserted = [], []
     for step in range(steps + 1):
-        changed = rank < round(step * height * width / steps)
+        changed = places < round(step * height * width / steps)
         deleted.append(probability(torch.where(changed, mean, images)))
         whole = step == steps  # as before anything is deleted
         inserted.append(deleted[0] if whole else probability(torch.where(changed, images, blurred)))

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from camtrain import head, machine
 from camtrain.arm import BASELINE, REGULARISED, Arm
+from camtrain.checkpoint import WEIGHTS
 from camtrain.config import DATASETS, Config, DatasetName
 from camtrain.errors import UserError
-from camtrain.model import build_for, is_pretrained
+from camtrain.model import build_for, is_pretrained, read_state
 from camtrain.optim import make_optimiser
 from camtrain.result import NAME, SCHEMA
 from camtrain.streams import Stream
-
-WEIGHTS = "weights.pt"
 
 
 class Finished(NamedTuple):
@@ -59,6 +58,9 @@ def read(folder: Path) -> Finished:
     try:
         finished = Finished(folder, _configuration(result["config"]), result)
         _facts(finished)
+        for arm in (BASELINE, REGULARISED):  # what a comparison needs
+            result["arms"][arm]["epochs"][-1]["cam/dead_rate"]
+        result["timing"]["seconds"], result["environment"]["torch"], result["data"]["name"]
     except (OmegaConfBaseException, LookupError, TypeError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
@@ -128,13 +130,6 @@ def _configuration(tree: Any) -> Config:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: the weights are not there; train the run again") from error
-    except Exception as error:  # torch raises many kinds for a file that is no state dict
-        raise UserError(f"{path}: not a file of weights ({type(error).__name__}); train the run again") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: not a state dict (a dict of tensors); train the run again")
-    return state
+    if not path.is_file():
+        raise UserError(f"{path}: the weights are not there; train the run again")
+    return read_state(path, f"{path}: train the run again")

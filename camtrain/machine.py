@@ -9,6 +9,13 @@ from camtrain.data.ahead import cpus
 from camtrain.errors import UserError
 
 
+def prepare(config: TrainerConfig) -> torch.device:
+    """Set torch's threads, and choose the device; errors as for :func:`choose_device`."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return choose_device(config.device)
+
+
 def choose_device(device: Device) -> torch.device:
     """The device to work on; `auto` takes a GPU where there is one.
 
@@ -41,4 +48,5 @@ def emulates(config: TrainerConfig, device: torch.device) -> bool:
     """Whether the precision is one for which the CPU has no instructions: much slower than float32."""
     if precision(config) is torch.float32 or device.type != "cpu":
         return False
-    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return not (available and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -329,16 +329,25 @@ def _load(network: nn.Module, weights: str, name: str, classes: int, image_size:
     network.load_state_dict(own)  # with the version numbers of its parts, which torchvision's MNASNet asks for
 
 
+def read_state(path: FilePath, name: str) -> dict[str, Tensor]:
+    """A state dict from a file.
+
+    Raises:
+        UserError: it is none; `name` says which file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is no state dict
+        raise UserError(f"{name}: not a file of weights ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{name}: not a state dict (a dict of tensors)")
+    return state
+
+
 def _state(weights: str, name: str) -> dict[str, Tensor]:
     path = FilePath(weights).expanduser()
     if path.is_file():
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a file that is no state dict
-            raise UserError(f"model.weights={weights}: not a file of weights ({type(error).__name__})") from error
-        if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-            raise UserError(f"model.weights={weights}: not a state dict (a dict of tensors)")
-        return state
+        return read_state(path, f"model.weights={weights}")
     names = [] if name == SMALL_RESNET else [entry.name for entry in models.get_model_weights(name)]
     if weights not in (*names, "DEFAULT") or not names:
         choices = f", or one of {', '.join(names)}" if names else ""

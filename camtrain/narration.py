@@ -132,10 +132,12 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
     """A few labelled lines that say what is about to be trained."""
     data, model, environment = told["data"], told["model"], told["environment"]
     regions = {0: "none", data["val"]: "all"}.get(data["val_with_region"], str(data["val_with_region"]))
+    trained = "" if data["train"] is None else f"{data['train']} training pictures, "
     yield (
         "data",
-        f"{data['name']}: {data['train']} training pictures, {data['val']} for validation ({regions} of these with"
-        f" masks or boxes), {len(data['classes'])} classes, {config.dataset.image_size} px",
+        f"{data['name']}: {trained}{data['val']} for"
+        f" validation ({regions} of these with masks or boxes), {len(data['classes'])} classes,"
+        f" {config.dataset.image_size} px",
     )
     if data["val"] > config.evaluate.max_pictures:
         yield "", f"maps of {config.evaluate.max_pictures} of the validation pictures are measured, a random choice"
@@ -154,7 +156,7 @@ def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str,
     )
     yield "CAM term", term(config.cam, told["cam_share"])
     optim, trainer = config.optim, config.trainer
-    batch = min(trainer.batch_size, data["train"])
+    batch = min(trainer.batch_size, data["train"] or trainer.batch_size)
     yield (
         "training",
         f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {batch}, {optim.name.value} at"

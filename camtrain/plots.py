@@ -57,7 +57,7 @@ def randomised(sanity: Sequence[Mapping[str, Sequence[float]]]) -> str:
     """Likeness of the maps to those before, while weights are replaced from the last layer to the first."""
     values = {arm: [list(run[arm]) for run in sanity] for arm in (BASELINE, REGULARISED)}
     panels = [("likeness to the trained network's map", values, 0, None)]
-    return _panels(panels, "Maps while weights are randomised", "eighths of the layers, from the last")
+    return _panels(panels, "Maps while weights are randomised", "steps: last layer, then equal groups of the others")
 
 
 def _of(runs: Epochs, tag: str) -> dict[str, list[list[float]]]:
@@ -133,7 +133,7 @@ def front(panels: Sequence[tuple[str, Sequence[Point]]], up: str) -> str:
         for place, (label, points) in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, place)
             best = sorted((point.across, point.up) for point in points if point.on_front)
-            axes.plot(*zip(*best, strict=True), color=COLOURS[REGULARISED], lw=1, alpha=0.6, label="front")
+            axes.plot(*zip(*best, strict=True), color=COLOURS[REGULARISED], lw=1, alpha=0.6)
             for point in points:
                 fill = COLOURS[REGULARISED] if point.on_front else "none"
                 axes.plot(point.across, point.up, "o", mec=COLOURS[REGULARISED], mfc=fill, ms=6)

@@ -26,7 +26,12 @@ from camtrain.pareto import on_front
 from camtrain.summary import Summary
 from camtrain.summary import notes as notes_on
 
-FRONTS = ("cam/entropy", "cam/energy_in_mask", "faithfulness/insertion", "faithfulness/deletion", "stability/flip")
+NAME = "report.html"
+
+FRONTS = (
+    *("cam/entropy", "cam/energy_in_mask", "faithfulness/insertion", "faithfulness/deletion", "stability/flip"),
+    *("sanity/all", "cam/border_mass", "confidence/calibration_error"),
+)
 """Of each family, what accuracy is drawn against."""
 
 KNOWN = {indicator.tag: indicator for family in FAMILIES.values() for indicator in family}
@@ -104,7 +109,8 @@ def verdict(one: Summary) -> str:
             " task=report."
         )
     rest = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    return f'<div class="verdict" role="status"><p><strong>{html.escape(first)}</strong></p>{rest}</div>'
+    first = html.escape(first)
+    return f'<div class="verdict" role="region" aria-label="verdict"><p><strong>{first}</strong></p>{rest}</div>'
 
 
 def rule(claim: Claim, runs: int) -> str:
@@ -252,6 +258,11 @@ def about_table(one: Summary) -> str:
         " (Holm), and better or worse is said where it is below 0.05 and the figures differ by 1 % at least. Both"
         " right: the difference over the pictures that both arms classify rightly.",
     ]
+    counts = one.runs[0].config.evaluate
+    parts.append(
+        f" Faithfulness is that of {counts.faithfulness_pictures} of the pictures at most, ROAD of"
+        f" {counts.road_pictures}, sanity of {counts.sanity_pictures}."
+    )
     if power:
         mean = sum(power) / len(power)
         parts.append(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from camtrain.faithfulness import Probability
-from camtrain.indicators import is_dead, upsample
+from camtrain.indicators import is_dead, rank, upsample
 
 NOISE = 0.01
 """Standard deviation of the noise on filled pixels, in normalised units, as published."""
@@ -116,22 +116,15 @@ def road(
     Returns:
         (maps,); nan for dead maps.
     """
-    rank = _rank(upsample(maps, (images.shape[2], images.shape[3])))
+    places = rank(upsample(maps, (images.shape[2], images.shape[3])))
     cells = images.shape[2] * images.shape[3]
     differences = []
     for percentile in percentiles:
         kept = math.ceil((cells - 1) * percentile / 100)  # the values below numpy's percentile, if no two are equal
-        least = probability(impute(images, rank >= kept, noise))
-        most = probability(impute(images, rank < cells - kept, noise))
+        least = probability(impute(images, places >= kept, noise))
+        most = probability(impute(images, places < cells - kept, noise))
         differences.append((least - most) / 2)
     return torch.stack(differences).mean(0).masked_fill(is_dead(maps), torch.nan)
-
-
-def _rank(stretched: Tensor) -> Tensor:
-    """Place of each pixel in the descending order of its map, 0 the highest; equal ones row by row; same shape."""
-    order = stretched.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places).reshape(stretched.shape)
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 r"""Does a map stay on what it shows when the picture is mirrored or moved?
 
-Similarity is the correlation of the two maps, see :func:`camtrain.indicators.correlation`: 1 if they are alike up to a
+Likeness is the correlation of the two maps, see :func:`camtrain.indicators.likeness`: 1 if they are alike up to a
 factor, 0 if they have nothing in common.
 """
 
@@ -12,14 +12,15 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import pad
 
-from camtrain.indicators import correlation, upsample
+from camtrain.indicators import likeness, upsample
 
 SHIFT = 8
 """Pictures are moved by their side over this number."""
 
 
 class Stability(NamedTuple):
-    """Similarity of each map with that of the changed picture, (maps,), -1..1; nan for dead or constant maps."""
+    """Likeness of each map to that of the changed picture, (maps,), -1..1; nan for dead or constant maps, 0 where the
+    change kills it."""
 
     flip: Tensor
     shift: Tensor
@@ -42,4 +43,4 @@ def stability(images: Tensor, maps: Tensor, maps_of: Callable[[Tensor], Tensor])
     moved = pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width]
     before = upsample(maps, (height, width))[:, : height - down, : width - right]
     after = upsample(maps_of(moved), (height, width))[:, down:, right:]
-    return Stability(correlation(maps.flip(2), maps_of(images.flip(3))), correlation(before, after))
+    return Stability(likeness(maps.flip(2), maps_of(images.flip(3))), likeness(before, after))

@@ -24,6 +24,7 @@ GENERATED = (DatasetName.shapes, DatasetName.fake)
 OF_NO_SETTING = (
     *("seed", "run", "runs", "images", "class_name"),
     *("trainer.device", "trainer.threads", "trainer.workers", "dataset.cache", "dataset.download"),
+    *("evaluate.pictures", "evaluate.picture_epochs"),
 )
 """Keys in which runs may differ and still be the same experiment."""
 

@@ -70,8 +70,7 @@ def test_settings_are_compared_over_their_seeds(sweep: Path, compared: tuple[Pat
             values = [(run.each["regularised"][tag] - run.each["baseline"][tag]).numpy()[:, None] for run in runs]
             expected = hierarchical(values, shared=False)[0]
             assert one["indicators"][tag]["difference"] == pytest.approx(expected.estimate, abs=1e-6)
-            # Draws of several tags are common, and so differ from those of one alone only by their number.
-            assert one["indicators"][tag]["margin_95"] == pytest.approx(expected.margin, rel=0.05)
+            assert one["indicators"][tag]["margin_95"] == pytest.approx(expected.margin, rel=1e-6)
         outcomes = {condition["outcome"] for condition in one["claim"]["conditions"]}
         assert outcomes <= {"met", "failed", "open", "not measured"}
         assert (one["claim"]["outcome"] == "met") == (outcomes == {"met"})
@@ -102,7 +101,6 @@ def test_mistakes_are_one_line_and_write_nothing(sweep: Path, command: Command, 
         (line,) = done.stderr.splitlines()
         assert message in line
         assert not list(tmp_path.iterdir())
-    assert ReportConfig().accuracy_margin == 0.01
 
 
 class Page(html.parser.HTMLParser):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from camtrain.arm import Arm
 from camtrain.closely import by_size, faithful, other_maps, place, sane, some_of
 from camtrain.config import TRAINABLE, CamVariant, FakeConfig, ModelConfig, OptimConfig, ShapesConfig
 from camtrain.control import sharpened
-from camtrain.data.batches import Batch, all_batches
+from camtrain.data.batches import all_batches
 from camtrain.data.build import build as build_data
 from camtrain.evaluate import evaluate, forward_maps, of_maps
 from camtrain.head import Path, Paths
@@ -77,7 +76,8 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     measured = torch.arange(10) >= 6
     of_arm = arm(True, 8)
     nothing = torch.zeros(10, dtype=torch.bool)
-    found = faithful([of_arm], all_batches(pictures, 4, CPU), CamVariant.gradcam, 2.0, measured, nothing, 0)
+    batches = all_batches(pictures, 4, CPU, chosen=measured)
+    found = faithful([of_arm], batches, CamVariant.gradcam, 2.0, nothing, 0)
     images, _ = pictures.gather([7])
     images, target = images.float() / 255, pictures.targets[7:8]
     _, of, maps = forward_maps(of_arm, images, target, CamVariant.gradcam)
@@ -116,7 +116,7 @@ def test_every_map_is_measured_alone_as_with_the_trained_one(variant: CamVariant
     measured = torch.tensor([True, False, True, True, False, False])
     trained = CamVariant.gradcam
     nothing = torch.zeros(6, dtype=torch.bool)
-    found = other_maps([arm()], all_batches(pictures, 4, CPU), [variant], trained, measured, nothing)
+    found = other_maps([arm()], all_batches(pictures, 4, CPU, chosen=measured), [variant], trained, nothing)
     alone = found.means["baseline"]
     assert {tag.split("/")[1] for tag in alone} == {variant.value}
     alike = alone.pop(f"other_maps/{variant.value}/with_trained")
@@ -154,8 +154,9 @@ def test_place_is_that_of_each_map() -> None:
     _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=12), 0)
     measured = torch.ones(12, dtype=torch.bool)
     arms = [arm(True, 8), arm(True, 8, "regularised", 1)]
-    maps = evaluate(arms, all_batches(pictures, 5, CPU), CamVariant.gradcam, measured).maps
-    found = place(arms, maps, all_batches(pictures, 5, CPU), CamVariant.gradcam, measured)
+    evaluated = evaluate(arms, all_batches(pictures, 5, CPU), CamVariant.gradcam, measured)
+    maps = evaluated.maps
+    found = place(arms, evaluated, all_batches(pictures, 5, CPU), CamVariant.gradcam)
     images, regions = pictures.gather(range(12))
     control = sharpened(maps["baseline"], found.power)
     entropy = indicators.entropy(maps["regularised"]).nanmean()
@@ -198,7 +199,7 @@ def test_road_is_measured_on_its_own_subset_whatever_the_batches() -> None:
     measured = torch.arange(8) < 6
     imputed = torch.arange(8) < 3
     found = [
-        faithful([arm(True, 8)], all_batches(pictures, size, CPU), CamVariant.gradcam, 2.0, measured, imputed, 0)
+        faithful([arm(True, 8)], all_batches(pictures, size, CPU, chosen=measured), CamVariant.gradcam, 2.0, imputed, 0)
         for size in (2, 8)
     ]
     roads = [part.each["baseline"]["faithfulness/road"] for part in found]
@@ -209,13 +210,10 @@ def test_road_is_measured_on_its_own_subset_whatever_the_batches() -> None:
 
 def test_randomising_ends_in_the_fresh_network() -> None:
     _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=8), 0)
-    measured = torch.ones(8, dtype=torch.bool)
     trained, other = arm(True, 8), arm(True, 8, seed=5)
 
-    def batches() -> Iterator[Batch]:
-        return all_batches(pictures, 4, CPU)
-
-    found = sane([trained], batches, CamVariant.gradcam, measured, lambda: arm(True, 8, seed=5).model)
+    batches = list(all_batches(pictures, 4, CPU))
+    found = sane([trained], batches, CamVariant.gradcam, 8, other.model.backbone.state_dict())
     curve = found.curves["baseline"]
     assert len(curve) == STAGES + 1
     assert curve[0] == pytest.approx(1, abs=1e-5)

@@ -91,9 +91,10 @@ def all_batches(
     device: torch.device,
     layout: torch.memory_format = torch.contiguous_format,
     threads: int = 1,
+    chosen: Tensor | None = None,
 ) -> Generator[Batch, None, None]:
-    """Every picture once, in order, as its square is."""
-    numbers = range(len(pictures.targets))
+    """Every picture once, or every chosen one, (pictures,) bool; in order, as its square is."""
+    numbers = range(len(pictures.targets)) if chosen is None else chosen.nonzero().flatten().tolist()
     parts = [list(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)]
     with closing(ahead(pictures.gather, parts, threads, _begun(threads, batch_size, pictures.side))) as made:
         for part, gathered in made:

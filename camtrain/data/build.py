@@ -90,7 +90,7 @@ def validation(config: DatasetConfig, seed: int, threads: int = 1) -> Pictures:
     """
     match config:
         case FolderConfig():
-            listing = list_folder(config, config.val_split)
+            listing = list_folder(config, config.val_split, fewest=1)
             return opened(config, listing, Rule(config.image_size, whole=False), threads, "validation")
         case ShapesConfig():
             return build(replace(config, train=8), seed, threads)[1]

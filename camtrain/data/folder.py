@@ -30,20 +30,21 @@ from camtrain.indicators import VOID
 _CHECKED_MASKS = 50  # masks decoded at the start to see whether their values make sense
 
 
-def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None = None) -> Listing:
+def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None = None, fewest: int = 2) -> Listing:
     """One split of a folder data set.
 
     Args:
         config: where, and how masks and boxes are read.
         split: name of its folder.
         classes: of the training split, for another split; None for the training split itself.
+        fewest: classes that there must be.
 
     Raises:
         UserError: the layout is not the one above, or a line of the boxes file makes no sense.
     """
     root = Path(config.root).expanduser()
     base = _split_folder(root, split)
-    classes = classes or _class_names(base)
+    classes = classes or _class_names(base, fewest)
     paths: list[Path] = []
     targets: list[int] = []
     for name in sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
@@ -105,10 +106,11 @@ def _split_folder(root: Path, split: str) -> Path:
     )
 
 
-def _class_names(base: Path) -> list[str]:
+def _class_names(base: Path, fewest: int) -> list[str]:
     names = sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(names) < 2:
-        raise UserError(f"{base}: at least two class folders are needed, found {len(names)}")
+    if len(names) < fewest:
+        needed = "one class folder is" if fewest == 1 else "two class folders are"
+        raise UserError(f"{base}: at least {needed} needed, found {len(names)}")
     return names
 
 
