@@ -75,7 +75,11 @@ def collect(runs: str) -> tuple[list[Run], list[str]]:
     for folder in folders:
         try:
             finished = read(folder)
-            found.append(Run(*finished, read_pictures(folder)))
+            each = read_pictures(folder)
+            whole = finished.result["data"]["val"]
+            if any(len(values) != whole for tags in each.values() for values in tags.values()):
+                raise UserError(f"{folder}: its pictures.csv does not hold its {whole} pictures; repeat the run")
+            found.append(Run(*finished, each))
         except UserError as error:
             left_out.append(str(error))
     if not found:

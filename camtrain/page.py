@@ -23,9 +23,10 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } td.word, th.word { text-align: left; }
-td.long { white-space: normal; min-width: 9rem; }
+.long { white-space: normal; min-width: 9rem; }
+tbody th[scope="row"] { font-weight: normal; }
 .family th { font-size: .85rem; opacity: .75; padding-top: 1rem; }
-td small { display: block; opacity: .7; white-space: normal; min-width: 11rem; }
+td small, th small { display: block; opacity: .7; white-space: normal; min-width: 11rem; }
 .comparison, .settings { font-size: .92rem; }
 .better::before, .met::before { content: "\\2713  "; } .worse::before, .failed::before { content: "\\2717  "; }
 .open::before { content: "?  "; } .not::before { content: "\\2013  "; }
@@ -37,9 +38,9 @@ figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px
 .plot svg { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; font-weight: 600; margin-top: 2rem; }
-@media (max-width: 40rem) { td small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; }
+@media (max-width: 40rem) { small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; }
   .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  td.long { min-width: 6rem; }
+  .long { min-width: 6rem; }
   .comparison :is(th, td).spare { display: none; } .facts { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
   .plot { overflow-x: auto; } .plot svg { min-width: 34rem; } }
 @media print { body { max-width: none; font-size: 11pt; } .wall { grid-template-columns: 1fr 1fr; }
@@ -69,6 +70,11 @@ def cell(text: str, kind: str = "") -> str:
     return f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>"
 
 
+def row_head(text: str, kind: str = "") -> str:
+    """The first cell of a row, which names it; the text is HTML."""
+    return f'<th scope="row" class="{kind}">{text}</th>' if kind else f'<th scope="row">{text}</th>'
+
+
 def said(word: str) -> str:
     """A verdict with its sign, which does not hang on colour."""
     if not word:
@@ -95,7 +101,7 @@ def table(
         parts.append(f"<tbody>{group if name else ''}{lines}</tbody>")
     label = f' aria-label="{html.escape(caption, quote=True)}"' if caption else ""
     return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}"{label}>'
+        f'<div class="scroll" tabindex="0" role="region"{label}><table class="{kind}"{label}>'
         f"<thead><tr>{head}</tr></thead>{''.join(parts)}</table></div>"
     )
 

@@ -21,7 +21,7 @@ from camtrain.closely import CENTRED, SIZED, UNIFORM
 from camtrain.comparison import FAMILIES, Indicator, Row, performance, short
 from camtrain.control import CONTROL
 from camtrain.files import write_text
-from camtrain.page import cell, facts, page, picture, said, table
+from camtrain.page import cell, facts, page, picture, row_head, said, table
 from camtrain.pareto import on_front
 from camtrain.summary import Summary
 from camtrain.summary import notes as notes_on
@@ -119,7 +119,7 @@ def rule(claim: Claim, runs: int) -> str:
     for condition in [*claim.conditions, *claim.beyond]:
         parts.setdefault(condition.part, []).append(
             [
-                cell(html.escape(condition.name), "long"),
+                row_head(html.escape(condition.name), "long"),
                 cell(html.escape(condition.asked), "word long"),
                 cell(interval_text(condition)),
                 cell(said(condition.outcome.value), "word"),
@@ -227,7 +227,7 @@ def _line(row: Row, both: bool) -> list[str]:
         f"{row.text(right.estimate, signed=True)} ± {row.text(right.margin)}" if math.isfinite(right.margin) else ""
     )
     return [
-        cell(f"{row.indicator.label}<small>{html.escape(row.indicator.meaning)}</small>"),
+        row_head(f"{row.indicator.label}<small>{html.escape(row.indicator.meaning)}</small>"),
         cell(row.text(row.baseline)),
         cell(row.text(row.regularised)),
         cell(row.text(row.difference, signed=True)),
@@ -287,7 +287,7 @@ def by_size(one: Summary) -> str:
         title = f"{lines[0]['size']} objects: {share} of the picture" if lines[0]["size"] != "all" else "all"
         rows = [
             [
-                cell(html.escape(label)),
+                row_head(html.escape(label)),
                 *(cell(short(_mean([line[name][tag] for line in lines]))) for tag in SIZED),
             ]
             for name, label in names.items()
@@ -311,7 +311,7 @@ def other_maps(one: Summary) -> str:
     lines = comparison.of_other_maps(one.final)
     if not lines:
         return ""
-    rows = [[cell(html.escape(text)) for text in line] for line in lines]
+    rows = [[row_head(html.escape(name)), *(cell(html.escape(text)) for text in rest)] for name, *rest in lines]
     return (
         f"<h2>{html.escape(comparison.OTHER_MAPS)}</h2>"
         "<p>Like the trained: correlation with the trained map. At 1 it is the same map under another name, and says"
@@ -381,7 +381,7 @@ def overview(summaries: Sequence[Summary]) -> str:
         ]
         rows.append(
             [
-                cell(f'<a href="#setting-{number}">{number}</a> {html.escape(one.label)}', "long"),
+                row_head(f'<a href="#setting-{number}">{number}</a> {html.escape(one.label)}', "long"),
                 cell(str(len(one.runs))),
                 cell(said(one.claim.outcome.value), "word"),
                 *(cell(value) for value in values),

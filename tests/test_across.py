@@ -241,3 +241,44 @@ def test_page_in_a_browser(
         assert min(found["plots"]) > 50
     # Chromium has errands of its own; the page asks for nothing, from nowhere.
     assert not [path for path in requests if not re.search(r"google|gvt1|chromium", path)]
+
+
+def test_what_a_moved_or_damaged_run_lacks_is_left_out(sweep: Path, command: Command, tmp_path: Path) -> None:
+    for number in range(2):
+        shutil.copytree(sweep / str(number), tmp_path / "runs" / str(number))
+    shutil.rmtree(tmp_path / "runs" / "0" / "pictures")
+    cut = tmp_path / "runs" / "1" / "pictures.csv"
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
+    torn = json.loads((tmp_path / "runs" / "1" / "result.json").read_text())
+    (tmp_path / "runs" / "2").mkdir()
+    (tmp_path / "runs" / "2" / "result.json").write_text(json.dumps({**torn, "arms": {}}))
+    done = command("task=report", "runs=runs", "hydra.run.dir=compared")
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert one["seeds"] == [0]
+    assert "pictures.csv does not hold" in done.stdout
+    assert "not what this camtrain writes" in done.stdout
+    assert "<img" not in (tmp_path / "compared" / "report.html").read_text()
+
+
+def test_a_sweep_without_anything_to_draw_a_front_of(sweep: Path, tmp_path: Path) -> None:
+    runs = [Run(*read(sweep / number), read_pictures(sweep / number)) for number in ("0", "2")]
+    for run in runs:
+        final = run.result["arms"]["regularised"]["final"]
+        for tag in report.FRONTS:
+            final[tag] = None
+    summaries = [summary.summarise(run.folder.name, [run], ReportConfig()) for run in runs]
+    report.write(tmp_path / "page.html", "title", summaries)
+    assert "Pareto" not in (tmp_path / "page.html").read_text()
+
+
+def test_keys_that_a_task_takes_from_its_runs_are_refused(command: Command, tmp_path: Path) -> None:
+    for arguments in (
+        ("task=report", f"runs={tmp_path}", "seed=1"),
+        ("task=evaluate", f"run={tmp_path}", "cam=layercam"),
+    ):
+        done = command(*arguments)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert f"{arguments[2].partition('=')[0]}: {arguments[0]} takes it from the run" in line
+        assert not list(tmp_path.iterdir())

@@ -97,6 +97,16 @@ def test_other_pictures_with_some_of_the_classes(trained: Path, command: Command
     assert after["arms"]["baseline"]["final"]["accuracy/val"] == pytest.approx(accuracy)
 
 
+def test_a_set_of_one_class(trained: Path, command: Command, tmp_path: Path) -> None:
+    paint(tmp_path / "other" / "val", {"green": COLOURS["green"]}, 4)
+    done = command(
+        "task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", *FEW, "hydra.run.dir=again"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training pictures" not in done.stdout
+    assert 0 <= result_of(tmp_path / "again")["arms"]["regularised"]["final"]["accuracy/val"] <= 1
+
+
 def test_mistakes_are_one_line_and_write_nothing(trained: Path, command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "other" / "val", {"red": COLOURS["red"], "violet": (150, 40, 150)}, 2)
     cases = {

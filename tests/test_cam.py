@@ -205,3 +205,11 @@ def test_output_names() -> None:
     assert isinstance(output, Output)
     assert output.logits.shape == (4, CLASSES)
     assert output.activations.shape == (4, 64, 8, 8)
+
+
+def test_eigencam_of_what_is_not_finite_is_not_defined() -> None:
+    activations = torch.rand(3, 4, 5, 5)
+    activations[1, 2, 3, 3] = torch.nan
+    found = cam.eigencam(activations)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[[0, 2]], cam.eigencam(activations[[0, 2]]))

@@ -134,3 +134,15 @@ def test_calibration_error_by_hand() -> None:
     p = generator.uniform(0.2, 1, 20000)
     drawn = torch.from_numpy((generator.uniform(size=20000) < p).astype(float))
     assert float(calibration_error(torch.from_numpy(p), drawn)) < 0.02
+
+
+def test_a_map_that_a_change_kills_has_nothing_in_common_with_the_one_before() -> None:
+    maps = random_maps(3)
+    after = maps.clone()
+    after[1] = -1
+    assert indicators.likeness(maps, after).tolist() == pytest.approx([1, 0, 1])
+    assert indicators.likeness(after, maps).isnan().tolist() == [False, True, False]
+
+
+def test_rank_is_descending_and_row_by_row() -> None:
+    assert indicators.rank(torch.tensor([[[0.2, 0.9], [0.2, 0.5]]])).tolist() == [[[2, 0], [3, 1]]]
