@@ -1,0 +1,36 @@
+"""What is asked of the machine: freed memory is kept, and used again."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+PAGES_TAKEN = """
+import resource, torch
+from camtrain import machine
+from camtrain.config import TrainerConfig
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(25_000_000).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+pages()
+before = pages()
+machine.prepare(TrainerConfig())
+pages()
+print(before, max(pages() for _ in range(3)))
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc"
+)
+def test_freed_memory_is_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", PAGES_TAKEN], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 40  # at least one for every 2 MiB, the largest page there is
+    assert after < before / 10
