@@ -49,7 +49,7 @@ def place(arms: Sequence[Arm], evaluated: Evaluated, batches: Iterable[Batch], v
 
     Args:
         arms: both.
-        evaluated: of the same pictures; the control is made from its maps.
+        evaluated: of the same pictures.
         batches: the measured pictures.
         variant: the trained map.
     """
@@ -64,7 +64,7 @@ def place(arms: Sequence[Arm], evaluated: Evaluated, batches: Iterable[Batch], v
         of = pairs(targets)
         of_map, own = of_pictures(numbers, targets, of).to(images.device), regions_of(regions, targets, of)
         for arm in arms:
-            found[arm.name] = forward_maps(arm, images, targets, variant).maps
+            found[arm.name] = evaluated.of(arm.name, numbers)
 
             def again(changed: Tensor, arm: Arm = arm, targets: Tensor = targets) -> Tensor:
                 return forward_maps(arm, changed, targets, variant).maps
@@ -158,20 +158,20 @@ def by_size(each: Mapping[str, Mapping[str, Tensor]], share: Tensor) -> list[dic
 
 def faithful(
     arms: Sequence[Arm],
+    evaluated: Evaluated,
     batches: Iterable[Batch],
-    variant: CamVariant,
     power: float,
     imputed: Tensor,
     seed: int,
 ) -> Measured:
     """Whether each arm's network uses what its maps show, and what the control's maps show: `faithfulness/drop`, ...
 
-    Some 35 forward passes for each map, and some 10 more where :func:`camtrain.road.road` is measured.
+    Three forward passes of each arm, some 30 for each map, and 8 more where :func:`camtrain.road.road` is measured.
 
     Args:
         arms: both.
+        evaluated: of these pictures, among others.
         batches: the measured pictures.
-        variant: the trained map.
         power: of the control.
         imputed: (pictures,) bool, for which of them ROAD is measured.
         seed: of the noise in what ROAD puts in place of pixels: a picture's is the same for all maps.
@@ -184,34 +184,44 @@ def faithful(
             drawn = stream(seed, Stream.road, step=int(numbers[row]))
             noise[row] = drawn.standard_normal(images.shape[1:], np.float32)
         noise_of = torch.from_numpy(noise).to(images.device)
+        of = pairs(targets)
+        of_map, rows = (of_pictures(part, targets, of) for part in (numbers.to(images.device), with_road))
+        some = Pairs(of.rows[rows], of.classes[rows])
         for arm in arms:
-            _, of, maps = forward_maps(arm, images, targets, variant)
-            seen = [(arm.name, maps)]
+            maps = evaluated.of(arm.name, numbers)
+            seen = {arm.name: maps}
             if arm.name == BASELINE:
-                seen.append((CONTROL, sharpened(maps, power)))
-            of_map = of_pictures(numbers.to(images.device), targets, of)
-            for name, those in seen:
-                figures = of_confidence(arm, images, targets, of, those)
+                seen[CONTROL] = sharpened(maps, power)
+            for name, figures in zip(seen, of_confidence(arm, images, targets, of, [*seen.values()]), strict=True):
                 values.add(name, of_map, tagged("faithfulness", figures))
-                rows = of_pictures(with_road, targets, of)
-                if bool(rows.any()):
-                    some = Pairs(of.rows[rows], of.classes[rows])
-                    normalised, of_class = _watched(arm, images, targets, some)
+            if len(some.rows):
+                normalised, of_class = _watched(arm, images, targets, some)
+                for name, those in seen.items():
                     found = road(normalised, those[rows], of_class, noise_of[some.rows])
                     values.add(name, of_map[rows], {"faithfulness/road": found})
     return values.measured()
 
 
-def of_confidence(arm: Arm, images: Tensor, targets: Tensor, of: Pairs, maps: Tensor) -> dict[str, Tensor]:
-    """Every figure of :mod:`camtrain.faithfulness` of each map, by name."""
+def of_confidence(
+    arm: Arm, images: Tensor, targets: Tensor, of: Pairs, several: Sequence[Tensor]
+) -> list[dict[str, Tensor]]:
+    """Every figure of :mod:`camtrain.faithfulness` by name, (maps,) each; for several kinds of maps of these pairs."""
     normalised, of_class = _watched(arm, images, targets, of)
-    drop, increase = faithfulness.confidence(normalised, maps, of_class)
-    return {"drop": drop, "increase": increase, **of_curves(normalised, maps, of_class)}
+    both = faithfulness.ends(normalised, of_class)
+    return [
+        {
+            **faithfulness.confidence(normalised, maps, of_class, both.whole)._asdict(),
+            **of_curves(normalised, maps, of_class, both),
+        }
+        for maps in several
+    ]
 
 
-def of_curves(normalised: Tensor, maps: Tensor, of_class: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    deletion, insertion = map(faithfulness.area_under, faithfulness.curves(normalised, maps, of_class))
-    return {"deletion": deletion, "insertion": insertion}
+def of_curves(
+    normalised: Tensor, maps: Tensor, of_class: Callable[[Tensor], Tensor], both: faithfulness.Ends
+) -> dict[str, Tensor]:
+    found = faithfulness.curves(normalised, maps, of_class, both)
+    return {name: faithfulness.area_under(curve) for name, curve in found._asdict().items()}
 
 
 def _watched(arm: Arm, images: Tensor, targets: Tensor, of: Pairs) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -255,14 +265,15 @@ def other_maps(
             of_map, rows = (of_pictures(part.to(images.device), targets, of) for part in (numbers, some))
             own = regions_of(regions, targets, of)
             normalised, of_class = _watched(arm, images, targets, Pairs(of.rows[rows], of.classes[rows]))
+            both = faithfulness.ends(normalised, of_class) if len(normalised) else None
             for at, variant in enumerate(variants):
                 figures = of_maps(maps[variant], own)
                 figures["with_trained"] = correlation(maps[variant], maps[trained])
                 for other in variants[:at]:
                     figures[f"like_{other.value}"] = correlation(maps[variant], maps[other])
                 values.add(arm.name, of_map, tagged(f"other_maps/{variant.value}", figures))
-                if bool(rows.any()):
-                    found = of_curves(normalised, maps[variant][rows], of_class)
+                if both is not None:
+                    found = of_curves(normalised, maps[variant][rows], of_class, both)
                     values.add(arm.name, of_map[rows], tagged(f"other_maps/{variant.value}", found))
     return values.measured()
 
@@ -273,7 +284,12 @@ class Sanity(NamedTuple):
 
 
 def sane(
-    arms: Sequence[Arm], batches: Sequence[Batch], variant: CamVariant, pictures: int, fresh: Mapping[str, Tensor]
+    arms: Sequence[Arm],
+    evaluated: Evaluated,
+    batches: Sequence[Batch],
+    variant: CamVariant,
+    pictures: int,
+    fresh: Mapping[str, Tensor],
 ) -> Sanity:
     """Likeness of each map to that of the network after its weights were replaced, from the last layer to the first.
 
@@ -281,6 +297,7 @@ def sane(
 
     Args:
         arms: both.
+        evaluated: of these pictures, among others.
         batches: the measured pictures.
         variant: the trained map.
         pictures: how many there are in the set.
@@ -294,17 +311,17 @@ def sane(
         model = copy.deepcopy(model)
         model.backbone.load_state_dict(fresh)
         other = dataclasses.replace(arm, model=model)
-        trained = [forward_maps(arm, batch.images, batch.targets, variant).maps for batch in batches]
+        trained = [evaluated.of(arm.name, batch.indices) for batch in batches]
         numbers = torch.cat(
             [of_pictures(batch.indices, batch.targets, pairs(batch.targets.cpu())) for batch in batches]
         )
         stages = []
-        for _ in cascade(model.backbone, arm.model.backbone.state_dict()):
-            alike = [
-                likeness(before, forward_maps(other, batch.images, batch.targets, variant).maps)
+        for replaced in cascade(model.backbone, arm.model.backbone.state_dict()):
+            maps = [
+                forward_maps(other, batch.images, batch.targets, variant).maps if replaced else before
                 for batch, before in zip(batches, trained, strict=True)
             ]
-            stages.append(torch.cat(alike))
+            stages.append(likeness(torch.cat(trained), torch.cat(maps)))
         curves[arm.name] = [float(alike.double().nanmean()) for alike in stages]
         values.add(arm.name, numbers, {"sanity/head": stages[1], "sanity/all": stages[-1]})
     return Sanity(values.measured(), curves)
@@ -359,7 +376,7 @@ def measure(
     if wanted.faithfulness_pictures:
         say("measuring faithfulness")
         imputed = some_of(faithfully, wanted.road_pictures)
-        add(faithful(arms, batches(faithfully), variant, power, imputed, config.seed))
+        add(faithful(arms, evaluated, batches(faithfully), power, imputed, config.seed))
     others = [other for other in dict.fromkeys(wanted.maps) if other is not variant]
     quick = [other for other in others if other is not CamVariant.scorecam]
     if quick:
@@ -372,7 +389,7 @@ def measure(
     if wanted.sanity_pictures:
         say("measuring sanity")
         some = some_of(measured, wanted.sanity_pictures)
-        checked = sane(arms, list(batches(some)), variant, len(measured), fresh())
+        checked = sane(arms, evaluated, list(batches(some)), variant, len(measured), fresh())
         add(checked.measured)
         found["sanity"] = checked.curves
     found["control"]["final"] = whole.means[CONTROL]

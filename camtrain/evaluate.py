@@ -92,6 +92,11 @@ class Measured(NamedTuple):
 class Evaluated(NamedTuple):
     measured: Measured
     maps: dict[str, Tensor]  # by arm: (maps, height, width) of the measured pictures, before ReLU
+    numbers: Tensor  # (maps,) int64, ascending: of which picture each map is
+
+    def of(self, name: str, pictures: Tensor) -> Tensor:
+        """The arm's maps of these pictures, whose numbers ascend."""
+        return self.maps[name][torch.isin(self.numbers, pictures).to(self.maps[name].device)]
 
 
 def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Evaluated:
@@ -106,11 +111,13 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
     values = Values([arm.name for arm in arms], len(measured))
     kept: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
-    targets = []
+    targets, pictures = [], []
     for batch in batches:
         chosen, numbers = (part.to(batch.images.device) for part in (measured[batch.indices], batch.indices))
         if is_multilabel(batch.targets):
             targets.append(batch.targets)
+        of_map = of_pictures(batch.indices, batch.targets.cpu(), pairs(batch.targets.cpu()))
+        pictures.append(of_map[measured[of_map]])
         for arm in arms:
             output, of, maps = forward_maps(arm, batch.images, batch.targets, variant)
             rows = of_pictures(chosen, batch.targets, of)
@@ -131,7 +138,7 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
             each = found.each[name]
             error = calibration_error(each["confidence/top_probability"], each[f"{ACCURACY}/val"])
             means["confidence/calibration_error"] = float(error)
-    return Evaluated(found, maps_of)
+    return Evaluated(found, maps_of, torch.cat(pictures))
 
 
 def peak_entropy(maps: Tensor) -> float:

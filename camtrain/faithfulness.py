@@ -25,6 +25,19 @@ BLUR_EDGE, BLUR_SIGMA = 11, 5.0
 """Of the blurred picture that insertion starts from, in pixels, as published with RISE."""
 
 
+class Ends(NamedTuple):
+    """Probabilities of each map's class that no map changes, (maps,) each."""
+
+    whole: Tensor  # of the picture: deletion starts here, insertion ends
+    mean: Tensor  # of the mean colour: deletion ends here
+    blurred: Tensor  # of the blurred picture: insertion starts here
+
+
+def ends(images: Tensor, probability: Probability) -> Ends:
+    """What every map of the same pictures and classes needs once."""
+    return Ends(probability(images), probability(torch.zeros_like(images)), probability(blur(images)))
+
+
 class Confidence(NamedTuple):
     """What is left of the probability when only what the map shows is left of the picture; (maps,) each."""
 
@@ -32,7 +45,7 @@ class Confidence(NamedTuple):
     increase: Tensor
 
 
-def confidence(images: Tensor, maps: Tensor, probability: Probability) -> Confidence:
+def confidence(images: Tensor, maps: Tensor, probability: Probability, whole: Tensor) -> Confidence:
     r"""Average drop and increase in confidence (Chattopadhay et al., WACV 2018).
 
     .. math:: \text{drop} = \frac{\max(0, p(x) - p(x \odot M))}{p(x)}, \quad \text{increase} = [p(x \odot M) > p(x)]
@@ -45,12 +58,13 @@ def confidence(images: Tensor, maps: Tensor, probability: Probability) -> Confid
         images: (maps, 3, height, width), normalised.
         maps: (maps, rows, columns), before ReLU.
         probability: of each map's class.
+        whole: (maps,), that of the unchanged pictures.
     """
     shown = upsample(maps, (images.shape[2], images.shape[3]))
     shown = shown / shown.amax((1, 2), keepdim=True).clamp_min(torch.finfo(shown.dtype).tiny)
-    full, left = probability(images), probability(images * shown[:, None].to(images.dtype))
-    drop = (full - left).relu() / full.clamp_min(torch.finfo(full.dtype).tiny)
-    return Confidence(*(value.masked_fill(is_dead(maps), torch.nan) for value in (drop, (left > full).to(full.dtype))))
+    left = probability(images * shown[:, None].to(images.dtype))
+    drop = (whole - left).relu() / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+    return Confidence(*(value.masked_fill(is_dead(maps), torch.nan) for value in (drop, (left > whole).to(drop.dtype))))
 
 
 class Curves(NamedTuple):
@@ -60,7 +74,7 @@ class Curves(NamedTuple):
     insertion: Tensor
 
 
-def curves(images: Tensor, maps: Tensor, probability: Probability, steps: int = STEPS) -> Curves:
+def curves(images: Tensor, maps: Tensor, probability: Probability, both: Ends, steps: int = STEPS) -> Curves:
     """Deletion and insertion (RISE, Petsiuk et al., BMVC 2018).
 
     Pixels change in the descending order of the stretched map: to the mean colour in deletion, from a blurred picture
@@ -70,17 +84,19 @@ def curves(images: Tensor, maps: Tensor, probability: Probability, steps: int = 
         images: (maps, 3, height, width), normalised.
         maps: (maps, rows, columns), before ReLU.
         probability: of each map's class.
+        both: of these pictures and classes, by :func:`ends`.
         steps: intervals; after each of them the same number of pixels more has changed, but for rounding.
     """
     height, width = images.shape[2:]
     places = rank(upsample(maps, (height, width)))[:, None]
     mean, blurred = torch.zeros((), dtype=images.dtype, device=images.device), blur(images)
-    deleted, inserted = [], []
-    for step in range(steps + 1):
+    deleted, inserted = [both.whole], [both.blurred]
+    for step in range(1, steps):
         changed = places < round(step * height * width / steps)
         deleted.append(probability(torch.where(changed, mean, images)))
-        whole = step == steps  # as before anything is deleted
-        inserted.append(deleted[0] if whole else probability(torch.where(changed, images, blurred)))
+        inserted.append(probability(torch.where(changed, images, blurred)))
+    deleted.append(both.mean)
+    inserted.append(both.whole)
     dead = is_dead(maps)[:, None]
     return Curves(*(torch.stack(curve, 1).masked_fill(dead, torch.nan) for curve in (deleted, inserted)))
 

@@ -77,7 +77,8 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     of_arm = arm(True, 8)
     nothing = torch.zeros(10, dtype=torch.bool)
     batches = all_batches(pictures, 4, CPU, chosen=measured)
-    found = faithful([of_arm], batches, CamVariant.gradcam, 2.0, nothing, 0)
+    evaluated = evaluate([of_arm], all_batches(pictures, 3, CPU), CamVariant.gradcam, measured)
+    found = faithful([of_arm], evaluated, batches, 2.0, nothing, 0)
     images, _ = pictures.gather([7])
     images, target = images.float() / 255, pictures.targets[7:8]
     _, of, maps = forward_maps(of_arm, images, target, CamVariant.gradcam)
@@ -89,8 +90,9 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
             logits = of_arm.model.of_normalised(changed).logits.detach()
             return (logits.sigmoid() if objects > 1 else logits.softmax(1))[:, kind]
 
-        drops.append(faithfulness.confidence(normalised, single[None], probability).drop)
-        curve = faithfulness.curves(normalised, single[None], probability).deletion
+        ends = faithfulness.ends(normalised, probability)
+        drops.append(faithfulness.confidence(normalised, single[None], probability, ends.whole).drop)
+        curve = faithfulness.curves(normalised, single[None], probability, ends).deletion
         deletions.append(faithfulness.area_under(curve))
     each = found.each["baseline"]
     assert float(each["faithfulness/drop"][7]) == pytest.approx(
@@ -198,8 +200,10 @@ def test_road_is_measured_on_its_own_subset_whatever_the_batches() -> None:
     _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=8), 0)
     measured = torch.arange(8) < 6
     imputed = torch.arange(8) < 3
+    one = arm(True, 8)
+    evaluated = evaluate([one], all_batches(pictures, 3, CPU), CamVariant.gradcam, measured)
     found = [
-        faithful([arm(True, 8)], all_batches(pictures, size, CPU, chosen=measured), CamVariant.gradcam, 2.0, imputed, 0)
+        faithful([one], evaluated, all_batches(pictures, size, CPU, chosen=measured), 2.0, imputed, 0)
         for size in (2, 8)
     ]
     roads = [part.each["baseline"]["faithfulness/road"] for part in found]
@@ -213,7 +217,8 @@ def test_randomising_ends_in_the_fresh_network() -> None:
     trained, other = arm(True, 8), arm(True, 8, seed=5)
 
     batches = list(all_batches(pictures, 4, CPU))
-    found = sane([trained], batches, CamVariant.gradcam, 8, other.model.backbone.state_dict())
+    evaluated = evaluate([trained], batches, CamVariant.gradcam, torch.ones(8, dtype=torch.bool))
+    found = sane([trained], evaluated, batches, CamVariant.gradcam, 8, other.model.backbone.state_dict())
     curve = found.curves["baseline"]
     assert len(curve) == STAGES + 1
     assert curve[0] == pytest.approx(1, abs=1e-5)

@@ -56,6 +56,13 @@ class Case:
         with torch.no_grad():
             return self.model(images).softmax(1)[torch.arange(COUNT), torch.tensor(self.classes)]
 
+    def confidence(self) -> faithfulness.Confidence:
+        return faithfulness.confidence(self.images, self.maps, self.probability, self.probability(self.images))
+
+    def curves(self, steps: int) -> faithfulness.Curves:
+        ends = faithfulness.ends(self.images, self.probability)
+        return faithfulness.curves(self.images, self.maps, self.probability, ends, steps)
+
 
 def test_drop_and_increase_equal_torch_cam() -> None:
     case = Case()
@@ -63,7 +70,7 @@ def test_drop_and_increase_equal_torch_cam() -> None:
     extractor = Given(case.model, shown / shown.amax((1, 2), keepdim=True))
     metric = ClassificationMetric(extractor, partial(torch.softmax, dim=-1))
     metric.update(case.images, case.classes)
-    found = faithfulness.confidence(case.images, case.maps, case.probability)
+    found = case.confidence()
     assert 0 < found.increase.mean() < 1
     assert found.drop.mean().item() == pytest.approx(metric.summary()["avg_drop"], abs=1e-5)
     assert found.increase.mean().item() == pytest.approx(metric.summary()["conf_increase"])
@@ -77,7 +84,7 @@ def test_drop_is_that_of_grad_cam_over_the_probability() -> None:
     drop, increase = (
         metric()(case.images, cams, targets, case.model) for metric in (DropInConfidence, IncreaseInConfidence)
     )
-    found = faithfulness.confidence(case.images, case.maps, case.probability)
+    found = case.confidence()
     np.testing.assert_allclose(found.drop * case.probability(case.images), drop, atol=1e-6)
     np.testing.assert_array_equal(found.increase, increase)
 
@@ -92,7 +99,7 @@ def test_curves_equal_torch_cam(blurred: bool) -> None:
         baseline=faithfulness.blur if blurred else None,
     )
     metric.update(case.images, case.classes)
-    found = faithfulness.curves(case.images, case.maps, case.probability, steps=16)
+    found = case.curves(steps=16)
     curve, theirs = (found.insertion, metric.insertion) if blurred else (found.deletion, metric.deletion)
     assert faithfulness.area_under(curve).sum().item() == pytest.approx(theirs, abs=1e-5)
 
@@ -107,7 +114,7 @@ def test_a_map_of_what_decides_is_deleted_at_once() -> None:
     def probability(changed: Tensor) -> Tensor:
         return (changed[:, 0, :8, :8] == 1).float().mean((1, 2))
 
-    deletion = faithfulness.curves(images, maps, probability, steps=4).deletion
+    deletion = faithfulness.curves(images, maps, probability, faithfulness.ends(images, probability), 4).deletion
     assert deletion[0].tolist() == pytest.approx([1, 0.1, 0, 0, 0], abs=0.15)
     assert deletion[1, 1] == 1
     good, bad = faithfulness.area_under(deletion).tolist()
@@ -117,8 +124,8 @@ def test_a_map_of_what_decides_is_deleted_at_once() -> None:
 def test_dead_maps_have_no_faithfulness() -> None:
     case = Case()
     case.maps[2] = -1
-    found = faithfulness.confidence(case.images, case.maps, case.probability)
-    both = faithfulness.curves(case.images, case.maps, case.probability, steps=2)
+    found = case.confidence()
+    both = case.curves(steps=2)
     for value in (*found, *map(faithfulness.area_under, both)):
         assert value.isnan().tolist() == [number == 2 for number in range(COUNT)]
 
