@@ -21,6 +21,7 @@ from camtrain.performance import (
     calibration_error,
     mean_average_precision,
     of_batch,
+    of_each_picture,
     prediction_entropy,
 )
 from camtrain.score import Pairs, is_multilabel, of_pictures, pairs, regions_of
@@ -133,12 +134,18 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
     for name, means in found.means.items():
         means["cam/peak_entropy"] = peak_entropy(maps_of[name])
         if targets:
-            means[f"{PRECISION}/val"] = mean_average_precision(torch.cat(logits[name]), torch.cat(targets))
+            means[f"{PRECISION}/val"], found.each[name][f"{PRECISION}/val"] = of_several(logits[name], targets)
         else:
             each = found.each[name]
             error = calibration_error(each["confidence/top_probability"], each[f"{ACCURACY}/val"])
             means["confidence/calibration_error"] = float(error)
     return Evaluated(found, maps_of, torch.cat(pictures))
+
+
+def of_several(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[float, Tensor]:
+    """Mean average precision of all batches together, and what each picture adds to it."""
+    both = torch.cat([*logits]), torch.cat([*targets])
+    return mean_average_precision(*both), of_each_picture(*both).cpu()
 
 
 def peak_entropy(maps: Tensor) -> float:

@@ -13,18 +13,22 @@ memory. Every family of indicators but ROAD, in five parts:
 - stability: mirrored and moved;
 - sanity: the cascade on 32 pictures, eight stages.
 
-camtrain's side are its own functions, which make the maps anew for each of these parts but the fourth, as they do in a
-run. The other side is a script as one would write it: torchvision's network with the same weights; maps in batches, by
-torch-cam or grad-cam, whichever is faster here, each map once; drop, increase and the curves by torch-cam's metrics,
-which are handed these maps; entropy, Gini index, energy in mask and pointing by Quantus; the rest, which no library
-has, by NumPy, SciPy and OpenCV, boxes from outlines threshold by threshold, as published with MaxBoxAccV2.
+camtrain's side are its own functions, as in a run. The other side is a script as one would write it: torchvision's
+network with the same weights and memory layout; maps in batches, by torch-cam or grad-cam, whichever is faster here,
+each map once; drop, increase and the curves by torch-cam's metrics, which are handed these maps; entropy, Gini index,
+energy in mask and pointing by Quantus; the rest, which no library has, by NumPy, SciPy and OpenCV, boxes from outlines
+threshold by threshold, as published with MaxBoxAccV2.
+
+Where the time goes: nearly all of it into forward passes. camtrain needs fewer of them for the curves, and they take
+less time because it keeps freed memory (camtrain.machine.keep_freed_memory), which a script does not. --keep does it
+for the other side too.
 
 torch-cam's two curves have one baseline: for deletion to the mean colour and insertion from a blurred picture it has to
 run twice, and half of what it computes is thrown away. What the ratio is where one baseline is good enough is told as
 well, and what Quantus' own test of randomised weights takes, which stops at every layer and looks at stretched maps.
 
-Both sides take turns; after a warm-up the median of the rounds is told. The second table has both sides' values: they
-are to agree where the definitions do. Timings need an otherwise idle machine.
+Each side has a process of its own, and they take turns; after a warm-up the median of the rounds is told. The second
+table has both sides' values: they are to agree where the definitions do. Timings need an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -32,10 +36,12 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import multiprocessing
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,12 +75,12 @@ from camtrain.conclusion import Scene
 from camtrain.config import CamVariant
 from camtrain.data.batches import Batch
 from camtrain.data.build import validation
-from camtrain.evaluate import evaluate, forward_maps
+from camtrain.evaluate import Evaluated, evaluate, forward_maps
 from camtrain.finished import Finished, arms, read
-from camtrain.model import SMALL_RESNET, Classifier
+from camtrain.model import SMALL_RESNET
 from camtrain.residual import SmallResNet
 from camtrain.sanity import stages
-from camtrain.score import is_multilabel
+from camtrain.score import is_multilabel, pairs
 from camtrain.stability import SHIFT, stability
 
 Array = NDArray[Any]
@@ -106,8 +112,7 @@ class Case:
     batches: list[Batch]
     normalised: list[Tensor]  # their pictures
     batch_size: int  # of the run
-    fresh: Callable[[], Classifier]
-    fresh_state: dict[str, Tensor]  # weights of what `fresh` makes
+    fresh: Mapping[str, Tensor]  # state dict of such a network, not trained
 
     def first(self) -> Case:
         """Of the first batch only."""
@@ -132,8 +137,7 @@ def prepared(run: Path, pictures: int | None) -> Case:
     normalised = [(batch.images - arm.model.mean) / arm.model.std for batch in batches]
     plain = plain_network(finished, arm)
     layer = f"network.{finished.result['model']['layer']}"
-    fresh_state = scene.fresh().backbone.state_dict()
-    return Case(arm, plain, layer, batches, normalised, config.trainer.batch_size, scene.fresh, fresh_state)
+    return Case(arm, plain, layer, batches, normalised, config.trainer.batch_size, scene.fresh())
 
 
 class Plain(nn.Module):
@@ -173,21 +177,21 @@ class Ours:
     def __init__(self, case: Case) -> None:
         self.case, self.arm = case, case.arm
         self.measured = torch.ones(sum(len(batch.indices) for batch in case.batches), dtype=torch.bool)
-        self.made: list[Tensor] = []
+        self.evaluated: Evaluated
 
     def maps(self) -> Values:
-        means = evaluate([self.arm], self.case.batches, CamVariant.gradcam, self.measured).measured.means[REGULARISED]
+        self.evaluated = evaluate([self.arm], self.case.batches, CamVariant.gradcam, self.measured)
+        means = self.evaluated.measured.means[REGULARISED]
         names = {name: SHORTER.get(name, name.removeprefix("cam/").removeprefix("confidence/")) for name in means}
         return {names[name]: value for name, value in means.items()}
 
     def localisation(self) -> Values:
-        overlap, boxes, pixels, self.made = [], [], [], []
+        overlap, boxes, pixels = [], [], []
         for batch in self.case.batches:
-            maps = forward_maps(self.arm, batch.images, batch.targets, CamVariant.gradcam).maps
+            maps = self.of(batch)
             overlap.append(localisation.overlap(maps, batch.regions))
             boxes.append(localisation.box_overlap(maps, batch.regions))
             pixels.append(localisation.pixel_counts(maps, batch.regions))
-            self.made.append(maps)
         return {
             "iou": float(localisation.at_best(torch.cat(overlap)).double().nanmean()),
             "box_accuracy": float(localisation.box_accuracy(torch.cat(boxes)).double().nanmean()),
@@ -197,26 +201,33 @@ class Ours:
     def faithfulness(self) -> Values:
         found = []
         for batch in self.case.batches:
-            _, of, maps = forward_maps(self.arm, batch.images, batch.targets, CamVariant.gradcam)
-            found.append(of_confidence(self.arm, batch.images, batch.targets, of, maps))
+            of = pairs(batch.targets)
+            found += of_confidence(self.arm, batch.images, batch.targets, of, [self.of(batch)])
         return {name: nanmean(torch.cat([figures[name] for figures in found])) for name in found[0]}
 
     def stability(self) -> Values:
         found = []
-        for batch, maps in zip(self.case.batches, self.made, strict=True):
+        for batch in self.case.batches:
 
             def again(changed: Tensor, targets: Tensor = batch.targets) -> Tensor:
                 return forward_maps(self.arm, changed, targets, CamVariant.gradcam).maps
 
-            found.append(stability(batch.images, maps, again))
+            found.append(stability(batch.images, self.of(batch), again))
         flip, shift = zip(*found, strict=True)
         return {"mirrored": nanmean(torch.cat(flip)), "moved": nanmean(torch.cat(shift))}
 
     def sanity(self) -> Values:
-        some = self.measured & (self.measured.cumsum(0) <= SANITY)
-        found = sane([self.arm], lambda: self.case.batches, CamVariant.gradcam, some, self.case.fresh)
+        some, left = [], SANITY
+        for batch in self.case.batches:
+            if left > 0:
+                some.append(Batch(*(part[:left] for part in batch)))
+                left -= len(batch.indices)
+        found = sane([self.arm], self.evaluated, some, CamVariant.gradcam, len(self.measured), self.case.fresh)
         means = found.measured.means[REGULARISED]
         return {"fresh last layer": means["sanity/head"], "fresh network": means["sanity/all"]}
+
+    def of(self, batch: Batch) -> Tensor:
+        return self.evaluated.of(REGULARISED, batch.indices)
 
 
 def nanmean(values: Tensor) -> float:
@@ -269,8 +280,9 @@ Maker = type[ByTorchCam] | type[ByGradCam]
 class Libraries:
     """The same with other people's packages."""
 
-    def __init__(self, case: Case, maker: Maker) -> None:
-        self.case, self.maker = case, maker
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.maker, self.told = faster(case)
         self.classes = [batch.targets.tolist() for batch in case.batches]
         self.targets = np.concatenate(self.classes)
         regions = torch.cat([batch.regions for batch in case.batches]).numpy()
@@ -395,6 +407,9 @@ class Libraries:
             "pxap": (precision * inside).sum() / inside.sum(),
         }
 
+    def one_baseline(self) -> Values:
+        return self.faithfulness(one_baseline=True)
+
     def faithfulness(self, one_baseline: bool = False) -> Values:
         largest = np.maximum(self.stretched.max((1, 2), keepdims=True), DEAD)
         given = Given(self.case.plain)
@@ -452,7 +467,7 @@ class Libraries:
         likeness = []
         for group in stages(network):
             state = network.state_dict()
-            for name, value in self.case.fresh_state.items():
+            for name, value in self.case.fresh.items():
                 if name.rpartition(".")[0] in group:
                     state[name] = value
             network.load_state_dict(state)
@@ -543,24 +558,44 @@ class Round(NamedTuple):
     values: tuple[Values, Values]
 
 
-ONE_BASELINE, RANDOMISED = "faithfulness, one baseline", "sanity by Quantus"
+MORE = {"one_baseline": "faithfulness, one baseline", "randomised": "sanity by Quantus"}
+"""What only the other side does, and is not in the total."""
+
+_sides: list[Ours | Libraries] = []
+"""In its own process: the side that is measured there."""
 
 
-def one_round(case: Case, maker: Maker) -> Round:
+def begin(kind: type[Ours] | type[Libraries], run: Path, pictures: int | None, threads: int, keep: bool) -> str:
+    """In a side's process: read everything, warm up on one batch, and say what the maps are made with."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    if keep:
+        machine.keep_freed_memory()
+    case = prepared(run, pictures)
+    side = kind(case.first())
+    for part in (*PARTS, *(MORE if kind is Libraries else ())):
+        getattr(side, part)()
+    _sides.append(kind(case))
+    count = sum(len(batch.indices) for batch in case.batches)
+    told = f"; {side.told}; taken: {side.maker.name}" if isinstance(side, Libraries) else ""
+    return f"{count} pictures, {threads} threads{told}"
+
+
+def measured(part: str) -> tuple[float, Values]:
+    """In a side's process: seconds and values of a part."""
+    return timed(getattr(_sides[0], part))
+
+
+def one_round(ours: ProcessPoolExecutor, libraries: ProcessPoolExecutor) -> Round:
     """Each part of both sides, taking turns."""
-    ours, libraries = Ours(case), Libraries(case, maker)
-    more: dict[str, Callable[[], Values]] = {
-        ONE_BASELINE: partial(libraries.faithfulness, one_baseline=True),
-        RANDOMISED: libraries.randomised,
-    }
     both: tuple[dict[str, float], dict[str, float]] = ({}, {})
     values: tuple[Values, Values] = ({}, {})
     for part in PARTS:
         for seconds, found, side in zip(both, values, (ours, libraries), strict=True):
-            seconds[part], figures = timed(getattr(side, part))
+            seconds[part], figures = side.submit(measured, part).result()
             found |= figures
-    for name, function in more.items():
-        both[1][name], _ = timed(function)
+    for part in MORE:
+        both[1][part], _ = libraries.submit(measured, part).result()
     return Round(*both, values)
 
 
@@ -578,13 +613,13 @@ def show(rounds: Sequence[Round]) -> None:
     theirs = [sum(each.theirs[part] for part in PARTS) for each in rounds]
     line("total", ours, theirs)
     cheaper = [
-        total - each.theirs["faithfulness"] + each.theirs[ONE_BASELINE]
+        total - each.theirs["faithfulness"] + each.theirs["one_baseline"]
         for total, each in zip(theirs, rounds, strict=True)
     ]
     line("total, with one baseline", ours, cheaper)
     print("not in the total:")
-    line(ONE_BASELINE, [each.ours["faithfulness"] for each in rounds], [each.theirs[ONE_BASELINE] for each in rounds])
-    line(RANDOMISED, [each.ours["sanity"] for each in rounds], [each.theirs[RANDOMISED] for each in rounds])
+    for part, beside in (("one_baseline", "faithfulness"), ("randomised", "sanity")):
+        line(MORE[part], [each.ours[beside] for each in rounds], [each.theirs[part] for each in rounds])
     print(f"\n{'value':<32}{'camtrain':>10}{'libraries':>11}")
     first, second = rounds[-1].values
     for name in (name for name in first if name in second):
@@ -598,19 +633,19 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="of the validation split; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides")
+    parser.add_argument("--keep", action="store_true", help="the other side keeps freed memory too")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    cv2.setNumThreads(given.threads)
-    case = prepared(given.run, given.pictures)
-    maker, told = faster(case)
-    count = sum(len(batch.indices) for batch in case.batches)
-    print(f"{count} pictures, {given.threads} threads; {told}; taken: {maker.name}", flush=True)
-    one_round(case.first(), maker)
-    rounds = []
-    for number in range(given.rounds):
-        rounds.append(one_round(case, maker))
-        totals = (sum(rounds[-1].ours.values()), sum(rounds[-1].theirs[part] for part in PARTS))
-        print(f"round {number + 1}: {totals[0]:.1f} s, {totals[1]:.1f} s", flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    # A process for each, so that neither feels what the other left behind.
+    with ProcessPoolExecutor(1, spawn) as ours, ProcessPoolExecutor(1, spawn) as libraries:
+        case = given.run, given.pictures, given.threads
+        ours.submit(begin, Ours, *case, True).result()
+        print(libraries.submit(begin, Libraries, *case, given.keep).result(), flush=True)
+        rounds = []
+        for number in range(given.rounds):
+            rounds.append(one_round(ours, libraries))
+            totals = (sum(rounds[-1].ours.values()), sum(rounds[-1].theirs[part] for part in PARTS))
+            print(f"round {number + 1}: {totals[0]:.1f} s, {totals[1]:.1f} s", flush=True)
     show(rounds)
 
 

@@ -529,6 +529,7 @@ def test_several_classes_per_picture(command: Command, tmp_path: Path) -> None:
     assert "mean average precision" in done.stdout
     result = only_result(tmp_path)
     assert result["data"]["multilabel"]
+    assert result["difference_95"]["average_precision/val"] > 0
     for arm in ("baseline", "regularised"):
         final = result["arms"][arm]["final"]
         assert 0 < final["average_precision/val"] < 1

@@ -34,7 +34,7 @@ from camtrain.evaluate import forward_maps
 from camtrain.head import Path
 from camtrain.loss import cam_term
 from camtrain.model import Built, build
-from camtrain.performance import average_precision, mean_average_precision
+from camtrain.performance import average_precision, left_out, mean_average_precision, of_each_picture
 from camtrain.preconditions import probe_paths
 from camtrain.residual import SmallResNet
 from camtrain.score import autograd_gradient, head_gradient, pairs
@@ -450,6 +450,32 @@ def test_average_precision_equals_scikit_learn(levels: int | None, share: float)
         positive[seed % 50] = 1
         exact = average_precision_score(positive.numpy(), scores.numpy())
         assert abs(float(average_precision(scores, positive)) - exact) < 1e-12
+        without = left_out(scores, positive)
+        for number in range(0, 50, 7):
+            rest = torch.arange(50) != number
+            if positive[rest].any():
+                exact = average_precision_score(positive[rest].numpy(), scores[rest].numpy())
+                assert abs(float(without[number]) - exact) < 1e-12
+            else:
+                assert without[number].isnan()
+
+
+def test_what_pictures_add_to_the_precision_gives_its_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = (torch.rand(300, 4, generator=generator) < 0.2).long()
+    target[:, 3] = 0  # a class without a positive picture, left out of the mean
+    logits = torch.randn(300, 4, generator=generator) + target
+    each = of_each_picture(logits, target)
+    assert abs(float(each.mean()) - mean_average_precision(logits, target)) < 1e-12
+    drawn = [torch.randint(300, (300,), generator=generator) for _ in range(400)]
+    resampled = torch.tensor([mean_average_precision(logits[rows], target[rows]) for rows in drawn])
+    assert float(each.std()) / 300**0.5 == pytest.approx(float(resampled.std()), rel=0.15)
+
+
+def test_the_only_positive_of_a_class_is_no_influence() -> None:
+    target = torch.tensor([[1, 1], [0, 1], [0, 0]])
+    logits = torch.tensor([[2.0, 3.0], [1.0, 2.0], [0.0, 1.0]])
+    assert of_each_picture(logits, target).tolist() == [1, 1, 1]
 
 
 def test_mean_average_precision_equals_scikit_learn() -> None:
