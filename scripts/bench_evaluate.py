@@ -160,12 +160,8 @@ def plain_network(finished: Finished, arm: Arm) -> nn.Module:
     options = {"image_size": finished.config.dataset.image_size} if name.startswith("vit_") else {}
     network = SmallResNet(classes) if name == SMALL_RESNET else get_model(name, num_classes=classes, **options)
     network.load_state_dict(arm.model.backbone.state_dict())
-    module: Any
-    for module in network.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False
     for stem in finished.result["model"]["stem_strides_lowered"]:
-        module = network.get_submodule(stem)
+        module: Any = network.get_submodule(stem)
         module.stride = (1, 1)
     layout: Any = machine.layout(finished.config.trainer)
     return Plain(network, arm.model.precision).eval().to(memory_format=layout)
