@@ -59,12 +59,13 @@ def place(arms: Sequence[Arm], evaluated: Evaluated, batches: Iterable[Batch], v
     names = [*(arm.name for arm in arms), CONTROL, UNIFORM, CENTRED]
     values, shares = Values(names, pictures), Values(["object"], pictures)
     curves = {name: _Curves() for name in names}
-    for images, targets, regions, numbers in batches:
+    for batch in batches:
+        images, targets, regions, numbers = batch
         found: dict[str, Tensor] = {}
         of = pairs(targets)
         of_map, own = of_pictures(numbers, targets, of).to(images.device), regions_of(regions, targets, of)
         for arm in arms:
-            found[arm.name] = evaluated.of(arm.name, numbers)
+            found[arm.name] = evaluated.of(arm.name, batch)
 
             def again(changed: Tensor, arm: Arm = arm, targets: Tensor = targets) -> Tensor:
                 return forward_maps(arm, changed, targets, variant).maps
@@ -177,7 +178,8 @@ def faithful(
         seed: of the noise in what ROAD puts in place of pixels: a picture's is the same for all maps.
     """
     values = Values([*(arm.name for arm in arms), CONTROL], len(imputed))
-    for images, targets, _, numbers in batches:
+    for batch in batches:
+        images, targets, _, numbers = batch
         with_road = imputed[numbers].to(images.device)
         noise = np.zeros(images.shape if bool(with_road.any()) else (0,), np.float32)
         for row in with_road.nonzero().flatten().tolist():
@@ -188,7 +190,7 @@ def faithful(
         of_map, rows = (of_pictures(part, targets, of) for part in (numbers.to(images.device), with_road))
         some = Pairs(of.rows[rows], of.classes[rows])
         for arm in arms:
-            maps = evaluated.of(arm.name, numbers)
+            maps = evaluated.of(arm.name, batch)
             seen = {arm.name: maps}
             if arm.name == BASELINE:
                 seen[CONTROL] = sharpened(maps, power)
@@ -207,26 +209,26 @@ def of_confidence(
 ) -> list[dict[str, Tensor]]:
     """Every figure of :mod:`camtrain.faithfulness` by name, (maps,) each; for several kinds of maps of these pairs."""
     normalised, of_class = _watched(arm, images, targets, of)
-    both = faithfulness.ends(normalised, of_class)
+    known = faithfulness.ends(normalised, of_class)
     return [
         {
-            **faithfulness.confidence(normalised, maps, of_class, both.whole)._asdict(),
-            **of_curves(normalised, maps, of_class, both),
+            **faithfulness.confidence(normalised, maps, of_class, known.whole)._asdict(),
+            **of_curves(normalised, maps, of_class, known),
         }
         for maps in several
     ]
 
 
 def of_curves(
-    normalised: Tensor, maps: Tensor, of_class: Callable[[Tensor], Tensor], both: faithfulness.Ends
+    normalised: Tensor, maps: Tensor, of_class: Callable[[Tensor], Tensor], known: faithfulness.Ends
 ) -> dict[str, Tensor]:
-    found = faithfulness.curves(normalised, maps, of_class, both)
+    found = faithfulness.curves(normalised, maps, of_class, known)
     return {name: faithfulness.area_under(curve) for name, curve in found._asdict().items()}
 
 
 def _watched(arm: Arm, images: Tensor, targets: Tensor, of: Pairs) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A normalised picture for each map, and from such pictures, changed, to the probability of each map's class."""
-    model = arm.model
+    model = arm.model.eval()
     own = Pairs(torch.arange(len(of.rows), device=images.device), of.classes)
     of_own = targets[of.rows]
 
@@ -265,15 +267,15 @@ def other_maps(
             of_map, rows = (of_pictures(part.to(images.device), targets, of) for part in (numbers, some))
             own = regions_of(regions, targets, of)
             normalised, of_class = _watched(arm, images, targets, Pairs(of.rows[rows], of.classes[rows]))
-            both = faithfulness.ends(normalised, of_class) if len(normalised) else None
+            known = faithfulness.ends(normalised, of_class) if len(normalised) else None
             for at, variant in enumerate(variants):
                 figures = of_maps(maps[variant], own)
                 figures["with_trained"] = correlation(maps[variant], maps[trained])
                 for other in variants[:at]:
                     figures[f"like_{other.value}"] = correlation(maps[variant], maps[other])
                 values.add(arm.name, of_map, tagged(f"other_maps/{variant.value}", figures))
-                if both is not None:
-                    found = of_curves(normalised, maps[variant][rows], of_class, both)
+                if known is not None:
+                    found = of_curves(normalised, maps[variant][rows], of_class, known)
                     values.add(arm.name, of_map[rows], tagged(f"other_maps/{variant.value}", found))
     return values.measured()
 
@@ -311,7 +313,7 @@ def sane(
         model = copy.deepcopy(model)
         model.backbone.load_state_dict(fresh)
         other = dataclasses.replace(arm, model=model)
-        trained = [evaluated.of(arm.name, batch.indices) for batch in batches]
+        trained = [evaluated.of(arm.name, batch) for batch in batches]
         numbers = torch.cat(
             [of_pictures(batch.indices, batch.targets, pairs(batch.targets.cpu())) for batch in batches]
         )

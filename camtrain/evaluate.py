@@ -93,11 +93,18 @@ class Measured(NamedTuple):
 class Evaluated(NamedTuple):
     measured: Measured
     maps: dict[str, Tensor]  # by arm: (maps, height, width) of the measured pictures, before ReLU
-    numbers: Tensor  # (maps,) int64, ascending: of which picture each map is
+    numbers: Tensor  # (maps,) int64, on the CPU: of which picture each map is
 
-    def of(self, name: str, pictures: Tensor) -> Tensor:
-        """The arm's maps of these pictures, whose numbers ascend."""
-        return self.maps[name][torch.isin(self.numbers, pictures).to(self.maps[name].device)]
+    def of(self, name: str, batch: Batch) -> Tensor:
+        """The arm's maps of some of these pictures; in both, pictures come in the same order."""
+        chosen = torch.isin(self.numbers, batch.indices)
+        assert torch.equal(self.numbers[chosen], _picture_of_each_map(batch))
+        return self.maps[name][chosen.to(self.maps[name].device)]
+
+
+def _picture_of_each_map(batch: Batch) -> Tensor:
+    targets = batch.targets.cpu()
+    return of_pictures(batch.indices, targets, pairs(targets))
 
 
 def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Evaluated:
@@ -112,12 +119,13 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
     values = Values([arm.name for arm in arms], len(measured))
     kept: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
     logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
-    targets, pictures = [], []
+    targets, indices, pictures = [], [], []
     for batch in batches:
         chosen, numbers = (part.to(batch.images.device) for part in (measured[batch.indices], batch.indices))
         if is_multilabel(batch.targets):
             targets.append(batch.targets)
-        of_map = of_pictures(batch.indices, batch.targets.cpu(), pairs(batch.targets.cpu()))
+        indices.append(batch.indices)
+        of_map = _picture_of_each_map(batch)
         pictures.append(of_map[measured[of_map]])
         for arm in arms:
             output, of, maps = forward_maps(arm, batch.images, batch.targets, variant)
@@ -134,18 +142,15 @@ def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant,
     for name, means in found.means.items():
         means["cam/peak_entropy"] = peak_entropy(maps_of[name])
         if targets:
-            means[f"{PRECISION}/val"], found.each[name][f"{PRECISION}/val"] = of_several(logits[name], targets)
+            both = torch.cat(logits[name]), torch.cat(targets)
+            means[f"{PRECISION}/val"] = mean_average_precision(*both)
+            found.each[name][f"{PRECISION}/val"] = torch.full((len(measured),), torch.nan, dtype=torch.float64)
+            found.each[name][f"{PRECISION}/val"][torch.cat(indices)] = of_each_picture(*both).cpu()
         else:
             each = found.each[name]
             error = calibration_error(each["confidence/top_probability"], each[f"{ACCURACY}/val"])
             means["confidence/calibration_error"] = float(error)
     return Evaluated(found, maps_of, torch.cat(pictures))
-
-
-def of_several(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[float, Tensor]:
-    """Mean average precision of all batches together, and what each picture adds to it."""
-    both = torch.cat([*logits]), torch.cat([*targets])
-    return mean_average_precision(*both), of_each_picture(*both).cpu()
 
 
 def peak_entropy(maps: Tensor) -> float:

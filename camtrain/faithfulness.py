@@ -34,7 +34,7 @@ class Ends(NamedTuple):
 
 
 def ends(images: Tensor, probability: Probability) -> Ends:
-    """What every map of the same pictures and classes needs once."""
+    """What maps of the same pictures and classes have in common; arguments as for :func:`curves`."""
     return Ends(probability(images), probability(torch.zeros_like(images)), probability(blur(images)))
 
 
@@ -74,7 +74,7 @@ class Curves(NamedTuple):
     insertion: Tensor
 
 
-def curves(images: Tensor, maps: Tensor, probability: Probability, both: Ends, steps: int = STEPS) -> Curves:
+def curves(images: Tensor, maps: Tensor, probability: Probability, known: Ends, steps: int = STEPS) -> Curves:
     """Deletion and insertion (RISE, Petsiuk et al., BMVC 2018).
 
     Pixels change in the descending order of the stretched map: to the mean colour in deletion, from a blurred picture
@@ -84,19 +84,19 @@ def curves(images: Tensor, maps: Tensor, probability: Probability, both: Ends, s
         images: (maps, 3, height, width), normalised.
         maps: (maps, rows, columns), before ReLU.
         probability: of each map's class.
-        both: of these pictures and classes, by :func:`ends`.
+        known: of these pictures and classes, by :func:`ends`.
         steps: intervals; after each of them the same number of pixels more has changed, but for rounding.
     """
     height, width = images.shape[2:]
     places = rank(upsample(maps, (height, width)))[:, None]
     mean, blurred = torch.zeros((), dtype=images.dtype, device=images.device), blur(images)
-    deleted, inserted = [both.whole], [both.blurred]
+    deleted, inserted = [known.whole], [known.blurred]
     for step in range(1, steps):
         changed = places < round(step * height * width / steps)
         deleted.append(probability(torch.where(changed, mean, images)))
         inserted.append(probability(torch.where(changed, images, blurred)))
-    deleted.append(both.mean)
-    inserted.append(both.whole)
+    deleted.append(known.mean)
+    inserted.append(known.whole)
     dead = is_dead(maps)[:, None]
     return Curves(*(torch.stack(curve, 1).masked_fill(dead, torch.nan) for curve in (deleted, inserted)))
 

@@ -30,7 +30,8 @@ def keep_freed_memory() -> None:
 
     By default glibc asks the system for each large block, as a batch's activations are, and gives it back afterwards.
     The system then has to clear every page anew, at each layer of each step: a quarter of the time of SqueezeNet's
-    training steps and a third of its forward passes at 192 px, for an eighth more memory at the peak.
+    training steps and a third of its forward passes at 192 px, for an eighth more memory at the peak. Blocks above
+    64 MiB that other threads than the main one ask for are still given back.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:

@@ -98,7 +98,7 @@ def left_out(scores: Tensor, positive: Tensor) -> Tensor:
     def from_here(values: Tensor) -> Tensor:
         return values.flip(0).cumsum(0).flip(0)
 
-    fewer = (seen - 1).clamp_min(1)  # at 0 what is divided by it is 0 too
+    fewer = (seen - 1).clamp_min(1)  # it is 0 where a single picture leads, which is taken by its own sign below
     without_negative = (before + from_here(own * found / fewer)) / found[-1]
     after = torch.cat([from_here(own * (found - 1) / fewer)[1:], zero])
     without_positive = (before + (own - 1) * (found - 1) / fewer + after) / (found[-1] - 1)

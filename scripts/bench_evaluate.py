@@ -5,7 +5,7 @@
 
 RUN is the folder of a finished run with one class per picture. Measured is its regularised arm, by Grad-CAM of the
 true class's logit, on the first N validation pictures (default: all), which both sides get decoded, in batches and in
-memory. Every family of indicators but ROAD, in five parts:
+memory. What is measured of a network's maps, but for ROAD and other maps than the trained one, in five parts:
 
 - maps: the maps, accuracy and confidence, concentration, energy in mask and pointing, health;
 - localisation: overlap, MaxBoxAccV2 and PxAP at the same thresholds;
@@ -13,22 +13,26 @@ memory. Every family of indicators but ROAD, in five parts:
 - stability: mirrored and moved;
 - sanity: the cascade on 32 pictures, eight stages.
 
-camtrain's side are its own functions, as in a run. The other side is a script as one would write it: torchvision's
-network with the same weights and memory layout; maps in batches, by torch-cam or grad-cam, whichever is faster here,
-each map once; drop, increase and the curves by torch-cam's metrics, which are handed these maps; entropy, Gini index,
-energy in mask and pointing by Quantus; the rest, which no library has, by NumPy, SciPy and OpenCV, boxes from outlines
-threshold by threshold, as published with MaxBoxAccV2.
+camtrain's side are its own functions, not compiled. The other side is a script as one would write it: torchvision's
+network with the same weights and memory layout; maps in batches by torch-cam, each map once; drop, increase and the
+curves by torch-cam's metrics, which are handed these maps; entropy, Gini index, energy in mask and pointing by Quantus;
+the rest, which no library has, by NumPy, SciPy and OpenCV, boxes from outlines threshold by threshold, as published
+with MaxBoxAccV2.
 
-Where the time goes: nearly all of it into forward passes. camtrain needs fewer of them for the curves, and they take
-less time because it keeps freed memory (camtrain.machine.keep_freed_memory), which a script does not. --keep does it
-for the other side too.
+Most of the time goes into forward passes, and most of these into the curves. For them camtrain makes 34 passes of each
+picture. torch-cam's metric computes both curves from one baseline, also in 34 passes: for deletion to the mean colour
+and insertion from a blurred picture it has to run twice, 66 passes, and half of what it computes is thrown away. What
+the ratio is where one baseline is good enough, or where somebody writes the pair of curves by hand, is told as well.
+camtrain's passes take less time because it keeps freed memory (camtrain.machine.keep_freed_memory), which a script does
+not do by itself; a third column is the script with the same setting. Told besides: the maps by grad-cam, whose backward
+pass goes on to the first layer; and Quantus' own test of randomised weights, which stops at every layer and looks at
+stretched maps, in place of the cascade.
 
-torch-cam's two curves have one baseline: for deletion to the mean colour and insertion from a blurred picture it has to
-run twice, and half of what it computes is thrown away. What the ratio is where one baseline is good enough is told as
-well, and what Quantus' own test of randomised weights takes, which stops at every layer and looks at stretched maps.
+Behind global average pooling and one linear layer camtrain needs no gradient, and torch-cam's CAM would not either:
+give a run of another network. Nor may an in-place function, as in DenseNet, follow the layer.
 
-Each side has a process of its own, and they take turns; after a warm-up the median of the rounds is told. The second
-table has both sides' values: they are to agree where the definitions do. Timings need an otherwise idle machine.
+Each column has a process of its own, and they take turns; after a warm-up the median of the rounds is told. The second
+table has both sides' values, and marks where they differ. Timings need an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,6 +100,7 @@ SHORTER = {"accuracy/val": "accuracy", "confidence/entropy": "entropy of the pre
 
 NOTES = {
     "pointing": "where several pixels are highest: the first, or any",
+    "iou": "a constant map marks everything, or nothing",
     "box accuracy": "OpenCV's outer outlines leave out a component in another's hole",
     **dict.fromkeys(("drop", "increase", "deletion", "insertion"), "a dead map is left out, or is a map of zeros"),
 }
@@ -160,9 +165,15 @@ def plain_network(finished: Finished, arm: Arm) -> nn.Module:
     options = {"image_size": finished.config.dataset.image_size} if name.startswith("vit_") else {}
     network = SmallResNet(classes) if name == SMALL_RESNET else get_model(name, num_classes=classes, **options)
     network.load_state_dict(arm.model.backbone.state_dict())
+    module: Any
     for stem in finished.result["model"]["stem_strides_lowered"]:
-        module: Any = network.get_submodule(stem)
+        module = network.get_submodule(stem)
         module.stride = (1, 1)
+    names = [name for name, _ in network.named_modules()]
+    for name in names[names.index(finished.result["model"]["layer"]) :]:
+        module = network.get_submodule(name)
+        if hasattr(module, "inplace"):
+            module.inplace = False  # it would overwrite the activations of the layer
     layout: Any = machine.layout(finished.config.trainer)
     return Plain(network, arm.model.precision).eval().to(memory_format=layout)
 
@@ -223,7 +234,7 @@ class Ours:
         return {"fresh last layer": means["sanity/head"], "fresh network": means["sanity/all"]}
 
     def of(self, batch: Batch) -> Tensor:
-        return self.evaluated.of(REGULARISED, batch.indices)
+        return self.evaluated.of(REGULARISED, batch)
 
 
 def nanmean(values: Tensor) -> float:
@@ -237,8 +248,6 @@ class Mapped(NamedTuple):
 
 class ByTorchCam:
     """Maps with torch-cam."""
-
-    name = "torch-cam"
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         self.model = model
@@ -256,8 +265,6 @@ class ByTorchCam:
 class ByGradCam:
     """Maps with grad-cam, not stretched to the picture's size."""
 
-    name = "grad-cam"
-
     def __init__(self, model: nn.Module, layer: str) -> None:
         self.extractor = GradCAM(model, [model.get_submodule(layer)], reshape_transform=Tensor.float)
         self.extractor.get_target_width_height = lambda _: None
@@ -270,15 +277,11 @@ class ByGradCam:
         self.extractor.activations_and_grads.release()
 
 
-Maker = type[ByTorchCam] | type[ByGradCam]
-
-
 class Libraries:
     """The same with other people's packages."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.maker, self.told = faster(case)
         self.classes = [batch.targets.tolist() for batch in case.batches]
         self.targets = np.concatenate(self.classes)
         regions = torch.cat([batch.regions for batch in case.batches]).numpy()
@@ -288,12 +291,19 @@ class Libraries:
         self.made = self.stretched = np.zeros(0)
 
     def maps(self) -> Values:
-        explain = self.maker(self.case.plain, self.case.layer)
+        explain = ByTorchCam(self.case.plain, self.case.layer)
         parts = [explain(*given) for given in zip(self.case.normalised, self.classes, strict=True)]
         explain.close()
         logits, self.made = (np.concatenate(part) for part in zip(*parts, strict=True))
         self.stretched = self.to_pictures(self.made)
         return {**self.of_logits(logits), **self.of_cells(self.made), **self.of_pictures()}
+
+    def by_grad_cam(self) -> Values:
+        explain = ByGradCam(self.case.plain, self.case.layer)
+        for given in zip(self.case.normalised, self.classes, strict=True):
+            explain(*given)
+        explain.close()
+        return {}
 
     def to_pictures(self, maps: Array) -> Array:
         shape = (self.height, self.width)
@@ -379,16 +389,17 @@ class Libraries:
             spread = stretched.max() - stretched.min()
             scaled = (stretched - stretched.min()) / spread if spread > 0 else np.zeros_like(stretched)
             truth = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)[2][1:, :4]
-            size = np.count_nonzero(inside)
-            overlap, box = np.zeros(len(thresholds)), np.zeros(len(thresholds))
+            common, outside = (
+                count - np.searchsorted(np.sort(scaled[those]), thresholds, side="right")
+                for those, count in ((inside, inside.sum()), (known & ~inside, (known & ~inside).sum()))
+            )
+            overlaps.append(common / (inside.sum() + outside))
+            box = np.zeros(len(thresholds))
             for number, threshold in enumerate(thresholds):
                 mask = scaled > threshold
-                common = np.count_nonzero(mask & inside)
-                overlap[number] = common / (size + np.count_nonzero(mask & known) - common)
                 outlines = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
                 if outlines:
                     box[number] = best_overlap(np.array([cv2.boundingRect(outline) for outline in outlines]), truth)
-            overlaps.append(overlap)
             boxes.append(box)
             for side, pixels_of in enumerate((known & ~inside, inside)):
                 pixels[side] += np.histogram(scaled[pixels_of], PIXEL_BINS, (0, 1))[0]
@@ -430,7 +441,7 @@ class Libraries:
         }
 
     def stability(self) -> Values:
-        explain = self.maker(self.case.plain, self.case.layer)
+        explain = ByTorchCam(self.case.plain, self.case.layer)
         down, right = self.height // SHIFT, self.width // SHIFT
         mirrored, moved = [], []
         for images, classes in zip(self.case.normalised, self.classes, strict=True):
@@ -459,7 +470,7 @@ class Libraries:
         before = self.made[: sum(len(classes) for _, classes in given)]
         model = copy.deepcopy(self.case.plain)
         network = model.get_submodule("network")
-        explain = self.maker(model, self.case.layer)
+        explain = ByTorchCam(model, self.case.layer)
         likeness = []
         for group in stages(network):
             state = network.state_dict()
@@ -477,7 +488,7 @@ class Libraries:
         """Quantus' own: every layer by itself, of maps as large as the pictures."""
 
         def explained(model: nn.Module, inputs: Array, targets: Array, **_: object) -> Array:
-            explain = self.maker(model, self.case.layer)
+            explain = ByTorchCam(model, self.case.layer)
             maps = explain(torch.as_tensor(inputs), targets.tolist()).maps
             explain.close()
             return self.to_pictures(maps)
@@ -529,18 +540,6 @@ def correlation(maps: Array, others: Array) -> Array:
     return found
 
 
-def faster(case: Case) -> tuple[Maker, str]:
-    """Which of the two makes maps in less time, and what each takes."""
-    images, classes = case.normalised[0], case.batches[0].targets.tolist()
-    seconds: dict[Maker, float] = {}
-    for maker in (ByTorchCam, ByGradCam):
-        explain: ByTorchCam | ByGradCam = maker(case.plain, case.layer)
-        seconds[maker] = min(timed(partial(explain, images, classes))[0] for _ in range(4))
-        explain.close()
-    told = ", ".join(f"{maker.name} {1000 * spent / len(images):.1f} ms a map" for maker, spent in seconds.items())
-    return min(seconds, key=seconds.__getitem__), told
-
-
 def timed(part: Callable[[], Any]) -> tuple[float, Any]:
     gc.collect()
     started = time.perf_counter()
@@ -548,79 +547,101 @@ def timed(part: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, found
 
 
-class Round(NamedTuple):
-    ours: dict[str, float]  # seconds by part
-    theirs: dict[str, float]  # with what is not in the total
-    values: tuple[Values, Values]
-
-
-MORE = {"one_baseline": "faithfulness, one baseline", "randomised": "sanity by Quantus"}
+MORE = {
+    "by_grad_cam": "maps by grad-cam",
+    "one_baseline": "faithfulness, one baseline",
+    "randomised": "sanity by Quantus",
+}
 """What only the other side does, and is not in the total."""
 
+INSTEAD = {"by_grad_cam": "maps", "one_baseline": "faithfulness", "randomised": "sanity"}
+"""What each is beside."""
+
+COLUMNS: dict[str, tuple[type[Ours] | type[Libraries], bool]] = {
+    "camtrain": (Ours, True),
+    "libraries": (Libraries, False),
+    "the same, memory kept": (Libraries, True),
+}
+"""Whose functions, and whether freed memory is kept."""
+
 _sides: list[Ours | Libraries] = []
-"""In its own process: the side that is measured there."""
+"""In its own process: what is measured there."""
+
+Seconds = dict[str, dict[str, float]]  # by column and part
 
 
-def begin(kind: type[Ours] | type[Libraries], run: Path, pictures: int | None, threads: int, keep: bool) -> str:
-    """In a side's process: read everything, warm up on one batch, and say what the maps are made with."""
+def begin(column: str, run: Path, pictures: int | None, threads: int) -> str:
+    """In a column's process: read everything, warm up on one batch, and say what is measured."""
+    kind, keep = COLUMNS[column]
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     if keep:
         machine.keep_freed_memory()
     case = prepared(run, pictures)
     side = kind(case.first())
-    for part in (*PARTS, *(MORE if kind is Libraries else ())):
+    for part in parts(column):
         getattr(side, part)()
     _sides.append(kind(case))
-    count = sum(len(batch.indices) for batch in case.batches)
-    told = f"; {side.told}; taken: {side.maker.name}" if isinstance(side, Libraries) else ""
-    return f"{count} pictures, {threads} threads{told}"
+    return f"{sum(len(batch.indices) for batch in case.batches)} pictures, {threads} threads"
 
 
 def measured(part: str) -> tuple[float, Values]:
-    """In a side's process: seconds and values of a part."""
+    """In a column's process: seconds and values of a part."""
     return timed(getattr(_sides[0], part))
 
 
-def one_round(ours: ProcessPoolExecutor, libraries: ProcessPoolExecutor) -> Round:
-    """Each part of both sides, taking turns."""
-    both: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    values: tuple[Values, Values] = ({}, {})
+def parts(column: str) -> list[str]:
+    return [*PARTS, *(MORE if COLUMNS[column][0] is Libraries else ())]
+
+
+def one_round(columns: Mapping[str, ProcessPoolExecutor]) -> tuple[Seconds, dict[str, Values]]:
+    """Each part of each column, taking turns."""
+    seconds: Seconds = {column: {} for column in columns}
+    values: dict[str, Values] = {column: {} for column in columns}
+    for part in (*PARTS, *MORE):
+        for column, process in columns.items():
+            if part in parts(column):
+                seconds[column][part], found = process.submit(measured, part).result()
+                if part in PARTS:
+                    values[column] |= found
+    return seconds, values
+
+
+def show(rounds: Sequence[Seconds]) -> None:
+    """Seconds of each part and column, and how many times as long as camtrain it takes."""
+    ours, *others = COLUMNS
+    print(f"\n{'seconds':<32}{ours:>10}" + "".join(f"{column:>25}" for column in others))
+
+    def line(label: str, own: Sequence[str], theirs: Sequence[str]) -> None:
+        before = [sum(seconds[ours][part] for part in own) for seconds in rounds]
+        row = f"{label:<32}{statistics.median(before):>10.2f}"
+        for column in others:
+            after = [sum(seconds[column][part] for part in theirs) for seconds in rounds]
+            ratio = statistics.median(one / other for one, other in zip(after, before, strict=True))
+            row += f"{statistics.median(after):>16.2f}  x {ratio:>5.2f}"
+        print(row)
+
     for part in PARTS:
-        for seconds, found, side in zip(both, values, (ours, libraries), strict=True):
-            seconds[part], figures = side.submit(measured, part).result()
-            found |= figures
-    for part in MORE:
-        both[1][part], _ = libraries.submit(measured, part).result()
-    return Round(*both, values)
-
-
-def show(rounds: Sequence[Round]) -> None:
-    """Both tables."""
-    print(f"\n{'seconds':<32}{'camtrain':>10}{'libraries':>11}{'ratio':>9}")
-
-    def line(label: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
-        ratio = statistics.median(their / our for our, their in zip(ours, theirs, strict=True))
-        print(f"{label:<32}{statistics.median(ours):>10.2f}{statistics.median(theirs):>11.2f}  x {ratio:>5.2f}")
-
-    for part in PARTS:
-        line(part, [each.ours[part] for each in rounds], [each.theirs[part] for each in rounds])
-    ours = [sum(each.ours.values()) for each in rounds]
-    theirs = [sum(each.theirs[part] for part in PARTS) for each in rounds]
-    line("total", ours, theirs)
-    cheaper = [
-        total - each.theirs["faithfulness"] + each.theirs["one_baseline"]
-        for total, each in zip(theirs, rounds, strict=True)
-    ]
-    line("total, with one baseline", ours, cheaper)
+        line(part, [part], [part])
+    line("total", PARTS, PARTS)
+    for label, other in (("total, one baseline", "one_baseline"), ("total, sanity by Quantus", "randomised")):
+        line(label, PARTS, [other if part == INSTEAD[other] else part for part in PARTS])
     print("not in the total:")
-    for part, beside in (("one_baseline", "faithfulness"), ("randomised", "sanity")):
-        line(MORE[part], [each.ours[beside] for each in rounds], [each.theirs[part] for each in rounds])
+    for part, label in MORE.items():
+        line(label, [INSTEAD[part]], [part])
+
+
+def compare(ours: Values, theirs: Values) -> None:
+    """Values of both sides, and where they differ."""
+    missing = ours.keys() ^ theirs.keys()
+    if missing:
+        raise SystemExit(f"only one side has {', '.join(sorted(missing))}")
     print(f"\n{'value':<32}{'camtrain':>10}{'libraries':>11}")
-    first, second = rounds[-1].values
-    for name in (name for name in first if name in second):
+    for name, value in ours.items():
         label = name.replace("_", " ")
-        print(f"{label:<32}{first[name]:>10.4f}{second[name]:>11.4f}  {NOTES.get(label, '')}".rstrip())
+        same = np.isclose(value, theirs[name], rtol=1e-3, atol=1e-3, equal_nan=True)
+        note = "" if same else f"  differ: {NOTES.get(label, 'not known why')}"
+        print(f"{label:<32}{value:>10.4f}{theirs[name]:>11.4f}{note}")
 
 
 def main() -> None:
@@ -629,20 +650,22 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="of the validation split; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides")
-    parser.add_argument("--keep", action="store_true", help="the other side keeps freed memory too")
     given = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    # A process for each, so that neither feels what the other left behind.
-    with ProcessPoolExecutor(1, spawn) as ours, ProcessPoolExecutor(1, spawn) as libraries:
-        case = given.run, given.pictures, given.threads
-        ours.submit(begin, Ours, *case, True).result()
-        print(libraries.submit(begin, Libraries, *case, given.keep).result(), flush=True)
+    with ExitStack() as stack:
+        # A process for each, so that none feels what another left behind.
+        columns = {column: stack.enter_context(ProcessPoolExecutor(1, spawn)) for column in COLUMNS}
+        for column, process in columns.items():
+            told = process.submit(begin, column, given.run, given.pictures, given.threads).result()
+        print(told, flush=True)
         rounds = []
         for number in range(given.rounds):
-            rounds.append(one_round(ours, libraries))
-            totals = (sum(rounds[-1].ours.values()), sum(rounds[-1].theirs[part] for part in PARTS))
-            print(f"round {number + 1}: {totals[0]:.1f} s, {totals[1]:.1f} s", flush=True)
+            seconds, values = one_round(columns)
+            rounds.append(seconds)
+            totals = ", ".join(f"{sum(seconds[column][part] for part in PARTS):.1f} s" for column in columns)
+            print(f"round {number + 1}: {totals}", flush=True)
     show(rounds)
+    compare(values["camtrain"], values["libraries"])
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import torch
 
 from camtrain import faithfulness, indicators, localisation
 from camtrain.arm import Arm
-from camtrain.closely import by_size, faithful, other_maps, place, sane, some_of
+from camtrain.closely import by_size, faithful, of_confidence, other_maps, place, sane, some_of
 from camtrain.config import TRAINABLE, CamVariant, FakeConfig, ModelConfig, OptimConfig, ShapesConfig
 from camtrain.control import sharpened
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batch, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.evaluate import evaluate, forward_maps, of_maps
 from camtrain.head import Path, Paths
+from camtrain.model import Output
 from camtrain.model import build as build_model
 from camtrain.optim import make_optimiser
 from camtrain.sanity import STAGES, cascade
@@ -105,6 +106,57 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     # The control's maps are sharper, and so leave less to see; the order of its pixels hardly differs.
     control = found.each["control"]
     assert control["faithfulness/drop"].nansum() >= each["faithfulness/drop"].nansum()
+
+
+@pytest.mark.parametrize("objects", [1, 3])
+def test_maps_of_some_pictures_are_found_again(objects: int) -> None:
+    _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=objects), 0)
+    measured = torch.arange(12) % 4 != 1
+    of_arm = arm(True, 8)
+    evaluated = evaluate([of_arm], all_batches(pictures, 5, CPU), CamVariant.gradcam, measured)
+    some = measured & (torch.arange(12) != 6)
+    for batch in all_batches(pictures, 4, CPU, chosen=some):
+        maps = forward_maps(of_arm, batch.images, batch.targets, CamVariant.gradcam).maps
+        torch.testing.assert_close(evaluated.of("baseline", batch), maps, atol=1e-5, rtol=1e-4)
+    everything = next(all_batches(pictures, 12, CPU))
+    with pytest.raises(AssertionError):  # some were not measured
+        evaluated.of("baseline", everything)
+    backwards = Batch(*(part.flip(0) for part in next(all_batches(pictures, 12, CPU, chosen=some))))
+    with pytest.raises(AssertionError):
+        evaluated.of("baseline", backwards)
+
+
+def test_several_kinds_of_maps_are_measured_as_one() -> None:
+    _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=4), 0)
+    of_arm, batch = arm(True, 8), next(all_batches(pictures, 4, CPU))
+    _, of, maps = forward_maps(of_arm, batch.images, batch.targets, CamVariant.gradcam)
+    kinds = [maps, maps.flip(2)]
+    counted = []
+    passes = of_arm.model.of_normalised
+
+    def counting(images: torch.Tensor) -> Output:
+        counted.append(len(images))
+        return passes(images)
+
+    of_arm.model.of_normalised = counting  # type: ignore[method-assign]
+    together = of_confidence(of_arm, batch.images, batch.targets, of, kinds)
+    assert counted == [4] * (3 + 2 * (1 + 2 * 15))
+    for kind, found in zip(kinds, together, strict=True):
+        (alone,) = of_confidence(of_arm, batch.images, batch.targets, of, [kind])
+        for name, values in found.items():
+            torch.testing.assert_close(values, alone[name], equal_nan=True)
+
+
+def test_what_each_picture_adds_is_under_its_number() -> None:
+    _, pictures = build_data(ShapesConfig(image_size=32, train=8, val=9, objects=3), 0)
+    everything = torch.ones(9, dtype=torch.bool)
+    batches = list(all_batches(pictures, 2, CPU))
+    one, other = (
+        evaluate([arm(True, 8)], order, CamVariant.gradcam, everything).measured for order in (batches, batches[::-1])
+    )
+    tag = "average_precision/val"
+    assert float(one.each["baseline"][tag].mean()) == pytest.approx(one.means["baseline"][tag])
+    torch.testing.assert_close(one.each["baseline"][tag], other.each["baseline"][tag])
 
 
 def test_nothing_defined_is_nan() -> None:
