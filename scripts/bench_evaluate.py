@@ -23,8 +23,8 @@ Most of the time goes into forward passes, and most of these into the curves. Fo
 picture. torch-cam's metric computes both curves from one baseline, also in 34 passes: for deletion to the mean colour
 and insertion from a blurred picture it has to run twice, 66 passes, and half of what it computes is thrown away. What
 the ratio is where one baseline is good enough, or where somebody writes the pair of curves by hand, is told as well.
-camtrain keeps freed memory (camtrain.machine.keep_freed_memory), which a script does not do by itself: a third column is
-the script with the same setting. Told besides: the maps by grad-cam, whose backward pass goes on to the first layer;
+camtrain keeps freed memory (camtrain.machine.keep_freed_memory), which a script does not do by itself: a third column
+is the script with the same setting. Told besides: the maps by grad-cam, whose backward pass goes on to the first layer;
 and Quantus' own test of randomised weights, which stops at every layer and looks at stretched maps, in place of the
 cascade.
 
