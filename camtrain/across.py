@@ -43,7 +43,7 @@ def across(config: Config, folder: Path) -> None:
     if len(summaries) == 1:
         notes = notes_on(summaries[0]) + notes
     if used < len(runs):
-        notes.append(f"{len(runs) - used} runs of the same settings and seed as a later one were left out.")
+        notes.append(f"Runs left out, as a later one has the same settings and seed: {len(runs) - used}.")
     for one in summaries:
         if len(summaries) > 1:
             log.info("\n%s", one.label)

@@ -147,6 +147,7 @@ def front(panels: Sequence[tuple[str, Sequence[Point]]], up: str) -> str:
                     alpha=0.7,
                 )
             axes.set_xlabel(label)
+            axes.ticklabel_format(useOffset=False)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)

@@ -73,7 +73,12 @@ def write(
         "seed": seed,
         "config": config,
         "arms": {arm: {"final": final[arm], "epochs": rows} for arm, rows in epochs.items()},
-        "difference": difference(final),
+        # Of what is known of every picture that of the pictures, which the interval belongs to: with several classes
+        # per picture the arms' own means are over maps, and what is dead in one arm is in the other's mean alone.
+        "difference": {
+            **difference(final),
+            **{tag: interval.estimate for tag, interval in found.items() if math.isfinite(interval.estimate)},
+        },
         "difference_95": {tag: interval.margin for tag, interval in found.items()},
         "timing": timing,
         **facts,
