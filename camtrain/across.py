@@ -6,6 +6,7 @@ import glob
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def across(config: Config, folder: Path) -> None:
             log.info("\n%s", one.label)
         log.info("seed%s %s\n", "s" * (len(one.runs) > 1), ", ".join(map(str, one.seeds)))
         log.info("%s\n", comparison.as_text(one.final, one.rows))
-        log.info("%s\n", "\n".join(told(one.claim)))
+        log.info("%s\n", "\n".join(told(one.claim, one.seeds)))
         for note in notes_on(one) if len(summaries) > 1 else ():
             log.warning("Note: %s", note)
     for note in notes:
@@ -111,6 +112,7 @@ def as_json(one: Summary) -> dict[str, Any]:
         "runs": [str(run.folder) for run in one.runs],
         "claim": {
             "outcome": one.claim.outcome.value,
+            "margins": asdict(one.claim.margins),
             "conditions": [_condition(condition) for condition in one.claim.conditions],
             "beyond": [_condition(condition) for condition in one.claim.beyond],
         },

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
 from camtrain.config import CamVariant, ReportConfig
@@ -42,8 +43,15 @@ class Condition(NamedTuple):
 
 
 class Claim(NamedTuple):
+    margins: ReportConfig
     conditions: Sequence[Condition]
     beyond: Sequence[Condition]  # is it more than sharpening? Not needed for the claim, but said beside it
+
+    @property
+    def wider(self) -> list[str]:
+        """Margins that let more pass than the default rule does."""
+        pairs = ((entry.name, getattr(self.margins, entry.name), entry.default) for entry in fields(ReportConfig))
+        return [f"{name} {value:g} (default {usual:g})" for name, value, usual in pairs if value > usual]
 
     @property
     def outcome(self) -> Outcome:
@@ -176,19 +184,29 @@ def judge(
             "more than sharpening", "deletion, beside the control", "faithfulness/deletion", None, True, beside_control
         ),
     ]
-    return Claim(conditions, beyond)
+    return Claim(margins, conditions, beyond)
 
 
 HEADLINES = {
-    Outcome.met: "More interpretable, by the rule.",
-    Outcome.failed: "Not more interpretable, by the rule.",
-    Outcome.open: "Not settled: more interpretable could not be shown.",
+    Outcome.met: "More interpretable {where}, by {rule}.",
+    Outcome.failed: "Not more interpretable {where}, by {rule}.",
+    Outcome.open: "Not settled {where}: more interpretable could not be shown by {rule}.",
 }
 
 
-def told(claim: Claim) -> list[str]:
-    """The claim in one sentence, then what stands against it or keeps it open, then what sharpening would not do."""
-    lines = [HEADLINES[claim.outcome]]
+def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
+    """The claim in one sentence, then what stands against it or keeps it open, then what sharpening would not do.
+
+    Args:
+        claim: judged.
+        seeds: of the runs that it was judged by.
+    """
+    one = len(seeds) == 1
+    where = f"in this one run (seed {seeds[0]})" if one else f"over {len(seeds)} seeds"
+    rule = "a rule with wider margins than the default" if claim.wider else "the rule"
+    lines = [HEADLINES[claim.outcome].format(where=where, rule=rule)]
+    if claim.wider:
+        lines.append(f"Wider margins: {'; '.join(claim.wider)}.")
     for outcome, words in (
         (Outcome.failed, "Against it"),
         (Outcome.open, "Open"),
@@ -207,4 +225,9 @@ def told(claim: Claim) -> list[str]:
     worse = [condition.name for condition in claim.beyond if condition.outcome is Outcome.failed]
     if worse:
         lines.append(f"Worse than sharpening the baseline's maps: {'; '.join(worse)}.")
+    if one:
+        lines.append(
+            "One run is one seed, whose chance is in none of these intervals: repeat it with seed=0,1,2,3,4 and"
+            " task=report."
+        )
     return lines

@@ -119,7 +119,7 @@ def settle(scene: Scene, told: Mapping[str, Any], each: summary.Each, title: str
 def tell(scene: Scene, settled: Settled) -> None:
     """Print the tables, the claim and the notes."""
     log.info("\n%s\n", comparison.as_text(settled.one.final, settled.one.rows))
-    log.info("%s", "\n".join(claim.told(settled.one.claim)))
+    log.info("%s", "\n".join(claim.told(settled.one.claim, settled.one.seeds)))
     for note in settled.notes:
         log.warning("Note: %s", note)
     log.info("\nrun folder   %s", scene.folder)

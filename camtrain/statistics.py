@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,11 @@ NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 def hierarchical(
-    differences: Sequence[np.ndarray], shared: bool, seed: int = 0, replicates: int = 2000
+    differences: Sequence[np.ndarray],
+    shared: bool,
+    seed: int = 0,
+    replicates: int = 2000,
+    rates: Sequence[bool] | None = None,
 ) -> list[Interval]:
     r"""Mean difference of each tag, with its 95 % interval over seeds and pictures.
 
@@ -79,11 +83,14 @@ def hierarchical(
 
     With one seed only pictures are drawn, b = c and a = 0: *the chance of the seed is not in the interval.*
 
+    The margin of a rate is that of :func:`unseen` for the N pictures at least.
+
     Args:
         differences: of each seed, (pictures, tags), regularised minus baseline; nan where not defined.
         shared: the same pictures in the same order in all seeds.
         seed: of the draws.
         replicates: number of draws.
+        rates: (tags,) which are shares of pictures, each picture's value being 0 or 1; none of them if not given.
 
     Returns:
         One interval per tag; margin and p are nan for fewer than two values in all.
@@ -114,29 +121,46 @@ def hierarchical(
     if not shared:
         common = np.zeros_like(common)
     common = np.where(seeds == 1, alone, common)
-    pictures = np.any(known, axis=0).sum(0) - 1 if shared else np.maximum(counts - 1, 0).sum(0)
+    distinct = np.any(known, axis=0).sum(0) if shared else counts.sum(0)
+    pictures = distinct - 1 if shared else np.maximum(counts - 1, 0).sum(0)
+    bounded = np.zeros(values[0].shape[1], dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
 
     def half(level: Floats) -> Floats:
         few, many = (-stdtrit(np.maximum(degrees, 1), level / 2) for degrees in (seeds - 1, pictures))
         total = between + common
         mixed = (between * few + common * many) / np.sqrt(np.where(total > 0, total, 1.0))
         widest: Floats = np.maximum(mixed, many * np.sqrt(alone))
-        return widest
+        return np.where(bounded, np.maximum(widest, unseen(distinct, level)), widest)
 
     enough = counts.sum(0) > 1
     margin = np.where(enough, half(np.full(len(seeds), LEVEL)), np.nan)
     p = np.where(enough, _reaching(estimates, half), np.nan)
-    # Nothing varies: half() is 0 at all levels.
-    p = np.where(margin == 0, np.where(estimates == 0, 1.0, 0.0), p)
+    p = np.where(margin == 0, 0.0, p)  # nothing varies: half() is 0 at all levels
+    p = np.where(enough & (estimates == 0), 1.0, p)
     return [Interval(*map(float, found)) for found in zip(estimates, margin, p, strict=True)]
 
 
-def of_mean(differences: np.ndarray) -> Interval:
+def unseen(n: int | NDArray[np.int_], level: float | Floats = LEVEL) -> Floats:
+    r"""What a difference of two rates may be of which n pictures show none, 0..1.
+
+    .. math:: \frac{z^2}{n + z^2}, \quad z = z_{1 - level/2}
+
+    That no picture differs does not prove that none would: this is where the score interval for paired rates (Tango,
+    Stat. Med. 1998) ends if none of n does, and, of all of them, where Wilson's ends. At 95 % some 3.84/n; the exact
+    bound of Clopper and Pearson for a rate is 3.69/n.
+    """
+    square = np.square(ndtri(np.asarray(level) / 2))
+    found: Floats = square / (n + square)
+    return found
+
+
+def of_mean(differences: np.ndarray, rate: bool = False) -> Interval:
     r"""Mean difference with its t interval, :math:`t_{n-1} s / \sqrt{n}`: of the pictures of one run, or of figures
-    that are known once per run.
+    that are known once per run. That of a rate is as wide as :func:`unseen` at least.
 
     Args:
         differences: (n,), regularised minus baseline; nan is left out.
+        rate: of values that are 0 or 1.
 
     Returns:
         Margin and p are nan for fewer than two.
@@ -148,11 +172,12 @@ def of_mean(differences: np.ndarray) -> Interval:
     if n < 2:
         return Interval(estimate, math.nan, math.nan)
     error = math.sqrt(float(((values - estimate) ** 2).sum()) / (n - 1) / n)
-    if error == 0:
-        return Interval(estimate, 0.0, 1.0 if estimate == 0 else 0.0)
-    return Interval(
-        estimate, float(-stdtrit(n - 1, LEVEL / 2)) * error, float(2 * stdtr(n - 1, -abs(estimate) / error))
-    )
+    margin = float(-stdtrit(n - 1, LEVEL / 2)) * error
+    p = float(estimate == 0) if error == 0 else float(2 * stdtr(n - 1, -abs(estimate) / error))
+    if rate:
+        odds = abs(estimate) / (1 - abs(estimate)) if abs(estimate) < 1 else math.inf
+        margin, p = max(margin, float(unseen(n))), max(p, float(2 * ndtr(-math.sqrt(n * odds))))
+    return Interval(estimate, margin, p)
 
 
 def holm(p: Sequence[float]) -> list[float]:

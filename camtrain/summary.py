@@ -29,6 +29,9 @@ OF_NO_SETTING = (
 """Keys in which runs may differ and still be the same experiment."""
 
 
+RATES = ("accuracy/val", "dead_rate", "pointing", "increase")
+"""Ends of the tags that are shares of pictures: each picture has 0 or 1, or with several classes, shares of these."""
+
 Each = Mapping[str, Mapping[str, Tensor]]
 """By arm (or control) and tag: (pictures,), nan where not defined."""
 
@@ -157,10 +160,11 @@ def differences(
         if both_right:
             difference[~((before[accuracy] == 1) & (after[accuracy] == 1)).numpy()] = np.nan
         values.append(difference)
+    rates = [tag.endswith(RATES) for tag in tags]
     if len(runs) == 1:
-        return {tag: of_mean(values[0][:, number]) for number, tag in enumerate(tags)}
+        return {tag: of_mean(values[0][:, at], rate) for at, (tag, rate) in enumerate(zip(tags, rates, strict=True))}
     same = shared and len({len(value) for value in values}) == 1
-    return dict(zip(tags, hierarchical(values, same), strict=True))
+    return dict(zip(tags, hierarchical(values, same, rates=rates), strict=True))
 
 
 def _means(figures: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from camtrain.config import CamVariant, ReportConfig
 from camtrain.statistics import NOTHING, Interval
 
 WITNESSES = [CamVariant.layercam, CamVariant.eigencam]
+SEEDS = range(5)
 
 
 def interval(estimate: float, margin: float = 0.001) -> Interval:
@@ -60,7 +61,9 @@ def test_a_difference_below_its_limit(found: Interval, limit: float | None, expe
 def test_all_conditions_have_to_hold() -> None:
     claim = judge(GOOD, BESIDE, WITNESSES, ReportConfig(), "accuracy/val")
     assert claim.outcome is Outcome.met
-    assert told(claim)[0].startswith("More interpretable")
+    assert told(claim, SEEDS)[0] == "More interpretable over 5 seeds, by the rule."
+    assert told(claim, [7])[0] == "More interpretable in this one run (seed 7), by the rule."
+    assert "One run is one seed" in told(claim, [7])[-1]
     assert len(claim.conditions) == 3 + 2 + 4 + 1 + 2
 
 
@@ -86,7 +89,7 @@ def test_each_condition_can_fail_by_itself(tag: str, bad: float) -> None:
         (other,) = (condition for condition in claim.conditions if condition.outcome is not Outcome.met)
         assert other.outcome is outcome
         assert claim.outcome is (Outcome.failed if outcome is Outcome.failed else Outcome.open)
-        assert other.name in " ".join(told(claim)[1:])
+        assert other.name in " ".join(told(claim, SEEDS)[1:])
     better = judge({**GOOD, tag: interval(-bad)}, BESIDE, WITNESSES, ReportConfig(), "accuracy/val")
     assert better.outcome is Outcome.met
 
@@ -101,19 +104,26 @@ def test_drop_in_confidence_is_compared_with_the_control_alone() -> None:
 def test_margins_are_those_of_the_configuration() -> None:
     lost = {**GOOD, "accuracy/val": interval(-0.05)}
     assert judge(lost, BESIDE, WITNESSES, ReportConfig(), "accuracy/val").outcome is Outcome.failed
-    assert judge(lost, BESIDE, WITNESSES, ReportConfig(accuracy_margin=0.1), "accuracy/val").outcome is Outcome.met
+    relaxed = judge(lost, BESIDE, WITNESSES, ReportConfig(accuracy_margin=0.1), "accuracy/val")
+    assert relaxed.outcome is Outcome.met
+    assert told(relaxed, SEEDS)[:2] == [
+        "More interpretable over 5 seeds, by a rule with wider margins than the default.",
+        "Wider margins: accuracy_margin 0.1 (default 0.01).",
+    ]
+    assert "default" not in " ".join(told(judge(GOOD, BESIDE, WITNESSES, ReportConfig(0, 0, 0), "accuracy/val"), SEEDS))
 
 
 def test_two_witnesses_are_needed() -> None:
     claim = judge(GOOD, BESIDE, WITNESSES[:1], ReportConfig(), "accuracy/val")
     assert claim.outcome is Outcome.open
-    assert "1 more to measure" in " ".join(told(claim))
+    assert "1 more to measure" in " ".join(told(claim, SEEDS))
 
 
 def test_what_sharpening_does_is_said_beside_the_claim() -> None:
-    assert "energy in mask" in told(judge(GOOD, BESIDE, WITNESSES, ReportConfig(), "accuracy/val"))[-1]
+    assert "energy in mask" in told(judge(GOOD, BESIDE, WITNESSES, ReportConfig(), "accuracy/val"), SEEDS)[-1]
     nothing = {tag: interval(0, 1) for tag in BESIDE}
-    assert told(judge(GOOD, nothing, WITNESSES, ReportConfig(), "accuracy/val"))[-1].startswith("Nothing was shown")
+    without = judge(GOOD, nothing, WITNESSES, ReportConfig(), "accuracy/val")
+    assert told(without, SEEDS)[-1].startswith("Nothing was shown")
     assert judge(GOOD, {}, WITNESSES, ReportConfig(), "accuracy/val").outcome is Outcome.open
 
 

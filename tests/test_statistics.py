@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 from scipy.special import stdtrit
 
 from camtrain import statistics
-from camtrain.statistics import Interval, hierarchical, holm, of_mean
+from camtrain.statistics import Interval, hierarchical, holm, of_mean, unseen
 
 NAN = math.nan
 
@@ -97,6 +97,49 @@ def test_of_mean_without_enough_seeds() -> None:
 def test_of_mean_that_agree() -> None:
     assert of_mean(np.full(3, 0.1)) == (0.1, 0.0, 0.0)
     assert of_mean(np.zeros(3)) == (0.0, 0.0, 1.0)
+
+
+# Rates
+
+
+@pytest.mark.parametrize("n", [2, 24, 298, 10_000])
+def test_what_none_of_the_pictures_shows_is_tangos_score_limit(n: int) -> None:
+    # Nobody of n differs, and the difference is d: the likelihood is highest if only one of the two kinds occurs, with
+    # probability d, and (0 - n d) / sqrt(n d (1 - d)) is its score.
+    limit = optimize.brentq(lambda d: n * d / math.sqrt(n * d * (1 - d)) - stats.norm.ppf(0.975), 1e-9, 1 - 1e-9)
+    assert float(unseen(n)) == pytest.approx(limit)
+    wilson = stats.binomtest(n, n).proportion_ci(method="wilson")
+    assert 1 - float(unseen(n)) == pytest.approx(wilson.low)
+    assert float(unseen(n)) == pytest.approx(stats.binomtest(0, n).proportion_ci(method="exact").high, rel=0.25)
+
+
+@pytest.mark.parametrize(("ups", "downs"), [(0, 0), (1, 0), (3, 0), (2, 2), (24, 0), (9, 3)])
+def test_an_interval_of_a_rate(ups: int, downs: int) -> None:
+    values = np.array([1.0] * ups + [-1.0] * downs + [0.0] * (24 - ups - downs))
+    plain, found = of_mean(values), of_mean(values, rate=True)
+    assert found.estimate == plain.estimate
+    assert found.margin == max(plain.margin, float(unseen(24)))
+    assert (found.p < 0.05) == (abs(found.estimate) > found.margin)
+    for shared in (True, False):
+        same = hierarchical([values[:, None]], shared, replicates=20_000, rates=[True])[0]
+        assert same == pytest.approx(found, rel=0.1, abs=1e-12)
+
+
+def test_seeds_add_pictures_to_a_rate_only_if_they_have_their_own() -> None:
+    nothing = [np.zeros((40, 2))] * 5
+    for shared, pictures in ((True, 40), (False, 200)):
+        rate, other = hierarchical(nothing, shared, rates=[True, False])
+        assert rate == (0.0, float(unseen(pictures)), 1.0)
+        assert other == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("rate", [0.002, 0.01, 0.05])
+@pytest.mark.parametrize("pictures", [24, 298])
+def test_intervals_of_a_rate_cover_it(pictures: int, rate: float) -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.choice([-1.0, 0.0, 1.0], p=[rate / 4, 1 - 5 * rate / 4, rate], size=(2000, pictures))
+    found = columns([of_mean(values, rate=True) for values in drawn])
+    assert (abs(found[0] - 0.75 * rate) <= found[1]).mean() > 0.94
 
 
 # Seeds and pictures

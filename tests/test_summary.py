@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import torch
 
+from camtrain.claim import Outcome
 from camtrain.config import Config, DatasetConfig, FolderConfig, ModelConfig, ReportConfig, ShapesConfig
 from camtrain.config import DatasetName as Name
 from camtrain.pareto import on_front
@@ -117,6 +118,19 @@ def test_both_right_leaves_out_what_one_arm_gets_wrong() -> None:
     expected = differences(one, "cam/area")[right.numpy()].mean()
     assert row_of([one], "cam/area").both_right.estimate == pytest.approx(expected)
     assert math.isnan(row_of([one], "accuracy/val").both_right.estimate)
+
+
+def test_a_rate_that_no_picture_changes_is_not_proven() -> None:
+    runs = [run(seed, files=True) for seed in range(3)]
+    for one in runs:
+        for arm in ("baseline", "regularised"):
+            one.each[arm]["cam/dead_rate"] = torch.zeros(30, dtype=torch.float64)  # type: ignore[index]
+    for some in (runs, runs[:1]):
+        (dead,) = (one for one in summarise("", some, ReportConfig()).claim.conditions if one.name == "dead rate")
+        assert dead.found.estimate == 0
+        # 3.84 / 33.84: pictures that seeds share count once
+        assert dead.found.margin == pytest.approx(0.1135, abs=1e-4)
+        assert dead.outcome is Outcome.open
 
 
 def test_figures_known_once_per_run_go_by_seeds() -> None:
