@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from camtrain import comparison, narration, report
-from camtrain.claim import Condition, told
+from camtrain.claim import VERDICTS, Condition, told
 from camtrain.config import Config
 from camtrain.errors import UserError
 from camtrain.files import write_text
@@ -53,6 +53,9 @@ def across(config: Config, folder: Path) -> None:
         log.info("%s\n", "\n".join(told(one.claim, one.seeds)))
         for note in notes_on(one) if len(summaries) > 1 else ():
             log.warning("Note: %s", note)
+    if len(summaries) > 1:
+        lines = [(f"{one.label}, {one.counted}: {VERDICTS[one.claim.outcome]}", one.final) for one in summaries]
+        log.info("\nbaseline > regularised\n%s\n", comparison.of_sweep(lines))
     for note in notes:
         log.warning("Note: %s", note)
     report.write(folder / report.NAME, title(summaries), summaries, notes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -48,7 +50,7 @@ def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, An
     own = combined(config, finished, chosen)
     both = arms(finished, device)
     check_maps(own.evaluate.maps, both[0].paths, finished.result["model"]["layer"])
-    pictures = fitting(validation(own.dataset, own.seed, machine.workers(own.trainer)), finished)
+    pictures = fitting(own, finished)
     result.claim(folder)
     scene = Scene(own, folder, both, pictures, device)
     facts = described(finished, own, pictures, device)
@@ -114,26 +116,36 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
     )
 
 
-def fitting(pictures: Pictures, finished: Finished) -> Pictures:
-    """Pictures whose class numbers are those of the run's networks.
+def fitting(config: Config, finished: Finished) -> Pictures:
+    """Validation pictures with the class numbers of a run's networks.
+
+    Raises:
+        UserError: they cannot be read, or their classes are not the run's; then nothing was decoded.
+    """
+    check = partial(check_classes, finished=finished)
+    pictures = validation(config.dataset, config.seed, machine.workers(config.trainer), check)
+    return relabelled(pictures, finished.result["data"]["classes"])
+
+
+def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -> None:
+    """Refuse a data set whose classes the run's networks cannot tell.
 
     Raises:
         UserError: they have a class that the networks do not know, or one class per picture where those know several,
             or the other way round.
     """
     data = finished.result["data"]
-    several = is_multilabel(pictures.targets)
+    several = is_multilabel(targets)
     if several != bool(data["multilabel"]):
         words = ("one class per picture", "several classes per picture")
         raise UserError(f"dataset: it has {words[several]}, the run was trained with {words[not several]}")
     names = [str(name) for name in data["classes"]]
-    unknown = [name for name in pictures.classes if name not in names]
+    unknown = [name for name in classes if name not in names]
     if unknown:
         known = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
         raise UserError(f"dataset: the run does not know the class {unknown[0]}; it knows {known}")
-    if several and list(pictures.classes) != names:
+    if several and list(classes) != names:
         raise UserError("dataset: with several classes per picture it needs the run's classes in the run's order")
-    return relabelled(pictures, names)
 
 
 def described(finished: Finished, config: Config, pictures: Pictures, device: torch.device) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from camtrain.config import CamVariant, ReportConfig
+from camtrain.performance import ACCURACY, PRECISION
 from camtrain.statistics import NOTHING, Interval
 
 WITNESSES = 2
@@ -25,6 +26,9 @@ SAME_MAP = 0.99
 
 In both, because very sharp maps are alike whatever they are made from.
 """
+
+
+PERFORMANCE = {ACCURACY: "accuracy", PRECISION: "mean average precision"}
 
 
 class Outcome(enum.Enum):
@@ -44,6 +48,7 @@ class Condition(NamedTuple):
 
 class Claim(NamedTuple):
     margins: ReportConfig
+    doubles: Sequence[CamVariant]  # measured maps that are no witnesses
     conditions: Sequence[Condition]
     beyond: Sequence[Condition]  # is it more than sharpening? Not needed for the claim, but said beside it
 
@@ -79,6 +84,15 @@ def above(found: Interval, limit: float, strict: bool) -> Outcome:
     return below(Interval(-found.estimate, found.margin, found.p), -limit, strict)
 
 
+def measured(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
+    """Maps that were measured beside the trained one; argument as for :func:`witnesses`."""
+    return [
+        variant
+        for variant in CamVariant
+        if any(f"other_maps/{variant.value}/with_trained" in final for final in finals)
+    ]
+
+
 def witnesses(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
     """Measured maps that are neither the trained one under another name, nor another witness.
 
@@ -86,10 +100,8 @@ def witnesses(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
         finals: last figures of every arm of every run, with `other_maps/<map>/with_trained` and `.../like_<map>`.
     """
     kept: list[CamVariant] = []
-    for variant in CamVariant:
+    for variant in measured(finals):
         group = f"other_maps/{variant.value}"
-        if not any(f"{group}/with_trained" in final for final in finals):
-            continue
         names = [f"{group}/with_trained"]
         for other in kept:
             names += [f"{group}/like_{other.value}", f"other_maps/{other.value}/like_{variant.value}"]
@@ -105,6 +117,7 @@ def judge(
     witnesses: Sequence[CamVariant],
     margins: ReportConfig,
     performance: str,
+    doubles: Sequence[CamVariant] = (),
 ) -> Claim:
     """Tick off the rule.
 
@@ -114,6 +127,7 @@ def judge(
         witnesses: maps that were not trained on, whose tags are `other_maps/<map>/deletion` and so on.
         margins: what "not worse" means.
         performance: tag of accuracy or mean average precision.
+        doubles: maps that were measured but are no witnesses.
     """
 
     def condition(
@@ -131,7 +145,7 @@ def judge(
         condition("concentration improves", "elliptical area, cells", "cam/area", None, True),
         condition(
             "accuracy is kept",
-            performance.partition("/")[0].replace("_", " "),
+            PERFORMANCE[performance.partition("/")[0]],
             performance,
             -margins.accuracy_margin,
             False,
@@ -184,8 +198,14 @@ def judge(
             "more than sharpening", "deletion, beside the control", "faithfulness/deletion", None, True, beside_control
         ),
     ]
-    return Claim(margins, conditions, beyond)
+    return Claim(margins, doubles, conditions, beyond)
 
+
+VERDICTS = {
+    Outcome.met: "more interpretable",
+    Outcome.failed: "not more interpretable",
+    Outcome.open: "not settled",
+}
 
 HEADLINES = {
     Outcome.met: "More interpretable {where}, by {rule}.",
@@ -215,6 +235,9 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
         names = [condition.name for condition in claim.conditions if condition.outcome is outcome]
         if names:
             lines.append(f"{words}: {'; '.join(names)}.")
+    if claim.doubles:
+        names = [variant.value for variant in claim.doubles]
+        lines.append(f"No witness, being another map under another name: {', '.join(names)}.")
     if any(condition.outcome is not Outcome.unmeasured for condition in claim.beyond):
         better = [condition.name for condition in claim.beyond if condition.outcome is Outcome.met]
         lines.append(

@@ -235,13 +235,19 @@ def of_other_maps(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
         ]
         if tags[0] in final[BASELINE]:
             pairs = [[final[arm].get(tag, math.nan) for arm in (BASELINE, REGULARISED)] for tag in tags]
-            lines.append((variant.value, *(" > ".join(short(value) for value in pair) for pair in pairs)))
+            lines.append((variant.value, *(pair(*both) for both in pairs)))
     return lines
 
 
 def short(value: float) -> str:
     """Three digits, or a dash where it is not defined."""
     return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def pair(baseline: float, regularised: float) -> str:
+    """Both arms' figures, or a dash where neither has one."""
+    known = math.isfinite(baseline) or math.isfinite(regularised)
+    return f"{short(baseline)} > {short(regularised)}" if known else "-"
 
 
 def of_sweep(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
@@ -256,7 +262,7 @@ def of_sweep(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
     lines: list[tuple[str, ...]] = [("", *(indicator.label for indicator in shown))]
     for name, final in jobs:
         pairs = [[final[arm].get(entry.tag, math.nan) for arm in (BASELINE, REGULARISED)] for entry in shown]
-        lines.append((name, *(" > ".join(short(value) for value in pair) for pair in pairs)))
+        lines.append((name, *(pair(*both) for both in pairs)))
     return _aligned(lines)
 
 
@@ -320,7 +326,7 @@ def warnings(final: Mapping[str, Figures], found: Intervals, cam: CamConfig, sha
     lost = baseline[tag] - regularised[tag]
     chance = found.get(tag, NOTHING).margin
     if lost > ACCURACY_LIMIT and not lost <= chance:
-        what = "less accurate" if tag == "accuracy/val" else "lower in average precision"
+        what = "less accurate" if tag == "accuracy/val" else "lower in mean average precision"
         yield f"the regularised arm is {100 * lost:.1f} points {what}: lower {lower} or start the term later."
     if not math.isfinite(baseline["cam/energy_in_mask"]):
         yield "no masks or boxes: whether the maps lie on the objects was not measured."

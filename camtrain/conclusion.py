@@ -21,7 +21,7 @@ from camtrain.data.pictures import Pictures
 from camtrain.evaluate import Evaluated
 from camtrain.model import untrained
 from camtrain.score import is_multilabel
-from camtrain.wall import choose_pictures, choose_wall, draw_wall
+from camtrain.wall import WORDS, choose_pictures, choose_wall, draw_wall
 
 log = logging.getLogger("camtrain")
 
@@ -90,7 +90,7 @@ def look(scene: Scene, evaluated: Evaluated, say: Callable[[str], object]) -> Se
     if scene.shown:
         chosen = choose_wall(each, scene.shown)
         wall = draw_wall(scene.folder, scene.arms, scene.pictures, chosen, config.cam, scene.device)
-        facts |= {"wall": wall, "wall_by": chosen.by}
+        facts |= {"wall": wall, "wall_by": WORDS[chosen.by]}
     result.write_pictures(scene.folder, scene.pictures, each)
     return Seen(close.measured.means, each, facts)
 

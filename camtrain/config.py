@@ -351,9 +351,10 @@ def check(config: Config) -> None:
                         continue
                     raise UserError(f"{key}: {item} does not fit; it must be a number or {AUTO}")
                 if not math.isfinite(item) or not (low < item <= high if above else low <= item <= high):
-                    bounds = f"above {low:g}" if above else f"at least {low:g}"
-                    bounds += f" and at most {high:g}" if high < math.inf else " and finite" * math.isinf(item)
-                    raise UserError(f"{key}={item:g} is out of range: it must be {bounds}")
+                    bounds = f"above {low}" if above else f"at least {low}"
+                    bounds += f" and at most {high}" if high < math.inf else " and finite" * math.isinf(item)
+                    shown = item if isinstance(item, int) else f"{item:g}"
+                    raise UserError(f"{key}={shown} is out of range: it must be {bounds}")
     for key in NEEDED.get(config.task, ()):
         if not getattr(config, key):
             raise UserError(f"{key} is not set: give it as {key}={'FOLDER' if key.startswith('run') else 'PATH'}")

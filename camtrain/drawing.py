@@ -34,6 +34,8 @@ class Drawn(NamedTuple):
     density: Mapping[str, Tensor]  # by arm: (height, width), P times N: 1 is uniform attention; all 0 if dead
     predicted: Mapping[str, str]  # by arm
     probability: Mapping[str, float]  # by arm, of the predicted class
+    energy: Mapping[str, float]  # by arm: share of the map inside the object, nan where none is known
+    entropy: Mapping[str, float]  # by arm: nats, nan if dead
 
 
 def density(maps: Tensor) -> Tensor:

@@ -298,7 +298,7 @@ def write(
     """
     nowhere = torch.zeros(image.shape[1:], dtype=torch.uint8)
     density = {arm: drawing.density(cells[None])[0] for arm, cells in maps.items()}
-    strip = drawing.strip(drawing.Drawn(image, nowhere, "", density, {}, {}), (BASELINE, REGULARISED))
+    strip = drawing.strip(drawing.Drawn(image, nowhere, "", density, {}, {}, {}, {}), (BASELINE, REGULARISED))
     captions = [[file_name(path.name)], *(caption(entry, asked) for entry in of_picture)]
     png = drawing.captioned(strip, captions)
     write_atomically(folder / of_picture[0].png, partial(drawing.save_png, png))

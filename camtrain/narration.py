@@ -14,7 +14,17 @@ import torch
 from camtrain import machine
 from camtrain.arm import BASELINE, REGULARISED
 from camtrain.comparison import short
-from camtrain.config import CamConfig, Config, Conflict, EntropyUnit, FolderConfig, Precision, Term, TrainerConfig
+from camtrain.config import (
+    CamConfig,
+    Config,
+    Conflict,
+    EntropyUnit,
+    FolderConfig,
+    Precision,
+    ShapesConfig,
+    Term,
+    TrainerConfig,
+)
 from camtrain.data.pictures import Pictures
 from camtrain.head import Path, Paths
 from camtrain.layers import Layer
@@ -87,7 +97,10 @@ def data_name(config: Config) -> str:
     """The data set's name, a folder's own for pictures of one's own."""
     if isinstance(config.dataset, FolderConfig):
         return FilePath(config.dataset.root).expanduser().resolve().name
-    return config.dataset.name.value
+    name = config.dataset.name.value
+    if isinstance(config.dataset, ShapesConfig) and config.dataset.objects > 1:
+        return f"{name}, 1 to {config.dataset.objects} objects"
+    return name
 
 
 def term(cam: CamConfig, share: float | None) -> str:
@@ -191,4 +204,6 @@ def plain(value: Any) -> str | float | bool:
     """A configuration value as TensorBoard's hyperparameters take it."""
     if isinstance(value, enum.Enum):
         return str(value.value)
+    if value is None:
+        return "null"
     return value if isinstance(value, bool | int | float | str) else str(value)

@@ -19,15 +19,21 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
   padding: .6rem 1rem; margin: 1rem 0; }
 .verdict p { margin: .2rem 0; } .verdict strong { font-size: 1.15rem; }
 .warning { border-left: 4px solid var(--accent); background: var(--soft); padding: .5rem .9rem; margin: .5rem 0; }
-.scroll { overflow-x: auto; position: relative; }
+.scroll { overflow-x: auto; position: relative; background:
+  linear-gradient(to right, Canvas 40%, transparent) left / 2.4rem 100% no-repeat local,
+  linear-gradient(to left, Canvas 40%, transparent) right / 2.4rem 100% no-repeat local,
+  linear-gradient(to right, #8889, transparent) left / .8rem 100% no-repeat scroll,
+  linear-gradient(to left, #8889, transparent) right / .8rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } td.word, th.word { text-align: left; }
 .long { white-space: normal; min-width: 9rem; }
 tbody th[scope="row"] { font-weight: normal; }
 .family th { font-size: .85rem; opacity: .75; padding-top: 1rem; }
-td small, th small { display: block; opacity: .7; white-space: normal; min-width: 11rem; }
-.comparison, .settings { font-size: .92rem; }
+td small, th small { display: block; opacity: .7; }
+th[scope="row"] small { white-space: normal; min-width: 11rem; }
+.comparison { font-size: .92rem; }
+.settings { font-size: .88rem; } .settings :is(th, td) { padding: .3rem .4rem; }
 .better::before, .met::before { content: "\\2713  "; } .worse::before, .failed::before { content: "\\2717  "; }
 .open::before { content: "?  "; } .not::before { content: "\\2013  "; }
 .dead::before { content: "\\2020  "; } .worse, .failed { font-weight: 600; }
@@ -38,7 +44,8 @@ figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px
 .plot svg { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; font-weight: 600; margin-top: 2rem; }
-@media (max-width: 40rem) { small { display: none; } th, td { padding: .25rem .35rem; font-size: .82rem; }
+@media (max-width: 40rem) { th[scope="row"] small { display: none; }
+  th, td { padding: .25rem .35rem; font-size: .82rem; }
   .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .long { min-width: 6rem; }
   .comparison :is(th, td).spare { display: none; } .facts { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }

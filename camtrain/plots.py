@@ -114,38 +114,44 @@ def _panels(panels: Sequence[Panel], title: str, below: str) -> str:
 
 
 class Point(NamedTuple):
-    """One setting of a sweep, its mean over seeds."""
+    """An arm of one setting of a sweep, its means over seeds."""
 
-    number: int  # under which the table lists it
-    across: float  # indicator, regularised arm
+    number: int  # under which the table lists the setting
+    arm: str
+    across: float  # indicator
     up: float  # accuracy or average precision
-    baseline_across: float
-    baseline_up: float
+    margins: tuple[float, float]  # of the differences to the baseline, across and up; nan where not known
     on_front: bool
 
 
 def front(panels: Sequence[tuple[str, Sequence[Point]]], up: str) -> str:
-    """Accuracy against an indicator of each family; settings on the Pareto front are filled and joined."""
+    """Accuracy against an indicator of each family; points on the Pareto front are filled and joined."""
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 2.9 * rows), layout="constrained")
         for place, (label, points) in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, place)
-            best = sorted((point.across, point.up) for point in points if point.on_front)
-            axes.plot(*zip(*best, strict=True), color=COLOURS[REGULARISED], lw=1, alpha=0.6)
+            best = sorted({(point.across, point.up) for point in points if point.on_front})
+            axes.plot(*zip(*best, strict=True), color="#888", lw=1, alpha=0.6)
             for point in points:
-                fill = COLOURS[REGULARISED] if point.on_front else "none"
-                axes.plot(point.across, point.up, "o", mec=COLOURS[REGULARISED], mfc=fill, ms=6)
-                axes.annotate(str(point.number), (point.across, point.up), xytext=(5, 3), textcoords="offset points")
+                colour = COLOURS[point.arm]
                 axes.plot(
-                    point.baseline_across,
-                    point.baseline_up,
-                    MARKERS[BASELINE],
-                    color=COLOURS[BASELINE],
-                    ms=5,
-                    alpha=0.7,
+                    point.across,
+                    point.up,
+                    MARKERS[point.arm],
+                    mec=colour,
+                    mfc=colour if point.on_front else "none",
+                    ms=6 if point.arm == REGULARISED else 5,
                 )
+                if point.arm == REGULARISED:
+                    wide, high = (margin if math.isfinite(margin) else None for margin in point.margins)
+                    axes.errorbar(
+                        point.across, point.up, high, wide, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5
+                    )
+                    axes.annotate(
+                        str(point.number), (point.across, point.up), xytext=(5, 3), textcoords="offset points"
+                    )
             axes.set_xlabel(label)
             axes.ticklabel_format(useOffset=False)
             axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 from camtrain import comparison, narration, plots
 from camtrain.arm import BASELINE, REGULARISED
-from camtrain.claim import Claim, Condition, told
+from camtrain.claim import VERDICTS, Claim, Condition, told
 from camtrain.closely import CENTRED, SIZED, UNIFORM
-from camtrain.comparison import FAMILIES, Indicator, Row, performance, short
+from camtrain.comparison import FAMILIES, Row, pair, performance, short
 from camtrain.control import CONTROL
 from camtrain.files import write_text
 from camtrain.page import cell, facts, page, picture, row_head, said, table
@@ -52,11 +52,11 @@ def write(path: Path, title: str, summaries: Sequence[Summary], notes: Sequence[
         body = f"<h1>{say(title)}</h1>{section(summaries[0], warned)}"
     else:
         parts = "".join(
-            f'<details id="setting-{number}"><summary>{number}: {say(one.label)}, {_seeds(one)}</summary>'
+            f'<details id="setting-{number}"><summary>{number}: {say(one.label)}, {one.counted}</summary>'
             f"{section(one, warnings(notes_on(one)))}</details>"
             for number, one in enumerate(summaries, start=1)
         )
-        body = f"<h1>{say(title)}</h1>{warned}{overview(summaries)}<h2>Each setting</h2>{parts}"
+        body = f"<h1>{say(title)}</h1>{verdicts(summaries)}{warned}{overview(summaries)}<h2>Each setting</h2>{parts}"
     write_text(path, page(title, body))
 
 
@@ -156,16 +156,18 @@ def wall(one: Summary) -> str:
         return ""
     multilabel = run.result["data"]["multilabel"]
     under = (
-        "Under each the first of its true classes, whose maps these are, then that class's probability in each arm"
+        "Under each the one of its true classes whose maps these are (that which gained or lost most, at random the"
+        " first), then that class's probability in each arm"
         if multilabel
         else "Under each the true class, then each arm's prediction with its probability, underlined where it is wrong"
     )
+    measure = "the share of its map inside the object (energy), or the map's entropy where the object is not known,"
     seed = f" of seed {run.config.seed}" if len(one.runs) > 1 else ""
     parts = [
-        f"<h2>Maps side by side</h2><p>Validation pictures{seed}. {under}, and the peak of its map as a multiple of"
-        " uniform attention. The blue line is the object. Colour is the logarithm of the attention, from uniform (dark)"
-        " to the higher of the two peaks (bright): in one picture the same colour is the same share of attention in"
-        " both maps.</p>"
+        f"<h2>Maps side by side</h2><p>Validation pictures{seed}. {under}, {measure} and the map's peak as a multiple"
+        " of uniform attention. The blue line is the object. Colour is the logarithm of the attention, from uniform"
+        " (dark) to the higher of the two peaks (bright): in one picture the same colour is the same share of attention"
+        " in both maps.</p>"
     ]
     for why, words in WHY.items():
         figures = "".join(
@@ -173,7 +175,8 @@ def wall(one: Summary) -> str:
             for entry in shown
             if entry["why"] == why and (run.folder / entry["file"]).is_file()
         )
-        by = f", by {run.result['wall_by']}" if why != "random" else ", chosen before training"
+        before = "measuring" if "trained_seed" in run.result else "training"
+        by = f", by {run.result['wall_by']}" if why != "random" else f", chosen before {before}"
         if figures:
             parts.append(f'<h3>{words}{by}</h3><div class="wall">{figures}</div>')
     return "".join(parts)
@@ -188,14 +191,23 @@ def _figure(folder: Path, entry: Mapping[str, Any], multilabel: bool) -> str:
         text = f"{part['predicted']} {probability:.0%}"
         wrong = part["predicted"] != truth and not multilabel
         shown = f'<span class="wrong">{html.escape(text)}</span>' if wrong else html.escape(text)
-        peak = f"peak {part['peak']:.0f} x" if part["peak"] else "dead map"
-        captions.append(f"{shown}<br>{peak}")
-        spoken.append(f"{arm}: {text}{', wrong' if wrong else ''}, {peak}")
+        figures = _figures(part)
+        captions.append(f"{shown}<br>{figures}")
+        spoken.append(f"{arm}: {text}{', wrong' if wrong else ''}, {figures}")
     image = picture(folder / entry["file"], f"{truth}. Input, baseline map, regularised map. {'. '.join(spoken)}")
     return (
         '<figure><div class="heads" aria-hidden="true"><span>input</span><span>baseline</span><span>regularised</span>'
         f'</div>{image}<div class="captions">{"".join(f"<span>{text}</span>" for text in captions)}</div></figure>'
     )
+
+
+def _figures(part: Mapping[str, Any]) -> str:
+    """Where a map lies, or how large it is if that is not known, and its peak."""
+    if not part["peak"]:
+        return "dead map"
+    told = (("energy", part.get("energy_in_mask")), ("entropy", part.get("entropy")))
+    where = next((f"{name} {value:.2f}, " for name, value in told if value is not None and math.isfinite(value)), "")
+    return f"{where}peak {part['peak']:.0f} x"
 
 
 # ---- tables
@@ -208,9 +220,9 @@ def comparison_table(one: Summary) -> str:
         "",
         "baseline",
         "regularised",
-        "difference",
+        "difference<small>± 95 %</small>",
         "",
-        *(spare.format(name) for name in ("± 95 %", "p, Holm")),
+        spare.format("p, Holm"),
         *([spare.format("both right")] if both else []),
         spare.format("control"),
     ]
@@ -220,20 +232,22 @@ def comparison_table(one: Summary) -> str:
 
 def _line(row: Row, both: bool) -> list[str]:
     right = row.both_right
-    within = (
-        f"{row.text(right.estimate, signed=True)} ± {row.text(right.margin)}" if math.isfinite(right.margin) else ""
-    )
+    within = row.text(right.estimate, signed=True) + _under(right.margin, row) if math.isfinite(right.margin) else ""
     return [
         row_head(f"{row.indicator.label}<small>{html.escape(row.indicator.meaning)}</small>"),
         cell(row.text(row.baseline)),
         cell(row.text(row.regularised)),
-        cell(row.text(row.difference, signed=True)),
+        cell(row.text(row.difference, signed=True) + _under(row.interval.margin, row)),
         cell(said(row.verdict), "word"),
-        cell(row.text(row.interval.margin) if math.isfinite(row.interval.margin) else "", "spare"),
         cell(_chance(row.adjusted), "spare"),
         *([cell(within, "spare")] if both else []),
         cell(row.text(row.control) if math.isfinite(row.control) else "", "spare"),
     ]
+
+
+def _under(margin: float, row: Row) -> str:
+    """The margin below its difference."""
+    return f'<small class="margin">± {row.text(margin)}</small>' if math.isfinite(margin) else ""
 
 
 def _chance(p: float) -> str:
@@ -354,15 +368,49 @@ def timings(one: Summary) -> str:
 # ---- sweeps
 
 
-def _seeds(one: Summary) -> str:
-    return f"{len(one.runs)} seed{'s' * (len(one.runs) > 1)}"
-
-
 def gap(one: Summary, arm: str) -> float:
     """How much better an arm is on its training pictures: overfitting, of which the paper warns."""
     tag = performance(one.final[BASELINE])
     name = tag.partition("/")[0]
     return one.final[arm].get(f"{name}/train", math.nan) - one.final[arm][tag]
+
+
+def front(summaries: Sequence[Summary], tag: str, performance: str) -> list[plots.Point]:
+    """Both arms of every setting by an indicator and by how well they classify, and which of them none other beats.
+
+    Args:
+        summaries: the settings.
+        tag: of the indicator, one that has a better direction.
+        performance: tag of accuracy or mean average precision.
+    """
+    sign = 1 if KNOWN[tag].better == "higher" else -1
+    points = []
+    for number, one in enumerate(summaries, start=1):
+        margins = {row.indicator.tag: row.interval.margin for rows in one.rows.values() for row in rows}
+        for arm in (BASELINE, REGULARISED):
+            across, up = (one.final[arm].get(name, math.nan) for name in (tag, performance))
+            if math.isfinite(across) and math.isfinite(up):
+                of_difference = (margins.get(tag, math.nan), margins.get(performance, math.nan))
+                points.append(plots.Point(number, arm, across, up, of_difference, on_front=False))
+    best = on_front([(sign * point.across, point.up) for point in points])
+    return [point._replace(on_front=front) for point, front in zip(points, best, strict=True)]
+
+
+def verdicts(summaries: Sequence[Summary]) -> str:
+    """Which settings the rule calls more interpretable."""
+    lines = []
+    for outcome, words in VERDICTS.items():
+        of_it = [number for number, one in enumerate(summaries, start=1) if one.claim.outcome is outcome]
+        if of_it:
+            links = ", ".join(f'<a href="#setting-{number}">{number}</a>' for number in of_it)
+            lines.append(
+                f"<p><strong>{len(of_it)} of {len(summaries)} settings {words}</strong>, by the rule: {links}.</p>"
+            )
+    lines.append(
+        "<p>Each is judged by itself. The best of several is ahead by chance too: before you rely on it, repeat it with"
+        " seeds that did not choose it.</p>"
+    )
+    return f'<div class="verdict" role="region" aria-label="verdict">{"".join(lines)}</div>'
 
 
 def overview(summaries: Sequence[Summary]) -> str:
@@ -373,7 +421,7 @@ def overview(summaries: Sequence[Summary]) -> str:
     rows = []
     for number, one in enumerate(summaries, start=1):
         values = [
-            f"{short(one.final[BASELINE].get(name, math.nan))} &gt; {short(one.final[REGULARISED].get(name, math.nan))}"
+            html.escape(pair(one.final[BASELINE].get(name, math.nan), one.final[REGULARISED].get(name, math.nan)))
             for name in shown
         ]
         rows.append(
@@ -382,29 +430,17 @@ def overview(summaries: Sequence[Summary]) -> str:
                 cell(str(len(one.runs))),
                 cell(said(one.claim.outcome.value), "word"),
                 *(cell(value) for value in values),
-                cell(f"{short(gap(one, BASELINE))} &gt; {short(gap(one, REGULARISED))}"),
+                cell(html.escape(pair(gap(one, BASELINE), gap(one, REGULARISED)))),
             ]
         )
-    panels = []
-    for name in FRONTS:
-        indicator: Indicator = KNOWN[name]
-        pairs = [(one.final[REGULARISED].get(name, math.nan), one.final[REGULARISED][tag]) for one in summaries]
-        if not any(math.isfinite(across) for across, _ in pairs):
-            continue
-        sign = 1 if indicator.better == "higher" else -1
-        best = on_front([(sign * across, up) for across, up in pairs])
-        points = [
-            plots.Point(
-                number, across, up, one.final[BASELINE].get(name, math.nan), one.final[BASELINE][tag], best[number - 1]
-            )
-            for number, ((across, up), one) in enumerate(zip(pairs, summaries, strict=True), start=1)
-            if math.isfinite(across)
-        ]
-        panels.append((f"{indicator.label} ({indicator.better} is better)", points))
+    panels = [(f"{KNOWN[name].label} ({KNOWN[name].better} is better)", front(summaries, name, tag)) for name in FRONTS]
+    panels = [(label, points) for label, points in panels if any(point.arm == REGULARISED for point in points)]
     heading = ["setting", "seeds", "claim", *labels, "overfitting"]
     fronts = (
-        "<h2>Pareto fronts</h2><p>Circles are the regularised arms under their number in the table, filled where no"
-        " other setting is at least as good in both figures; squares are their baselines.</p>"
+        "<h2>Pareto fronts</h2><p>Circles are the regularised arms under their number in the table, squares their"
+        " baselines; filled and joined are those than which no other, of either kind, is at least as good in both"
+        " figures. Bars are the 95 % intervals of the differences to the setting's own baseline: what lies within"
+        " another's bars may be ahead by chance.</p>"
         f'<div class="plot">{plots.front(panels, KNOWN[tag].label)}</div>'
         if panels
         else ""

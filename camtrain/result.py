@@ -126,7 +126,9 @@ def read_pictures(folder: Path) -> dict[str, dict[str, Tensor]]:
         for name, values in zip(heading[2:], columns, strict=True):
             arm, _, tag = name.partition(" ")
             found.setdefault(arm, {})[tag] = torch.tensor(values, dtype=torch.float64)
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; repeat the run") from error
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: not the figures of a run's pictures ({error}); repeat the run") from error
     return found
 

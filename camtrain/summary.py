@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camtrain import narration
 from camtrain.arm import BASELINE, REGULARISED
-from camtrain.claim import Claim, judge, witnesses
+from camtrain.claim import Claim, judge, measured, witnesses
 from camtrain.comparison import Row, performance, rows, warnings
 from camtrain.config import Config, DatasetName, ReportConfig, keys
 from camtrain.control import CONTROL
@@ -62,6 +62,10 @@ class Summary(NamedTuple):
     @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
+
+    @property
+    def counted(self) -> str:
+        return f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
 
 
 def notes(one: Summary, shared: int = 0) -> list[str]:
@@ -129,12 +133,14 @@ def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary
         for parts in finals
         for arm in (BASELINE, REGULARISED)
     ]
+    independent = witnesses(arms)
+    doubles = [variant for variant in measured(arms) if variant not in independent]
     return Summary(
         label,
         runs,
         final,
         rows(final, found, final.get(CONTROL), right),
-        judge(found, with_control, witnesses(arms), margins, tag),
+        judge(found, with_control, independent, margins, tag, doubles),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from camtrain import drawing
+from camtrain import drawing, indicators
 from camtrain.arm import BASELINE, REGULARISED, Arm
 from camtrain.config import CamConfig, Config
 from camtrain.data.batches import one_batch
@@ -31,28 +31,56 @@ def choose_pictures(pictures: Pictures, config: Config) -> tuple[Tensor, list[in
     return measured, sorted(shown.tolist())
 
 
+ENERGY, ENTROPY = "cam/energy_in_mask", "cam/entropy"
+WORDS = {ENERGY: "energy in mask", ENTROPY: "entropy"}
+
+Figures = Mapping[str, Mapping[str, Tensor]]
+"""By arm and tag: of pictures, or of maps."""
+
+
 def draw(
-    arms: Sequence[Arm], pictures: Pictures, shown: list[int], cam: CamConfig, device: torch.device
+    arms: Sequence[Arm],
+    pictures: Pictures,
+    shown: list[int],
+    cam: CamConfig,
+    device: torch.device,
+    prefer: Callable[[Figures], Tensor] | None = None,
 ) -> dict[int, drawing.Drawn]:
-    """Every arm's map and prediction of the chosen validation pictures, by their number."""
+    """Every arm's map and prediction of the chosen validation pictures, by their number.
+
+    Of several classes in a picture the one's map is drawn that is preferred most, given :data:`ENERGY` and
+    :data:`ENTROPY` of all maps; the first one's, if there is no preference.
+    """
     batch = one_batch(pictures, shown, device)
     mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
-    # Of several classes in a picture, the first one's map is drawn.
-    first = next(iter(mapped.values())).of.occurrence == 0
-    rows, classes = (part[first].tolist() for part in next(iter(mapped.values())).of)
-    regions = regions_of(batch.regions, batch.targets, next(iter(mapped.values())).of)[first]
-    density = {name: drawing.density(part.maps[first]) for name, part in mapped.items()}
+    of = next(iter(mapped.values())).of
+    regions = regions_of(batch.regions, batch.targets, of)
+    figures = {
+        name: {ENERGY: indicators.energy_in_mask(part.maps, regions), ENTROPY: indicators.entropy(part.maps)}
+        for name, part in mapped.items()
+    }
+    order = torch.arange(len(of.rows))
+    if prefer is not None:
+        order = prefer(figures).nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True).cpu()
+    chosen: dict[int, int] = {}
+    for number in order.tolist():
+        chosen.setdefault(int(of.rows[number]), number)
+    rows, numbers = sorted(chosen), [chosen[row] for row in sorted(chosen)]
+    classes = of.classes[numbers].tolist()
+    density = {name: drawing.density(part.maps[numbers]) for name, part in mapped.items()}
     said = {name: predictions(part.output.logits[rows], batch.targets[rows], classes) for name, part in mapped.items()}
     return {
         shown[row]: drawing.Drawn(
             batch.images[row],
             regions[number],
-            pictures.classes[classes[number]],
-            {name: maps[number] for name, maps in density.items()},
-            {name: pictures.classes[top[number][0]] for name, top in said.items()},
-            {name: top[number][1] for name, top in said.items()},
+            pictures.classes[classes[at]],
+            {name: maps[at] for name, maps in density.items()},
+            {name: pictures.classes[top[at][0]] for name, top in said.items()},
+            {name: top[at][1] for name, top in said.items()},
+            {name: float(part[ENERGY][number]) for name, part in figures.items()},
+            {name: float(part[ENTROPY][number]) for name, part in figures.items()},
         )
-        for number, row in enumerate(rows)
+        for at, (row, number) in enumerate(zip(rows, numbers, strict=True))
     }
 
 
@@ -62,14 +90,18 @@ class Chosen(NamedTuple):
     best: list[int]
     worst: list[int]
     random: list[int]
-    by: str  # what best and worst go by
+    by: str  # tag that best and worst go by
 
 
-def choose_wall(each: Mapping[str, Mapping[str, Tensor]], shown: list[int]) -> Chosen:
+def _gain(figures: Figures, by: str) -> Tensor:
+    gain = figures[REGULARISED][by] - figures[BASELINE][by]
+    return gain if by == ENERGY else -gain
+
+
+def choose_wall(each: Figures, shown: list[int]) -> Chosen:
     """Beside the random ones half as many where the regularised arm gained most, and lost most."""
-    energy, entropy = ((each[REGULARISED][tag] - each[BASELINE][tag]) for tag in ("cam/energy_in_mask", "cam/entropy"))
-    by = "energy in mask" if bool(energy.isfinite().any()) else "entropy"
-    gain = energy if by == "energy in mask" else -entropy
+    by = ENERGY if bool(_gain(each, ENERGY).isfinite().any()) else ENTROPY
+    gain = _gain(each, by)
     order = gain.argsort(descending=True, stable=True)
     ranked = order[gain[order].isfinite()].tolist()
     half = min(len(shown), len(ranked)) // 2
@@ -81,9 +113,14 @@ def draw_wall(
 ) -> list[dict[str, Any]]:
     """Write `pictures/NUMBER.png` for each of them, and say what is on it."""
     wall = []
-    for why in ("best", "worst", "random"):
+    prefer: dict[str, Callable[[Figures], Tensor] | None] = {
+        "best": lambda figures: _gain(figures, chosen.by),
+        "worst": lambda figures: -_gain(figures, chosen.by),
+        "random": None,
+    }
+    for why, most in prefer.items():
         numbers: list[int] = getattr(chosen, why)
-        for number, drawn in draw(arms, pictures, numbers, cam, device).items() if numbers else ():
+        for number, drawn in draw(arms, pictures, numbers, cam, device, most).items() if numbers else ():
             path = folder / "pictures" / f"{why}-{number}.png"
             strip = drawing.strip(drawn, (BASELINE, REGULARISED))
             write_atomically(path, partial(drawing.save_png, strip))
@@ -92,6 +129,8 @@ def draw_wall(
                     "predicted": drawn.predicted[arm],
                     "probability": drawn.probability[arm],
                     "peak": float(drawn.density[arm].max()),
+                    "energy_in_mask": drawn.energy[arm],
+                    "entropy": drawn.entropy[arm],
                 }
                 for arm in (BASELINE, REGULARISED)
             }

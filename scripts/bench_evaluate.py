@@ -78,7 +78,6 @@ from camtrain.closely import of_confidence, sane
 from camtrain.conclusion import Scene
 from camtrain.config import CamVariant
 from camtrain.data.batches import Batch
-from camtrain.data.build import validation
 from camtrain.evaluate import Evaluated, evaluate, forward_maps
 from camtrain.finished import Finished, arms, read
 from camtrain.model import SMALL_RESNET
@@ -129,7 +128,7 @@ def prepared(run: Path, pictures: int | None) -> Case:
     finished = read(run)
     config = finished.config
     both = arms(finished, torch.device("cpu"))
-    found = fitting(validation(config.dataset, config.seed, machine.workers(config.trainer)), finished)
+    found = fitting(config, finished)
     if is_multilabel(found.targets):
         raise SystemExit(f"{run}: several classes per picture; give a run with one")
     arm = next(arm for arm in both if arm.name == REGULARISED)

@@ -125,6 +125,13 @@ def test_mistakes_are_one_line_and_write_nothing(trained: Path, command: Command
         assert {entry.name for entry in tmp_path.iterdir()} == {"other"}
 
 
+def test_pictures_of_other_classes_are_not_decoded(trained: Path, command: Command, tmp_path: Path) -> None:
+    paint(tmp_path / "other" / "val", {"red": COLOURS["red"], "violet": (150, 40, 150)}, 2)
+    done = command(*("task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", "dataset.cache=cached"))
+    assert done.returncode == 2
+    assert not (tmp_path / "cached").exists()
+
+
 def test_validation_is_the_split_that_training_had() -> None:
     for config in (FakeConfig(image_size=16), ShapesConfig(image_size=32, train=20, val=10)):
         _, expected = build(config, 3)

@@ -117,6 +117,8 @@ def test_two_witnesses_are_needed() -> None:
     claim = judge(GOOD, BESIDE, WITNESSES[:1], ReportConfig(), "accuracy/val")
     assert claim.outcome is Outcome.open
     assert "1 more to measure" in " ".join(told(claim, SEEDS))
+    claim = judge(GOOD, BESIDE, WITNESSES[:1], ReportConfig(), "accuracy/val", [CamVariant.hirescam])
+    assert "No witness, being another map under another name: hirescam." in told(claim, SEEDS)
 
 
 def test_what_sharpening_does_is_said_beside_the_claim() -> None:

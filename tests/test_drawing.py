@@ -15,7 +15,7 @@ def drawn(baseline: Tensor, regularised: Tensor) -> Drawn:
     region = torch.zeros(32, 32, dtype=torch.uint8)
     region[8:16, 8:16] = 1
     densities = dict(zip(ARMS, density(torch.stack([baseline, regularised])), strict=True))
-    return Drawn(torch.full((3, 32, 32), 0.5), region, "disc", densities, {}, {})
+    return Drawn(torch.full((3, 32, 32), 0.5), region, "disc", densities, {}, {}, {}, {})
 
 
 def tiles(pixels: np.ndarray) -> list[np.ndarray]:

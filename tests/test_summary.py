@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import torch
 
+from camtrain import report
 from camtrain.claim import Outcome
 from camtrain.config import Config, DatasetConfig, FolderConfig, ModelConfig, ReportConfig, ShapesConfig
 from camtrain.config import DatasetName as Name
@@ -149,6 +150,22 @@ def test_the_control_is_compared_picture_by_picture() -> None:
     claim = summarise("", [one], ReportConfig()).claim
     (found,) = (condition.found for condition in claim.conditions if "drop" in condition.name)
     assert found.estimate == pytest.approx(0.5 - 0.6)
+
+
+def test_a_baseline_that_nothing_beats_keeps_the_others_off_the_front() -> None:
+    """Setting 1 lowers the entropy and keeps accuracy; 2 lowers it less, and is less accurate than its baseline."""
+    figures = {1: ((0.9, 3.0), (0.9, 1.0)), 2: ((0.9, 3.0), (0.8, 2.0)), 3: ((0.95, 3.0), (0.7, 0.5))}
+    summaries = []
+    for accuracies_and_entropies in figures.values():
+        one = summarise("", [run(0)], ReportConfig())
+        for arm, (accuracy, entropy) in zip(("baseline", "regularised"), accuracies_and_entropies, strict=True):
+            one.final[arm].update({"accuracy/val": accuracy, "cam/entropy": entropy})  # type: ignore[attr-defined]
+        summaries.append(one)
+    points = report.front(summaries, "cam/entropy", "accuracy/val")
+    best = [(point.number, point.arm) for point in points if point.on_front]
+    assert best == [(1, "regularised"), (3, "baseline"), (3, "regularised")]
+    margins = [row_of([run(0)], tag).interval.margin for tag in ("cam/entropy", "accuracy/val")]
+    assert points[1].margins == tuple(margins)
 
 
 def test_front_of_a_sweep() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from camtrain.config import (
@@ -83,24 +84,45 @@ def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = Fal
     raise AssertionError(f"no data set is called {config.name}")
 
 
-def validation(config: DatasetConfig, seed: int, threads: int = 1) -> Pictures:
+def anything(_classes: Sequence[str], _targets: Tensor) -> None:
+    """Refuse no classes."""
+
+
+def validation(
+    config: DatasetConfig,
+    seed: int,
+    threads: int = 1,
+    check: Callable[[Sequence[str], Tensor], None] = anything,
+) -> Pictures:
     """The validation pictures alone; arguments and errors as for :func:`build`.
 
     A folder of one's own needs no training split then, and its classes are those of the validation split.
+
+    Args:
+        config: which set.
+        seed: of generated pictures.
+        threads: that decode.
+        check: is given class names and targets before any file is decoded, and may refuse them.
     """
     match config:
         case FolderConfig():
             listing = list_folder(config, config.val_split, fewest=1)
+            check(listing.classes, listing.targets)
             return opened(config, listing, Rule(config.image_size, whole=False), threads, "validation")
         case ShapesConfig():
-            return build(replace(config, train=8), seed, threads)[1]
-        case FakeConfig():
-            return build(config, seed, threads)[1]
-        case PublishedConfig():
-            _, val = listed(config)
-            if isinstance(val, Listing):
-                return opened(config, val, Rule(config.image_size, whole=False), threads, "validation")
+            val: Pictures = build(replace(config, train=8), seed, threads)[1]
+            check(val.classes, val.targets)
             return val
+        case FakeConfig():
+            val = build(config, seed, threads)[1]
+            check(val.classes, val.targets)
+            return val
+        case PublishedConfig():
+            _, found = listed(config)
+            check(found.classes, found.targets)
+            if isinstance(found, Listing):
+                return opened(config, found, Rule(config.image_size, whole=False), threads, "validation")
+            return found
     raise AssertionError(f"no data set is called {config.name}")
 
 
