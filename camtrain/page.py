@@ -33,7 +33,7 @@ tbody th[scope="row"] { font-weight: normal; }
 td small, th small { display: block; opacity: .7; }
 th[scope="row"] small { white-space: normal; min-width: 11rem; }
 .comparison { font-size: .92rem; }
-.settings { font-size: .88rem; } .settings :is(th, td) { padding: .3rem .4rem; }
+.settings { font-size: .88rem; } .settings :is(th, td) { padding: .3rem .4rem; } .settings .long { min-width: 6rem; }
 .better::before, .met::before { content: "\\2713  "; } .worse::before, .failed::before { content: "\\2717  "; }
 .open::before { content: "?  "; } .not::before { content: "\\2013  "; }
 .dead::before { content: "\\2020  "; } .worse, .failed { font-weight: 600; }

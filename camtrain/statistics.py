@@ -90,7 +90,7 @@ def hierarchical(
         shared: the same pictures in the same order in all seeds.
         seed: of the draws.
         replicates: number of draws.
-        rates: (tags,) which are shares of pictures, each picture's value being 0 or 1; none of them if not given.
+        rates: (tags,) which are shares of pictures, each picture's value being 0 or 1 or a mean of such; by default none.
 
     Returns:
         One interval per tag; margin and p are nan for fewer than two values in all.
@@ -160,7 +160,7 @@ def of_mean(differences: np.ndarray, rate: bool = False) -> Interval:
 
     Args:
         differences: (n,), regularised minus baseline; nan is left out.
-        rate: of values that are 0 or 1.
+        rate: of values that are 0 or 1, or means of such.
 
     Returns:
         Margin and p are nan for fewer than two.

@@ -29,8 +29,8 @@ OF_NO_SETTING = (
 """Keys in which runs may differ and still be the same experiment."""
 
 
-RATES = ("accuracy/val", "dead_rate", "pointing", "increase")
-"""Ends of the tags that are shares of pictures: each picture has 0 or 1, or with several classes, shares of these."""
+RATES = ("accuracy/val", "dead_rate", "pointing", "increase", "box_accuracy")
+"""Ends of the tags that are shares of pictures: each has 0 or 1, or a mean of such over classes or thresholds."""
 
 Each = Mapping[str, Mapping[str, Tensor]]
 """By arm (or control) and tag: (pictures,), nan where not defined."""
