@@ -90,7 +90,7 @@ def hierarchical(
         shared: the same pictures in the same order in all seeds.
         seed: of the draws.
         replicates: number of draws.
-        rates: (tags,) which are shares of pictures, each picture's value being 0 or 1 or a mean of such; by default none.
+        rates: (tags,) which are shares of pictures, each having 0 or 1 or a mean of such; none if not given.
 
     Returns:
         One interval per tag; margin and p are nan for fewer than two values in all.
