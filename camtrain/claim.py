@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from camtrain.config import CamVariant, ReportConfig
 from camtrain.performance import ACCURACY, PRECISION
-from camtrain.statistics import NOTHING, Interval
+from camtrain.statistics import NOTHING, Interval, pictures_for
 
 WITNESSES = 2
 """Maps that were not trained on and have to be no less faithful."""
@@ -29,6 +29,9 @@ In both, because very sharp maps are alike whatever they are made from.
 
 
 PERFORMANCE = {ACCURACY: "accuracy", PRECISION: "mean average precision"}
+
+
+DEAD_RATE = "dead rate"
 
 
 class Outcome(enum.Enum):
@@ -53,10 +56,14 @@ class Claim(NamedTuple):
     beyond: Sequence[Condition]  # is it more than sharpening? Not needed for the claim, but said beside it
 
     @property
-    def wider(self) -> list[str]:
-        """Margins that let more pass than the default rule does."""
+    def changed(self) -> list[str]:
+        """Margins that are not those of the default rule."""
         pairs = ((entry.name, getattr(self.margins, entry.name), entry.default) for entry in fields(ReportConfig))
-        return [f"{name} {value:g} (default {usual:g})" for name, value, usual in pairs if value > usual]
+        return [f"{name} {value:g} (default {usual:g})" for name, value, usual in pairs if value != usual]
+
+    @property
+    def rule(self) -> str:
+        return "the rule with other margins" if self.changed else "the rule"
 
     @property
     def outcome(self) -> Outcome:
@@ -174,7 +181,7 @@ def judge(
             True,
             beside_control,
         ),
-        condition("maps stay alive", "dead rate", "cam/dead_rate", health, True),
+        condition("maps stay alive", DEAD_RATE, "cam/dead_rate", health, True),
         condition("maps stay alive", "mass at the border", "cam/border_mass", health, True),
     ]
     beyond = [
@@ -223,10 +230,9 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
     """
     one = len(seeds) == 1
     where = f"in this one run (seed {seeds[0]})" if one else f"over {len(seeds)} seeds"
-    rule = "a rule with wider margins than the default" if claim.wider else "the rule"
-    lines = [HEADLINES[claim.outcome].format(where=where, rule=rule)]
-    if claim.wider:
-        lines.append(f"Wider margins: {'; '.join(claim.wider)}.")
+    lines = [HEADLINES[claim.outcome].format(where=where, rule=claim.rule)]
+    if claim.changed:
+        lines.append(f"Margins that are not the default: {'; '.join(claim.changed)}.")
     for outcome, words in (
         (Outcome.failed, "Against it"),
         (Outcome.open, "Open"),
@@ -235,9 +241,15 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
         names = [condition.name for condition in claim.conditions if condition.outcome is outcome]
         if names:
             lines.append(f"{words}: {'; '.join(names)}.")
+    dead = next(condition for condition in claim.conditions if condition.name == DEAD_RATE)
+    if dead.outcome is Outcome.open and dead.found.estimate == 0 and claim.margins.health_margin > 0:
+        lines.append(
+            f"Dead rate: that none of few pictures changes it shows no more than ± {dead.found.margin:.3f}; it takes"
+            f" {pictures_for(claim.margins.health_margin)} pictures or more."
+        )
     if claim.doubles:
         names = [variant.value for variant in claim.doubles]
-        lines.append(f"No witness, being another map under another name: {', '.join(names)}.")
+        lines.append(f"No witness, as it is the trained map or another witness under another name: {', '.join(names)}.")
     if any(condition.outcome is not Outcome.unmeasured for condition in claim.beyond):
         better = [condition.name for condition in claim.beyond if condition.outcome is Outcome.met]
         lines.append(
@@ -250,7 +262,7 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
         lines.append(f"Worse than sharpening the baseline's maps: {'; '.join(worse)}.")
     if one:
         lines.append(
-            "One run is one seed, whose chance is in none of these intervals: repeat it with seed=0,1,2,3,4 and"
+            "One run is one seed, whose chance is in none of these intervals: train with seed=0,1,2,3,4, then"
             " task=report."
         )
     return lines

@@ -144,7 +144,10 @@ def front(panels: Sequence[tuple[str, Sequence[Point]]], up: str) -> str:
                     mfc=colour if point.on_front else "none",
                     ms=6 if point.arm == REGULARISED else 5,
                 )
+            axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # bars of few seeds would leave the points no room
+            for point in points:
                 if point.arm == REGULARISED:
+                    colour = COLOURS[REGULARISED]
                     wide, high = (margin if math.isfinite(margin) else None for margin in point.margins)
                     axes.errorbar(
                         point.across, point.up, high, wide, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5

@@ -126,10 +126,10 @@ def rule(claim: Claim, runs: int) -> str:
         "<h2>The rule</h2>"
         "<p>A network is called more interpretable only if every condition holds over its whole 95 % interval, here"
         f" over {over}. As all must hold, none needs a correction for their number; better and worse in the comparison"
-        " below have one. A share of pictures, such as the dead rate, is known to 3.84 / (n + 3.84) at best, also where"
-        " none of n pictures changes it. The last part is not needed for the claim: it compares with the baseline's"
-        " maps raised to the power that gives them the regularised arm's entropy. A tick is a condition met, a cross"
-        " one that the interval contradicts, a question mark one that it leaves open.</p>"
+        " below have one. The margin of a share of pictures, such as the dead rate, is 3.84 / (n + 3.84) at least: that"
+        " none of n pictures changes it proves no more. The last part is not needed for the claim: it compares with the"
+        " baseline's maps raised to the power that gives them the regularised arm's entropy. A tick is a condition met,"
+        " a cross one that the interval contradicts, a question mark one that it leaves open.</p>"
         + table(heading, parts.items(), caption="conditions of the claim")
     )
 
@@ -156,8 +156,8 @@ def wall(one: Summary) -> str:
         return ""
     multilabel = run.result["data"]["multilabel"]
     under = (
-        "Under each the one of its true classes whose maps these are (that which gained or lost most, at random the"
-        " first), then that class's probability in each arm"
+        "Pictures are ranked by the mean of their classes. Under each the class whose maps these are (the one that"
+        " gained most, lost most, or, at random, comes first), then that class's probability in each arm"
         if multilabel
         else "Under each the true class, then each arm's prediction with its probability, underlined where it is wrong"
     )
@@ -206,7 +206,9 @@ def _figures(part: Mapping[str, Any]) -> str:
     if not part["peak"]:
         return "dead map"
     told = (("energy", part.get("energy_in_mask")), ("entropy", part.get("entropy")))
-    where = next((f"{name} {value:.2f}, " for name, value in told if value is not None and math.isfinite(value)), "")
+    where = next(
+        (f"{name} {abs(value):.2f}, " for name, value in told if value is not None and math.isfinite(value)), ""
+    )
     return f"{where}peak {part['peak']:.0f} x"
 
 
@@ -403,14 +405,19 @@ def verdicts(summaries: Sequence[Summary]) -> str:
         of_it = [number for number, one in enumerate(summaries, start=1) if one.claim.outcome is outcome]
         if of_it:
             links = ", ".join(f'<a href="#setting-{number}">{number}</a>' for number in of_it)
-            lines.append(
-                f"<p><strong>{len(of_it)} of {len(summaries)} settings {words}</strong>, by the rule: {links}.</p>"
-            )
+            verb = "is" if len(of_it) == 1 else "are"
+            lines.append(f"<strong>{len(of_it)} of {len(summaries)} settings {verb} {words}</strong>: {links}.")
+    claim = summaries[0].claim
+    lines.append(f"Judged by {html.escape('; '.join([claim.rule, *claim.changed]))}, each setting by itself.")
+    single = sum(len(one.runs) == 1 for one in summaries)
+    if single:
+        lines.append(f"Settings with one seed, whose chance is in none of the intervals: {single}.")
     lines.append(
-        "<p>Each is judged by itself. The best of several is ahead by chance too: before you rely on it, repeat it with"
-        " seeds that did not choose it.</p>"
+        "The best of several is ahead by chance too: before you rely on it, repeat it with seeds that did not choose"
+        " it."
     )
-    return f'<div class="verdict" role="region" aria-label="verdict">{"".join(lines)}</div>'
+    text = "".join(f"<p>{line}</p>" for line in lines)
+    return f'<div class="verdict" role="region" aria-label="verdict">{text}</div>'
 
 
 def overview(summaries: Sequence[Summary]) -> str:
@@ -438,9 +445,9 @@ def overview(summaries: Sequence[Summary]) -> str:
     heading = ["setting", "seeds", "claim", *labels, "overfitting"]
     fronts = (
         "<h2>Pareto fronts</h2><p>Circles are the regularised arms under their number in the table, squares their"
-        " baselines; filled and joined are those than which no other, of either kind, is at least as good in both"
-        " figures. Bars are the 95 % intervals of the differences to the setting's own baseline: what lies within"
-        " another's bars may be ahead by chance.</p>"
+        " baselines. Filled and joined: no other point is as good in both figures and better in one. Bars, cut at the"
+        " frame, are the 95 % intervals of the differences to the setting's own baseline; where one reaches that"
+        " baseline's level, the difference may be chance. Settings are not tested against each other.</p>"
         f'<div class="plot">{plots.front(panels, KNOWN[tag].label)}</div>'
         if panels
         else ""

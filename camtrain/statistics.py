@@ -83,7 +83,8 @@ def hierarchical(
 
     With one seed only pictures are drawn, b = c and a = 0: *the chance of the seed is not in the interval.*
 
-    The margin of a rate is that of :func:`unseen` for the N pictures at least.
+    The margin of a rate is that of :func:`of_rate`, with the pictures of one seed: what no network of few does, like
+    having dead maps, is known of these networks' pictures, and more networks do not make it rarer.
 
     Args:
         differences: of each seed, (pictures, tags), regularised minus baseline; nan where not defined.
@@ -121,16 +122,17 @@ def hierarchical(
     if not shared:
         common = np.zeros_like(common)
     common = np.where(seeds == 1, alone, common)
-    distinct = np.any(known, axis=0).sum(0) if shared else counts.sum(0)
-    pictures = distinct - 1 if shared else np.maximum(counts - 1, 0).sum(0)
-    bounded = np.zeros(values[0].shape[1], dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
+    pictures = np.any(known, axis=0).sum(0) - 1 if shared else np.maximum(counts - 1, 0).sum(0)
+    rare = np.zeros(values[0].shape[1], dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
+    cubes, squares = (sum(np.nansum(each**power, 0) for each in values) for power in (3, 2))
+    skew = _skew(np.asarray(cubes), np.asarray(squares))
 
     def half(level: Floats) -> Floats:
         few, many = (-stdtrit(np.maximum(degrees, 1), level / 2) for degrees in (seeds - 1, pictures))
         total = between + common
         mixed = (between * few + common * many) / np.sqrt(np.where(total > 0, total, 1.0))
         widest: Floats = np.maximum(mixed, many * np.sqrt(alone))
-        return np.where(bounded, np.maximum(widest, unseen(distinct, level)), widest)
+        return np.where(rare, of_rate(widest, counts.max(0), skew, level), widest)
 
     enough = counts.sum(0) > 1
     margin = np.where(enough, half(np.full(len(seeds), LEVEL)), np.nan)
@@ -141,22 +143,50 @@ def hierarchical(
 
 
 def unseen(n: int | NDArray[np.int_], level: float | Floats = LEVEL) -> Floats:
-    r"""What a difference of two rates may be of which n pictures show none, 0..1.
+    r"""The largest difference of two rates that agrees with n pictures none of which changed, 0..1.
 
-    .. math:: \frac{z^2}{n + z^2}, \quad z = z_{1 - level/2}
+    .. math:: u = \frac{z^2}{n + z^2}, \quad z = z_{1 - level/2}
 
-    That no picture differs does not prove that none would: this is where the score interval for paired rates (Tango,
-    Stat. Med. 1998) ends if none of n does, and, of all of them, where Wilson's ends. At 95 % some 3.84/n; the exact
-    bound of Clopper and Pearson for a rate is 3.69/n.
+    The end of the score interval for paired rates, Tango, Stat. Med. 1998; at 95 % some 3.84/n. The exact bound of
+    Clopper and Pearson is 3.69/n.
     """
     square = np.square(ndtri(np.asarray(level) / 2))
     found: Floats = square / (n + square)
     return found
 
 
+def pictures_for(margin: float) -> int:
+    """How many pictures, none of which changes, show a rate to be known to within a margin above 0: :func:`unseen`'s
+    inverse."""
+    return math.ceil(float(np.square(ndtri(LEVEL / 2))) * (1 - margin) / margin)
+
+
+def of_rate(margin: Floats, n: int | NDArray[np.int_], skew: Floats, level: float | Floats = LEVEL) -> Floats:
+    r"""Margin of a difference of two rates that few of n pictures show, from that of a mean of as many values.
+
+    .. math:: \frac{k u}{2} + \sqrt{m^2 + \left(1 - \frac{k}{2}\right)^2 u^2}
+
+    with m the margin as of any mean, u that of no changes (:func:`unseen`), and the skewness
+    :math:`k = |\sum d^3| / \sum d^2` of the differences d, 1 if all changes go in one direction, or there are none.
+    The spread of a rate grows with the rate, so that a sample with too few changes seems too sure: of 8 expected
+    changes in one direction m alone misses the rate in 11 % of samples, and in 10 % from below. This is u without any
+    change, the far end of Wilson's score interval for changes in one direction (both ends: it is symmetric here), and
+    hardly more than m for many in both. It covered 95.7 % at least, and missed 2.3 % at most at either end, for 24 to
+    1000 pictures, 0.2 to 100 expected changes, and up to half of them against the others.
+    """
+    bound = unseen(n, level)
+    found: Floats = skew * bound / 2 + np.hypot(margin, (1 - skew / 2) * bound)
+    return found
+
+
+def _skew(cubes: Floats, squares: Floats) -> Floats:
+    return np.where(squares > 0, np.abs(cubes) / np.where(squares > 0, squares, 1.0), 1.0)
+
+
 def of_mean(differences: np.ndarray, rate: bool = False) -> Interval:
     r"""Mean difference with its t interval, :math:`t_{n-1} s / \sqrt{n}`: of the pictures of one run, or of figures
-    that are known once per run. That of a rate is as wide as :func:`unseen` at least.
+    that are known once per run. The margin of a rate is that of :func:`of_rate`, and it holds 0 unless McNemar's test,
+    :math:`|\sum d| / \sqrt{\sum d^2} > z`, finds a difference.
 
     Args:
         differences: (n,), regularised minus baseline; nan is left out.
@@ -172,12 +202,23 @@ def of_mean(differences: np.ndarray, rate: bool = False) -> Interval:
     if n < 2:
         return Interval(estimate, math.nan, math.nan)
     error = math.sqrt(float(((values - estimate) ** 2).sum()) / (n - 1) / n)
-    margin = float(-stdtrit(n - 1, LEVEL / 2)) * error
-    p = float(estimate == 0) if error == 0 else float(2 * stdtr(n - 1, -abs(estimate) / error))
     if rate:
-        odds = abs(estimate) / (1 - abs(estimate)) if abs(estimate) < 1 else math.inf
-        margin, p = max(margin, float(unseen(n))), max(p, float(2 * ndtr(-math.sqrt(n * odds))))
-    return Interval(estimate, margin, p)
+        squares = (values**2).sum()
+        skew = _skew(np.array([(values**3).sum()]), np.array([squares]))
+        mcnemar = float(2 * ndtr(-abs(values.sum()) / math.sqrt(squares))) if estimate else 1.0
+
+        def half(level: Floats) -> Floats:
+            return of_rate(-stdtrit(n - 1, level / 2) * error, n, skew, level)
+
+        margin = float(half(np.array([LEVEL]))[0])
+        if mcnemar >= LEVEL:
+            margin = max(margin, abs(estimate))
+        return Interval(estimate, margin, max(mcnemar, float(_reaching(np.array([estimate]), half)[0])))
+    if error == 0:
+        return Interval(estimate, 0.0, float(estimate == 0))
+    return Interval(
+        estimate, float(-stdtrit(n - 1, LEVEL / 2)) * error, float(2 * stdtr(n - 1, -abs(estimate) / error))
+    )
 
 
 def holm(p: Sequence[float]) -> list[float]:

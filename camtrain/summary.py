@@ -118,10 +118,11 @@ def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary
     ]
     final = {name: _means([parts.get(name, {}) for parts in finals]) for name in finals[0]}
     eaches = [run.each for run in runs]
-    shared = runs[0].config.dataset.name not in GENERATED
+    one_set = len({run.config.seed for run in runs}) == 1  # networks of several seeds, measured again by one
+    shared = one_set or runs[0].config.dataset.name not in GENERATED
     found = differences(eaches, shared)
     for tag in final[BASELINE]:
-        if tag not in found and tag in final[REGULARISED]:
+        if tag not in found and tag in final[REGULARISED] and not tag.endswith(RATES):
             change = [_number(parts[REGULARISED].get(tag)) - _number(parts[BASELINE].get(tag)) for parts in finals]
             found[tag] = of_mean(np.array(change))
     tag = performance(final[BASELINE])

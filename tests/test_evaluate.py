@@ -303,6 +303,7 @@ def test_randomising_ends_in_the_fresh_network() -> None:
     found = sane([trained], evaluated, batches, CamVariant.gradcam, 8, other.model.backbone.state_dict())
     curve = found.curves["baseline"]
     assert len(curve) == STAGES + 1
+    assert curve[0] == pytest.approx(1, abs=1e-5)
     images, _ = pictures.gather(range(8))
     maps = [
         forward_maps(one, images.float() / 255, pictures.targets, CamVariant.gradcam).maps for one in (trained, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import optimize, stats
 from scipy.special import stdtrit
 
 from camtrain import statistics
-from camtrain.statistics import Interval, hierarchical, holm, of_mean, unseen
+from camtrain.statistics import Interval, hierarchical, holm, of_mean, pictures_for, unseen
 
 NAN = math.nan
 
@@ -104,42 +105,88 @@ def test_of_mean_that_agree() -> None:
 
 @pytest.mark.parametrize("n", [2, 24, 298, 10_000])
 def test_what_none_of_the_pictures_shows_is_tangos_score_limit(n: int) -> None:
-    # Nobody of n differs, and the difference is d: the likelihood is highest if only one of the two kinds occurs, with
+    # None of n changed, and the difference is d: the likelihood is highest if only one of the two kinds occurs, with
     # probability d, and (0 - n d) / sqrt(n d (1 - d)) is its score.
     limit = optimize.brentq(lambda d: n * d / math.sqrt(n * d * (1 - d)) - stats.norm.ppf(0.975), 1e-9, 1 - 1e-9)
     assert float(unseen(n)) == pytest.approx(limit)
-    wilson = stats.binomtest(n, n).proportion_ci(method="wilson")
-    assert 1 - float(unseen(n)) == pytest.approx(wilson.low)
     assert float(unseen(n)) == pytest.approx(stats.binomtest(0, n).proportion_ci(method="exact").high, rel=0.25)
 
 
-@pytest.mark.parametrize(("ups", "downs"), [(0, 0), (1, 0), (3, 0), (2, 2), (24, 0), (9, 3)])
-def test_an_interval_of_a_rate(ups: int, downs: int) -> None:
-    values = np.array([1.0] * ups + [-1.0] * downs + [0.0] * (24 - ups - downs))
+@pytest.mark.parametrize("margin", [0.3, 0.01, 0.02])
+def test_pictures_that_a_margin_asks_for(margin: float) -> None:
+    n = pictures_for(margin)
+    assert float(unseen(n)) <= margin < float(unseen(n - 1))
+
+
+def changes(ups: int, downs: int, n: int) -> np.ndarray:
+    return np.array([1.0] * ups + [-1.0] * downs + [0.0] * (n - ups - downs))
+
+
+@pytest.mark.parametrize("ups", [0, 1, 4, 8, 30])
+def test_changes_in_one_direction_end_where_wilsons_interval_does(ups: int) -> None:
+    found = of_mean(changes(ups, 0, 1000), rate=True)
+    assert found.high == pytest.approx(stats.binomtest(ups, 1000).proportion_ci(method="wilson").high, rel=0.01)
+
+
+def test_many_changes_in_both_directions_are_the_t_interval() -> None:
+    values = changes(120, 110, 1000)
     plain, found = of_mean(values), of_mean(values, rate=True)
     assert found.estimate == plain.estimate
-    assert found.margin == max(plain.margin, float(unseen(24)))
+    assert plain.margin < found.margin < 1.02 * plain.margin
+    assert found.p == pytest.approx(plain.p, rel=0.1)
+
+
+@pytest.mark.parametrize(("ups", "downs"), [(0, 0), (1, 0), (3, 0), (5, 0), (2, 2), (24, 0), (9, 3), (12, 11)])
+def test_p_of_a_rate_goes_with_its_interval(ups: int, downs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = changes(ups, downs, 24)
+    found = of_mean(values, rate=True)
     assert (found.p < 0.05) == (abs(found.estimate) > found.margin)
+    mcnemar = 2 * stats.norm.sf(abs(ups - downs) / math.sqrt(max(ups + downs, 1)))
+    assert found.p >= mcnemar * (1 - 1e-6)
     for shared in (True, False):
         same = hierarchical([values[:, None]], shared, replicates=20_000, rates=[True])[0]
-        assert same == pytest.approx(found, rel=0.1, abs=1e-12)
+        assert same == pytest.approx(found, rel=0.1, abs=0.03)
+    if found.estimate:
+        monkeypatch.setattr(statistics, "LEVEL", found.p)
+        assert of_mean(values, rate=True).margin == pytest.approx(abs(found.estimate), rel=1e-6)
 
 
-def test_seeds_add_pictures_to_a_rate_only_if_they_have_their_own() -> None:
-    nothing = [np.zeros((40, 2))] * 5
-    for shared, pictures in ((True, 40), (False, 200)):
-        rate, other = hierarchical(nothing, shared, rates=[True, False])
-        assert rate == (0.0, float(unseen(pictures)), 1.0)
-        assert other == (0.0, 0.0, 1.0)
+@pytest.mark.parametrize("n", [2, 3])
+def test_that_all_of_two_pictures_changed_proves_nothing(n: int) -> None:
+    found = of_mean(np.ones(n), rate=True)
+    assert found.low <= 0
+    assert found.p == pytest.approx(2 * stats.norm.sf(math.sqrt(n)))
 
 
-@pytest.mark.parametrize("rate", [0.002, 0.01, 0.05])
-@pytest.mark.parametrize("pictures", [24, 298])
-def test_intervals_of_a_rate_cover_it(pictures: int, rate: float) -> None:
-    rng = np.random.default_rng(0)
-    drawn = rng.choice([-1.0, 0.0, 1.0], p=[rate / 4, 1 - 5 * rate / 4, rate], size=(2000, pictures))
-    found = columns([of_mean(values, rate=True) for values in drawn])
-    assert (abs(found[0] - 0.75 * rate) <= found[1]).mean() > 0.94
+@pytest.mark.parametrize("shared", [True, False])
+def test_more_seeds_do_not_make_rarer_what_none_of_their_pictures_shows(shared: bool) -> None:
+    rate, other = hierarchical([np.zeros((40, 2))] * 5, shared, rates=[True, False])
+    assert rate == (0.0, float(unseen(40)), 1.0)
+    assert other == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("against", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("expected", [0.5, 3, 8, 20])
+@pytest.mark.parametrize("n", [60, 298])
+def test_intervals_of_a_rate_cover_it(n: int, expected: float, against: float) -> None:
+    """Exactly, over all counts that occur; nominal are 5 % outside, and 2.5 % at each end."""
+    up, down = expected * (1 - against) / n, expected * against / n
+    low = high = inside = 0.0
+    for ups in range(int(stats.binom.ppf(1 - 1e-4, n, up)) + 1):
+        for downs in range(int(stats.binom.ppf(1 - 1e-4, n - ups, down)) + 1):
+            chance = stats.binom.pmf(ups, n, up) * stats.binom.pmf(downs, n - ups, down / (1 - up))
+            if chance > 1e-6:
+                found = interval_of(ups, downs, n)
+                low += chance * (found.high < up - down - 1e-12)
+                high += chance * (found.low > up - down + 1e-12)
+                inside += chance * (found.low <= up - down <= found.high)
+    assert max(low, high) < 0.025
+    assert 0.95 < inside <= 1
+
+
+@cache
+def interval_of(ups: int, downs: int, n: int) -> Interval:
+    return of_mean(changes(ups, downs, n), rate=True)
 
 
 # Seeds and pictures

@@ -107,6 +107,15 @@ def test_pictures_of_files_are_the_same_in_all_seeds_and_generated_ones_are_not(
     assert row.baseline == pytest.approx(np.mean([float(one.each["baseline"]["cam/entropy"].mean()) for one in runs]))
 
 
+def test_networks_measured_again_on_one_generated_set_share_its_pictures() -> None:
+    runs = [run(7) for _ in range(3)]
+    for number, one in enumerate(runs):
+        one.result["trained_seed"] = number  # type: ignore[index]
+        one.each["regularised"]["cam/entropy"].add_(number / 100)
+    values = [np.stack([differences(one, tag) for tag in TAGS], 1) for one in runs]
+    assert row_of(runs, "cam/entropy").interval == hierarchical(values, shared=True)[1]
+
+
 def test_sets_of_different_size_are_not_shared() -> None:
     runs = [run(0, 30, files=True), run(1, 20, files=True)]
     assert math.isfinite(row_of(runs, "cam/entropy").interval.margin)
@@ -129,7 +138,7 @@ def test_a_rate_that_no_picture_changes_is_not_proven() -> None:
     for some in (runs, runs[:1]):
         (dead,) = (one for one in summarise("", some, ReportConfig()).claim.conditions if one.name == "dead rate")
         assert dead.found.estimate == 0
-        # 3.84 / 33.84: pictures that seeds share count once
+        # 3.84 / 33.84
         assert dead.found.margin == pytest.approx(0.1135, abs=1e-4)
         assert dead.outcome is Outcome.open
 
