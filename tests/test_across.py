@@ -74,6 +74,8 @@ def test_settings_are_compared_over_their_seeds(sweep: Path, compared: tuple[Pat
         outcomes = {condition["outcome"] for condition in one["claim"]["conditions"]}
         assert outcomes <= {"met", "failed", "open", "not measured"}
         assert (one["claim"]["outcome"] == "met") == (outcomes == {"met"})
+    for label in ("cam.weight=0.5", "cam.weight=1"):
+        assert re.search(rf"^{label}, 2 seeds: (not )?(settled|more interpretable) .* > ", out, re.MULTILINE)
     assert "broken" in out
     assert "foreign" in out
 

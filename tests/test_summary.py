@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import scipy.stats
 import torch
 
 from camtrain import report
-from camtrain.claim import Outcome
+from camtrain.claim import Condition, Outcome
 from camtrain.config import Config, DatasetConfig, FolderConfig, ModelConfig, ReportConfig, ShapesConfig
 from camtrain.config import DatasetName as Name
+from camtrain.narration import data_name
 from camtrain.pareto import on_front
-from camtrain.statistics import hierarchical
+from camtrain.statistics import NOTHING, hierarchical
 from camtrain.summary import Run, grouped, summarise
 
+OUTCOMES = (Outcome.open, Outcome.met, Outcome.failed)
 TAGS = ("accuracy/val", "cam/entropy", "cam/area")
 
 
@@ -64,6 +67,7 @@ def test_runs_with_the_same_settings_belong_together() -> None:
     assert [one.config.seed for one in groups["cam.share=0.3"]] == [0, 1]
     assert groups["cam.share=0.3"][0] is runs[3]  # the later one
     assert list(grouped([run(0), run(1)])) == [""]
+    assert list(grouped([run(0), run(0, share=0.3)])) == ["cam.share=null", "cam.share=0.3"]
 
 
 def test_what_is_no_setting_does_not_set_apart() -> None:
@@ -175,6 +179,42 @@ def test_a_baseline_that_nothing_beats_keeps_the_others_off_the_front() -> None:
     assert best == [(1, "regularised"), (3, "baseline"), (3, "regularised")]
     margins = [row_of([run(0)], tag).interval.margin for tag in ("cam/entropy", "accuracy/val")]
     assert points[1].margins == tuple(margins)
+
+
+def test_the_verdict_on_a_sweep_says_by_which_rule_and_how_many_seeds() -> None:
+    margins = ReportConfig(accuracy_margin=0.5)
+    summaries = [summarise("", runs, margins) for runs in ([run(0), run(1)], [run(0)], [run(2), run(3)])]
+    unsettled, best, worst = (Condition("", "dead rate", "", NOTHING, outcome) for outcome in OUTCOMES)
+    for number, condition in enumerate((unsettled, best, worst)):
+        claim = summaries[number].claim._replace(conditions=[condition])
+        summaries[number] = summaries[number]._replace(claim=claim)
+    text = re.sub(r"<[^>]*>", "", report.verdicts(summaries))
+    assert "1 of 3 settings is more interpretable: 2." in text
+    assert "1 of 3 settings is not more interpretable: 3." in text
+    assert "1 of 3 settings is not settled: 1." in text
+    assert "the rule with other margins; accuracy_margin 0.5 (default 0.01)" in text
+    assert "whose chance is in none of the intervals: 1." in text
+
+
+@pytest.mark.parametrize(
+    ("energy", "entropy", "expected"),
+    [
+        (0.123, 2.0, "energy 0.12, peak 8 x"),
+        (None, 2.0, "entropy 2.00, peak 8 x"),
+        (math.nan, -0.0, "entropy 0.00, peak 8 x"),
+        (None, None, "peak 8 x"),
+    ],
+)
+def test_what_stands_under_a_map(energy: float | None, entropy: float | None, expected: str) -> None:
+    assert report._figures({"peak": 8.2, "energy_in_mask": energy, "entropy": entropy}) == expected
+    assert report._figures({"peak": 0.0, "energy_in_mask": energy, "entropy": entropy}) == "dead map"
+
+
+def test_several_objects_are_in_the_name_of_the_set() -> None:
+    one = run(0)
+    assert data_name(one.config) == "shapes"
+    one.config.dataset.objects = 3  # type: ignore[attr-defined]
+    assert data_name(one.config) == "shapes, 1 to 3 objects"
 
 
 def test_front_of_a_sweep() -> None:
