@@ -116,7 +116,7 @@ def as_json(one: Summary) -> dict[str, Any]:
         "claim": {
             "outcome": one.claim.outcome.value,
             "margins": asdict(one.claim.margins),
-            "no_witnesses": [variant.value for variant in one.claim.doubles],
+            "same_maps": [variant.value for variant in one.claim.doubles],
             "conditions": [_condition(condition) for condition in one.claim.conditions],
             "beyond": [_condition(condition) for condition in one.claim.beyond],
         },

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from camtrain.config import CamVariant, ReportConfig
 from camtrain.performance import ACCURACY, PRECISION
-from camtrain.statistics import NOTHING, Interval, pictures_for
+from camtrain.statistics import NOTHING, Interval
 
 WITNESSES = 2
 """Maps that were not trained on and have to be no less faithful."""
@@ -57,9 +57,13 @@ class Claim(NamedTuple):
 
     @property
     def changed(self) -> list[str]:
-        """Margins that are not those of the default rule."""
+        """Margins that are not those of the default rule; wider ones let more pass."""
         pairs = ((entry.name, getattr(self.margins, entry.name), entry.default) for entry in fields(ReportConfig))
-        return [f"{name} {value:g} (default {usual:g})" for name, value, usual in pairs if value != usual]
+        return [
+            f"{name} {value:g} ({'wider' if value > usual else 'narrower'} than {usual:g})"
+            for name, value, usual in pairs
+            if value != usual
+        ]
 
     @property
     def rule(self) -> str:
@@ -232,7 +236,7 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
     where = f"in this one run (seed {seeds[0]})" if one else f"over {len(seeds)} seeds"
     lines = [HEADLINES[claim.outcome].format(where=where, rule=claim.rule)]
     if claim.changed:
-        lines.append(f"Margins that are not the default: {'; '.join(claim.changed)}.")
+        lines.append(f"Other margins than the default: {'; '.join(claim.changed)}.")
     for outcome, words in (
         (Outcome.failed, "Against it"),
         (Outcome.open, "Open"),
@@ -241,12 +245,6 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
         names = [condition.name for condition in claim.conditions if condition.outcome is outcome]
         if names:
             lines.append(f"{words}: {'; '.join(names)}.")
-    dead = next(condition for condition in claim.conditions if condition.name == DEAD_RATE)
-    if dead.outcome is Outcome.open and dead.found.estimate == 0 and claim.margins.health_margin > 0:
-        lines.append(
-            f"Dead rate: that none of few pictures changes it shows no more than ± {dead.found.margin:.3f}; it takes"
-            f" {pictures_for(claim.margins.health_margin)} pictures or more."
-        )
     if claim.doubles:
         names = [variant.value for variant in claim.doubles]
         lines.append(f"No witness, as it is the trained map or another witness under another name: {', '.join(names)}.")

@@ -126,11 +126,11 @@ def rule(claim: Claim, runs: int) -> str:
         "<h2>The rule</h2>"
         "<p>A network is called more interpretable only if every condition holds over its whole 95 % interval, here"
         f" over {over}. As all must hold, none needs a correction for their number; better and worse in the comparison"
-        " below have one. The margin of a share of pictures, such as the dead rate, is 3.84 / (n + 3.84) at least: that"
-        " none of n pictures changes it proves no more. The last part is not needed for the claim: it compares with the"
-        " baseline's maps raised to the power that gives them the regularised arm's entropy. A tick is a condition met,"
-        " a cross one that the interval contradicts, a question mark one that it leaves open.</p>"
-        + table(heading, parts.items(), caption="conditions of the claim")
+        " below have one. The margin of a share of pictures, such as the dead rate, is 3.84 / (n + 3.84) at least, with"
+        " n pictures of one seed: that none of them changes it proves no more. The last part is not needed for the"
+        " claim: it compares with the baseline's maps raised to the power that gives them the regularised arm's"
+        " entropy. A tick is a condition met, a cross one that the interval contradicts, a question mark one that it"
+        " leaves open.</p>" + table(heading, parts.items(), caption="conditions of the claim")
     )
 
 
@@ -156,8 +156,9 @@ def wall(one: Summary) -> str:
         return ""
     multilabel = run.result["data"]["multilabel"]
     under = (
-        "Pictures are ranked by the mean of their classes. Under each the class whose maps these are (the one that"
-        " gained most, lost most, or, at random, comes first), then that class's probability in each arm"
+        "The best and the worst are chosen by the mean gain over a picture's classes; shown is the class that gained"
+        " most (best), lost most (worst), or comes first (at random). Under each that class, then its probability in"
+        " each arm"
         if multilabel
         else "Under each the true class, then each arm's prediction with its probability, underlined where it is wrong"
     )
@@ -408,10 +409,12 @@ def verdicts(summaries: Sequence[Summary]) -> str:
             verb = "is" if len(of_it) == 1 else "are"
             lines.append(f"<strong>{len(of_it)} of {len(summaries)} settings {verb} {words}</strong>: {links}.")
     claim = summaries[0].claim
-    lines.append(f"Judged by {html.escape('; '.join([claim.rule, *claim.changed]))}, each setting by itself.")
-    single = sum(len(one.runs) == 1 for one in summaries)
+    margins = f": {'; '.join(claim.changed)}" if claim.changed else ""
+    lines.append(html.escape(f"Each setting is judged by itself, by {claim.rule}{margins}."))
+    single = [number for number, one in enumerate(summaries, start=1) if len(one.runs) == 1]
     if single:
-        lines.append(f"Settings with one seed, whose chance is in none of the intervals: {single}.")
+        links = ", ".join(f'<a href="#setting-{number}">{number}</a>' for number in single)
+        lines.append(f"The chance of the seed is in no interval where there is one seed only: {links}.")
     lines.append(
         "The best of several is ahead by chance too: before you rely on it, repeat it with seeds that did not choose"
         " it."

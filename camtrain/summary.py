@@ -12,11 +12,11 @@ from torch import Tensor
 
 from camtrain import narration
 from camtrain.arm import BASELINE, REGULARISED
-from camtrain.claim import Claim, judge, measured, witnesses
+from camtrain.claim import DEAD_RATE, Claim, Outcome, judge, measured, witnesses
 from camtrain.comparison import Row, performance, rows, warnings
 from camtrain.config import Config, DatasetName, ReportConfig, keys
 from camtrain.control import CONTROL
-from camtrain.statistics import Interval, hierarchical, of_mean
+from camtrain.statistics import Interval, hierarchical, of_mean, pictures_for
 
 GENERATED = (DatasetName.shapes, DatasetName.fake)
 """Sets whose pictures are others with every seed."""
@@ -31,6 +31,8 @@ OF_NO_SETTING = (
 
 RATES = ("accuracy/val", "dead_rate", "pointing", "increase", "box_accuracy")
 """Ends of the tags that are shares of pictures: each has 0 or 1, or a mean of such over classes or thresholds."""
+
+DEAD = "cam/dead_rate"
 
 Each = Mapping[str, Mapping[str, Tensor]]
 """By arm (or control) and tag: (pictures,), nan where not defined."""
@@ -71,7 +73,15 @@ class Summary(NamedTuple):
 def notes(one: Summary, shared: int = 0) -> list[str]:
     """What a reader must know before believing it; `shared` as for :func:`camtrain.comparison.warnings`."""
     found = {row.indicator.tag: row.interval for rows in one.rows.values() for row in rows}
-    return list(warnings(one.final, found, one.runs[0].config.cam, shared))
+    lines = list(warnings(one.final, found, one.runs[0].config.cam, shared))
+    (health,) = (condition for condition in one.claim.conditions if condition.name == DEAD_RATE)
+    allowed = one.claim.margins.health_margin
+    if health.outcome is Outcome.open and allowed and not any(one.final[arm][DEAD] for arm in (BASELINE, REGULARISED)):
+        lines.append(
+            f"no map died, but so few pictures leave ± {health.found.margin:.3f} of dead ones possible:"
+            f" {pictures_for(allowed)} measured pictures would leave {allowed:g}."
+        )
+    return lines
 
 
 def settings(config: Config) -> dict[str, str | float | bool]:
@@ -89,9 +99,11 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     Of several runs with the same settings and seed, the last one counts.
     """
     found: dict[tuple[tuple[str, str | float | bool], ...], dict[int, Run]] = {}
+    # Seeds by which networks of others were measured again; the network of that seed belongs to these.
+    foreign = {run.config.seed for run in runs if run.seed != run.config.seed}
     for run in runs:
         own = settings(run.config)
-        if run.seed != run.config.seed:
+        if "trained_seed" in run.result and run.config.seed in foreign:
             own["seed"] = run.config.seed  # of the pictures
         found.setdefault(tuple(sorted(own.items())), {})[run.seed] = run
     common = set.intersection(*(set(group) for group in found)) if found else set()
@@ -121,6 +133,7 @@ def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary
     one_set = len({run.config.seed for run in runs}) == 1  # networks of several seeds, measured again by one
     shared = one_set or runs[0].config.dataset.name not in GENERATED
     found = differences(eaches, shared)
+    # What is not known of every picture goes by seeds; but a rate that few seeds agree on is not known for that.
     for tag in final[BASELINE]:
         if tag not in found and tag in final[REGULARISED] and not tag.endswith(RATES):
             change = [_number(parts[REGULARISED].get(tag)) - _number(parts[BASELINE].get(tag)) for parts in finals]

@@ -19,7 +19,7 @@ from camtrain.config import DatasetName as Name
 from camtrain.narration import data_name
 from camtrain.pareto import on_front
 from camtrain.statistics import NOTHING, hierarchical
-from camtrain.summary import Run, grouped, summarise
+from camtrain.summary import Run, grouped, notes, summarise
 
 OUTCOMES = (Outcome.open, Outcome.met, Outcome.failed)
 TAGS = ("accuracy/val", "cam/entropy", "cam/area")
@@ -83,6 +83,11 @@ def test_measuring_a_run_again_with_another_seed_makes_no_new_seed() -> None:
     for one in runs:
         one.result["trained_seed"] = 0  # type: ignore[index]
     assert list(grouped(runs)) == ["seed=3", "seed=4"]
+    runs = [run(0), run(0), run(0)]
+    for number, one in enumerate(runs):
+        one.result["trained_seed"] = number  # type: ignore[index]
+    (of_label,) = grouped(runs).values()
+    assert [one.seed for one in of_label] == [0, 1, 2]
     runs = [run(7), run(7)]
     for number, one in enumerate(runs):
         one.result["trained_seed"] = number  # type: ignore[index]
@@ -109,6 +114,13 @@ def test_pictures_of_files_are_the_same_in_all_seeds_and_generated_ones_are_not(
     assert row.interval == hierarchical(values, shared=files)[1]
     assert row.interval != hierarchical(values, shared=not files)[1]
     assert row.baseline == pytest.approx(np.mean([float(one.each["baseline"]["cam/entropy"].mean()) for one in runs]))
+
+
+def test_a_rate_known_per_run_only_has_no_interval() -> None:
+    """Two seeds agree on it, which proves nothing."""
+    runs = [run(0), run(1)]
+    (dead,) = (one for one in summarise("", runs, ReportConfig()).claim.conditions if one.name == "dead rate")
+    assert dead.outcome is Outcome.unmeasured
 
 
 def test_networks_measured_again_on_one_generated_set_share_its_pictures() -> None:
@@ -140,11 +152,20 @@ def test_a_rate_that_no_picture_changes_is_not_proven() -> None:
         for arm in ("baseline", "regularised"):
             one.each[arm]["cam/dead_rate"] = torch.zeros(30, dtype=torch.float64)  # type: ignore[index]
     for some in (runs, runs[:1]):
-        (dead,) = (one for one in summarise("", some, ReportConfig()).claim.conditions if one.name == "dead rate")
+        one_summary = summarise("", some, ReportConfig())
+        (dead,) = (each for each in one_summary.claim.conditions if each.name == "dead rate")
         assert dead.found.estimate == 0
         # 3.84 / 33.84
         assert dead.found.margin == pytest.approx(0.1135, abs=1e-4)
         assert dead.outcome is Outcome.open
+        assert any("± 0.114" in note and "381 measured pictures" in note for note in notes(one_summary))
+    for arm, number in (("baseline", 0), ("regularised", 1)):
+        for one in runs:
+            one.each[arm]["cam/dead_rate"][number] = 1  # type: ignore[index]
+            one.result["arms"][arm]["final"]["cam/dead_rate"] = 1 / 30
+    one_summary = summarise("", runs, ReportConfig())
+    assert any(each.name == "dead rate" and each.outcome is Outcome.open for each in one_summary.claim.conditions)
+    assert not any("381" in note for note in notes(one_summary))  # one died, one revived
 
 
 def test_figures_known_once_per_run_go_by_seeds() -> None:
@@ -192,8 +213,8 @@ def test_the_verdict_on_a_sweep_says_by_which_rule_and_how_many_seeds() -> None:
     assert "1 of 3 settings is more interpretable: 2." in text
     assert "1 of 3 settings is not more interpretable: 3." in text
     assert "1 of 3 settings is not settled: 1." in text
-    assert "the rule with other margins; accuracy_margin 0.5 (default 0.01)" in text
-    assert "whose chance is in none of the intervals: 1." in text
+    assert "by the rule with other margins: accuracy_margin 0.5 (wider than 0.01)." in text
+    assert "one seed only: 2." in text
 
 
 @pytest.mark.parametrize(
