@@ -44,7 +44,15 @@ def across(config: Config, folder: Path) -> None:
     if len(summaries) == 1:
         notes = notes_on(summaries[0]) + notes
     if used < len(runs):
-        notes.append(f"Runs left out, as a later one has the same settings and seed: {len(runs) - used}.")
+        count = len(runs) - used
+        notes.append(f"{count} run{'s' * (count > 1)} left out: later ones have the same settings and seed.")
+    measured_on = {
+        (narration.data_name(run.config), run.result["data"]["val"], "trained_seed" in run.result)
+        for one in summaries
+        for run in one.runs
+    }
+    if len(summaries) > 1 and len(measured_on) > 1:
+        notes.append("the settings were measured on different pictures: their figures cannot be compared directly.")
     for one in summaries:
         if len(summaries) > 1:
             log.info("\n%s", one.label)

@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain import conclusion, machine, narration, result, summary
 from camtrain.conclusion import Scene
-from camtrain.config import Config
+from camtrain.config import Config, FakeConfig, ShapesConfig
 from camtrain.data.build import validation
 from camtrain.data.pictures import Pictures, relabelled
 from camtrain.errors import UserError
@@ -72,7 +72,7 @@ def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, An
         each = seen.each
         for arm in both:
             epochs[arm.name] = [{**evaluated.measured.means[arm.name], **seen.means[arm.name]}]
-        settled = conclusion.settle(scene, save("running"), each, f"{narration.title(own)}, measured again")
+        settled = conclusion.settle(scene, save("running"), each, title(own, facts["trained_seed"]))
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -81,6 +81,12 @@ def again(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, An
         written = save(status)
     conclusion.tell(scene, settled)
     return written
+
+
+def title(config: Config, trained_seed: int) -> str:
+    """Of the report: the network by the seed of its training, the pictures by theirs if it is another one."""
+    drawn = f" on pictures of seed {config.seed}" if config.seed != trained_seed else ""
+    return f"{narration.title(replace(config, seed=trained_seed))}, measured again{drawn}"
 
 
 def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Config:
@@ -95,6 +101,8 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
     if "dataset" in chosen:
         size = config.dataset.image_size if "dataset.image_size" in chosen else dataset.image_size
         dataset = replace(config.dataset, image_size=size)
+        if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
+            dataset = replace(dataset, train=theirs.dataset.train)  # nothing is trained on; what was, stays told
     elif settings:
         raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
     trainer = replace(

@@ -247,7 +247,9 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
             lines.append(f"{words}: {'; '.join(names)}.")
     if claim.doubles:
         names = [variant.value for variant in claim.doubles]
-        lines.append(f"No witness, as it is the trained map or another witness under another name: {', '.join(names)}.")
+        lines.append(
+            f"Not counted as a witness, being the trained map or a witness under another name: {', '.join(names)}."
+        )
     if any(condition.outcome is not Outcome.unmeasured for condition in claim.beyond):
         better = [condition.name for condition in claim.beyond if condition.outcome is Outcome.met]
         lines.append(
@@ -263,4 +265,6 @@ def told(claim: Claim, seeds: Sequence[int]) -> list[str]:
             "One run is one seed, whose chance is in none of these intervals: train with seed=0,1,2,3,4, then"
             " task=report."
         )
+    elif len(seeds) == 2:
+        lines.append("Two seeds say hardly anything about the chance of the seed: train with seed=0,1,2,3,4.")
     return lines

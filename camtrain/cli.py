@@ -64,7 +64,8 @@ def command() -> None:
         return
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, instead of Hydra printing its own
-    sys.argv[1:] = map(renamed, sys.argv[1:])
+    # argparse takes overrides on one side of an option only.
+    sys.argv[1:] = sorted(map(renamed, sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
     failed: list[Path] = []
     finished: list[tuple[Path, list[str], dict[str, Any]]] = []
     logging.raiseExceptions = False  # a run goes on where nobody reads its output any more

@@ -85,7 +85,7 @@ FAMILIES = {
         ),
         Indicator("effort/cam_weight", "weight of the CAM term", "", 2, "mean over the last epoch"),
     ),
-    "training": (Indicator("time/step", "step time, ms", "lower", 1, "median of a training step"),),
+    "training": (Indicator("time/step", "step time, ms", "lower", 1, "median of a training step, last epoch"),),
 }
 """What is told, by what it speaks of; families are never merged into one number."""
 

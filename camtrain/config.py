@@ -335,7 +335,7 @@ def check_taken(task: Task, chosen: Iterable[str]) -> None:
     """Raise :class:`UserError` for the first key that was set and that the task takes from its run."""
     for key in sorted(chosen):
         if task in TAKEN and not key.startswith(TAKEN[task]):
-            raise UserError(f"{key}: task={task.value} takes it from the run; leave it out")
+            raise UserError(f"{key}: task={task.value} takes it from the run, or has no use for it; leave it out")
 
 
 def check(config: Config) -> None:

@@ -125,12 +125,14 @@ def rule(claim: Claim, runs: int) -> str:
     return (
         "<h2>The rule</h2>"
         "<p>A network is called more interpretable only if every condition holds over its whole 95 % interval, here"
-        f" over {over}. As all must hold, none needs a correction for their number; better and worse in the comparison"
-        " below have one. The margin of a share of pictures, such as the dead rate, is 3.84 / (n + 3.84) at least, with"
-        " n pictures of one seed: that none of them changes it proves no more. The last part is not needed for the"
-        " claim: it compares with the baseline's maps raised to the power that gives them the regularised arm's"
-        " entropy. A tick is a condition met, a cross one that the interval contradicts, a question mark one that it"
-        " leaves open.</p>" + table(heading, parts.items(), caption="conditions of the claim")
+        f" over {over}. As all must hold, none needs a correction for their number; better and worse in the"
+        " comparison below have one. The margin of a share of pictures, such as the dead rate, is 3.84 / (n + 3.84)"
+        " at least, with n pictures of one seed: if none of them changes, no more is known. That the claim failed"
+        " takes one contradicted condition, which is not corrected either: of a dozen, now and then one is"
+        " contradicted by chance. The last part is not needed for the claim: it compares with the baseline's maps"
+        " raised to the power that gives them the regularised arm's entropy. A tick is a condition met, a cross one"
+        " that the interval contradicts, a question mark one that it leaves open.</p>"
+        + table(heading, parts.items(), caption="conditions of the claim")
     )
 
 
@@ -162,8 +164,10 @@ def wall(one: Summary) -> str:
         if multilabel
         else "Under each the true class, then each arm's prediction with its probability, underlined where it is wrong"
     )
-    measure = "the share of its map inside the object (energy), or the map's entropy where the object is not known,"
-    seed = f" of seed {run.config.seed}" if len(one.runs) > 1 else ""
+    measure = "the share of that true class's map inside the object (energy), or its entropy where none is known,"
+    seed = f" of seed {run.seed}" if len(one.runs) > 1 else ""
+    if run.seed != run.config.seed:
+        seed += f", drawn by seed {run.config.seed}"
     parts = [
         f"<h2>Maps side by side</h2><p>Validation pictures{seed}. {under}, {measure} and the map's peak as a multiple"
         " of uniform attention. The blue line is the object. Colour is the logarithm of the attention, from uniform"
@@ -266,16 +270,18 @@ def about_table(one: Summary) -> str:
     over = "seeds, and pictures within them (hierarchical bootstrap)" if several else "the pictures of this run"
     parts = [
         "Indicators of the map are means over the validation pictures, of the true class's map of the logit, in both"
-        " arms and whatever score was trained. Dead maps are left out of concentration and of the mass at the border,"
-        " and count as misses in plausibility."
+        " arms and whatever score was trained. Dead maps count in the dead rate and as misses in plausibility, and are"
+        " left out elsewhere."
+        " A difference is that of the pictures known in both arms, so that it need not be that of the two means beside"
+        " it; nor if pictures have several classes, whose mean it takes."
         f" The 95 % intervals are over {over}; p is that of no difference, adjusted for the number of indicators"
         " (Holm), and better or worse is said where it is below 0.05 and the figures differ by 1 % at least. Both"
         " right: the difference over the pictures that both arms classify rightly.",
     ]
     counts = one.runs[0].config.evaluate
     parts.append(
-        f" Faithfulness is that of {counts.faithfulness_pictures} of the pictures at most, ROAD of"
-        f" {counts.road_pictures}, sanity of {counts.sanity_pictures}."
+        f" Faithfulness is measured on {counts.faithfulness_pictures} of the pictures at most, ROAD on"
+        f" {counts.road_pictures}, sanity on {counts.sanity_pictures}."
     )
     if power:
         mean = sum(power) / len(power)
@@ -362,7 +368,9 @@ def timings(one: Summary) -> str:
     ratio = _mean([run.result["timing"].get("step_ratio") for run in one.runs])
     lines = [
         ("time", f"{seconds:.0f} s a run, training, measuring and saving"),
-        ("step", f"regularised over baseline x {ratio:.2f}") if math.isfinite(ratio) else ("", ""),
+        ("step", f"regularised over baseline x {ratio:.2f}, medians over all epochs")
+        if math.isfinite(ratio)
+        else ("", ""),
         ("versions", ", ".join(f"{name} {text}" for name, text in environment.items())),
     ]
     return "<h2>Timing and versions</h2>" + facts(line for line in lines if line[0])

@@ -81,6 +81,20 @@ def notes(one: Summary, shared: int = 0) -> list[str]:
             f"no map died, but so few pictures leave ± {health.found.margin:.3f} of dead ones possible:"
             f" {pictures_for(allowed)} measured pictures would leave {allowed:g}."
         )
+    accuracy, data = one.final[BASELINE].get("accuracy/val", math.nan), one.runs[0].result.get("data", {})
+    if math.isfinite(accuracy) and data:
+        chance = 1 / len(data["classes"])
+        if accuracy < chance + 2 * math.sqrt(chance * (1 - chance) / data["val"]):
+            lines.append(
+                f"the baseline's accuracy, {accuracy:.3f}, is hardly above chance ({chance:.3f}): maps and curves of a"
+                " network that learnt nothing say nothing. Train longer."
+            )
+    power = [run.result["control"]["power"] for run in one.runs if "control" in run.result]
+    if power and sum(power) < len(power):
+        lines.append(
+            f"the regularised maps are no sharper than the baseline's: the control flattens them (power"
+            f" {sum(power) / len(power):.2f})."
+        )
     return lines
 
 

@@ -14,12 +14,13 @@ import torch
 from conftest import Command, camtrain
 from PIL import Image
 
-from camtrain.config import FakeConfig, ShapesConfig
+from camtrain.again import combined, title
+from camtrain.config import Config, DatasetName, FakeConfig, ModelConfig, ShapesConfig
 from camtrain.data.batches import all_batches
 from camtrain.data.build import build, validation
 from camtrain.data.pictures import relabelled
 from camtrain.evaluate import forward_maps
-from camtrain.finished import arms, read
+from camtrain.finished import Finished, arms, read
 
 FEW = (
     "evaluate.faithfulness_pictures=2",
@@ -126,6 +127,17 @@ def test_mistakes_are_one_line_and_write_nothing(trained: Path, command: Command
         (line,) = done.stderr.splitlines()
         assert message in line
         assert {entry.name for entry in tmp_path.iterdir()} == {"other"}
+
+
+def test_other_pictures_of_a_generated_set() -> None:
+    """What the network was trained on stays told, and seeds of network and pictures apart."""
+    theirs = Config(dataset=ShapesConfig(name=DatasetName.shapes, train=1200), model=ModelConfig(name="small_resnet"))
+    asked = Config(dataset=ShapesConfig(name=DatasetName.shapes, val=100), seed=7)
+    own = combined(asked, Finished(Path(), theirs, {}), {"dataset", "dataset.val", "seed"})
+    assert isinstance(own.dataset, ShapesConfig)
+    assert (own.dataset.train, own.dataset.val, own.seed) == (1200, 100, 7)
+    assert title(own, 0) == "shapes, small_resnet, seed 0, measured again on pictures of seed 7"
+    assert title(own, 7) == "shapes, small_resnet, seed 7, measured again"
 
 
 def test_pictures_of_other_classes_are_not_decoded(trained: Path, command: Command, tmp_path: Path) -> None:

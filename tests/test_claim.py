@@ -117,7 +117,7 @@ def test_two_witnesses_are_needed() -> None:
     assert claim.outcome is Outcome.open
     assert "1 more to measure" in " ".join(told(claim, SEEDS))
     claim = judge(GOOD, BESIDE, WITNESSES[:1], ReportConfig(), "accuracy/val", [CamVariant.hirescam])
-    assert any(line.startswith("No witness") and "hirescam" in line for line in told(claim, SEEDS))
+    assert any(line.startswith("Not counted as a witness") and "hirescam" in line for line in told(claim, SEEDS))
 
 
 def test_what_sharpening_does_is_said_beside_the_claim() -> None:

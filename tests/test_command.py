@@ -400,7 +400,7 @@ def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path, command: Comma
 
 
 def test_a_sweep_goes_on_after_a_job_that_cannot_run(tmp_path: Path, command: Command) -> None:
-    done = command("-m", *TINY, "trainer.max_steps=1", "model.layer=layer9,layer3")
+    done = command(*TINY, "-m", "trainer.max_steps=1", "model.layer=layer9,layer3")
     assert done.returncode == 2
     assert done.stderr.count("camtrain: error: model.layer=layer9") == 1
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()

@@ -123,6 +123,22 @@ def test_a_rate_known_per_run_only_has_no_interval() -> None:
     assert dead.outcome is Outcome.unmeasured
 
 
+@pytest.mark.parametrize(("accuracy", "said"), [(0.14, True), (0.2, True), (0.3, False)])
+def test_a_network_at_chance_is_said(accuracy: float, said: bool) -> None:
+    """Of 8 classes and 50 pictures: two standard errors above 1/8 are 0.219."""
+    one = run(0)
+    one.result["data"] = {"classes": ["x"] * 8, "val": 50}  # type: ignore[index]
+    one.result["arms"]["baseline"]["final"]["accuracy/val"] = accuracy
+    assert any("chance" in note for note in notes(summarise("", [one], ReportConfig()))) == said
+
+
+def test_a_control_that_flattens_is_said() -> None:
+    one = run(0)
+    assert not any("flattens" in note for note in notes(summarise("", [one], ReportConfig())))
+    one.result["control"]["power"] = 0.8
+    assert any("flattens" in note and "0.80" in note for note in notes(summarise("", [one], ReportConfig())))
+
+
 def test_networks_measured_again_on_one_generated_set_share_its_pictures() -> None:
     runs = [run(7) for _ in range(3)]
     for number, one in enumerate(runs):
