@@ -34,9 +34,6 @@ SMALL = (
 )
 
 
-pytestmark = pytest.mark.xdist_group("across")  # one process, so that the runs below are trained once
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two weights with two seeds each; beside them a run that broke off, and a file of somebody else."""

@@ -42,9 +42,6 @@ def paint(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) ->
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 
 
-pytestmark = pytest.mark.xdist_group("again")  # one process, so that the runs below are trained once
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a short training on three colours."""

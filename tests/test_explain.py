@@ -44,9 +44,6 @@ def trained(folder: Path, *overrides: str) -> Path:
     return folder / "run"
 
 
-pytestmark = pytest.mark.xdist_group("explain")  # one process, so that the runs below are trained once
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run; its classes are those of dataset=fake, its pictures 32 pixels wide."""
