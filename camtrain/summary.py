@@ -32,8 +32,6 @@ OF_NO_SETTING = (
 RATES = ("accuracy/val", "dead_rate", "pointing", "increase", "box_accuracy")
 """Ends of the tags that are shares of pictures: each has 0 or 1, or a mean of such over classes or thresholds."""
 
-DEAD = "cam/dead_rate"
-
 Each = Mapping[str, Mapping[str, Tensor]]
 """By arm (or control) and tag: (pictures,), nan where not defined."""
 
@@ -76,7 +74,8 @@ def notes(one: Summary, shared: int = 0) -> list[str]:
     lines = list(warnings(one.final, found, one.runs[0].config.cam, shared))
     (health,) = (condition for condition in one.claim.conditions if condition.name == DEAD_RATE)
     allowed = one.claim.margins.health_margin
-    if health.outcome is Outcome.open and allowed and not any(one.final[arm][DEAD] for arm in (BASELINE, REGULARISED)):
+    died = any(one.final[arm]["cam/dead_rate"] for arm in (BASELINE, REGULARISED))
+    if health.outcome is Outcome.open and allowed and not died:
         lines.append(
             f"no map died, but so few pictures leave ± {health.found.margin:.3f} of dead ones possible:"
             f" {pictures_for(allowed)} measured pictures would leave {allowed:g}."

@@ -633,8 +633,6 @@ def test_real_photographs(photographs: Path, command: Command, tmp_path: Path) -
         f"model.weights={photographs / 'pretrained' / 'squeezenet1_0_deepcompression.pth'}",
         "trainer.epochs=2",
         "trainer.batch_size=8",
-        # Of these large pictures a few, as hundreds of passes of each are no other on photographs.
-        *("evaluate.faithfulness_pictures=6", "evaluate.road_pictures=3"),
     )
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path)

@@ -109,12 +109,8 @@ def validation(
             listing = list_folder(config, config.val_split, fewest=1)
             check(listing.classes, listing.targets)
             return opened(config, listing, Rule(config.image_size, whole=False), threads, "validation")
-        case ShapesConfig():
-            val: Pictures = build(replace(config, train=8), seed, threads)[1]
-            check(val.classes, val.targets)
-            return val
-        case FakeConfig():
-            val = build(config, seed, threads)[1]
+        case ShapesConfig() | FakeConfig():
+            val = build(replace(config, train=8), seed, threads)[1]
             check(val.classes, val.targets)
             return val
         case PublishedConfig():
