@@ -23,11 +23,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from camtrain.complaints import CONFIG_ERRORS, explain
-from camtrain.config import Config, Task, check, check_taken, register
+from camtrain.config.hydra_store import register
+from camtrain.config.messages import CONFIG_ERRORS, message
+from camtrain.config.options import Task
+from camtrain.config.schema import Config
+from camtrain.config.validate import check, check_taken
 from camtrain.errors import UserError
 
 log = logging.getLogger("camtrain")
+
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,9 +45,9 @@ HYDRA_FLAGS = {
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
 }
 
-RESULT = "result.json"  # camtrain.result.NAME, which would bring torch with it
-EXPLANATIONS = "explanations.csv"  # camtrain.explain.TABLE
-COMPARISON = "comparison.json"  # camtrain.across.TABLE
+RESULT = "result.json"  # camtrain.runs.result.NAME, which would bring torch with it
+EXPLANATIONS = "explanations.csv"  # camtrain.tasks.explain.TABLE
+COMPARISON = "comparison.json"  # camtrain.tasks.report.TABLE
 
 
 def main() -> None:
@@ -54,7 +58,7 @@ def main() -> None:
         try:
             sys.stdout.flush()
         except BrokenPipeError:
-            nobody_reads()
+            exit_on_broken_pipe()
 
 
 def command() -> None:
@@ -80,15 +84,15 @@ def command() -> None:
     except (UserError, *CONFIG_ERRORS) as error:
         if full_error:
             raise
-        complain(str(error) if isinstance(error, UserError) else explain(error))
+        print_error(str(error) if isinstance(error, UserError) else message(error))
         sys.exit(USAGE)
     except BrokenPipeError:
-        nobody_reads()
+        exit_on_broken_pipe()
     except OSError as error:
         if full_error:
             raise
         where, why = error.filename or "output", error.strerror or str(error)
-        complain(f"{where}: {why}; choose another folder with hydra.run.dir=FOLDER")
+        print_error(f"{where}: {why}; choose another folder with hydra.run.dir=FOLDER")
         sys.exit(USAGE)
     if len(finished) > 1:
         summarise(finished)
@@ -105,8 +109,8 @@ def renamed(argument: str) -> str:
 
 def summarise(finished: list[tuple[Path, list[str], dict[str, Any]]]) -> None:
     """Print one line per job of a sweep and where all of it is."""
-    from camtrain.comparison import of_sweep
-    from camtrain.experiment import tensorboard_command
+    from camtrain.report.console import tensorboard_command
+    from camtrain.report.tables import sweep_text
 
     common = set.intersection(*(set(overrides) for _, overrides, _ in finished))
     jobs = []
@@ -114,12 +118,12 @@ def summarise(finished: list[tuple[Path, list[str], dict[str, Any]]]) -> None:
         own = " ".join(override for override in overrides if override not in common)
         jobs.append((f"{folder.name}: {own}", {arm: part["final"] for arm, part in result["arms"].items()}))
     sweep = finished[0][0].parent
-    print(f"\nbaseline > regularised\n{of_sweep(jobs)}\n\nsweep        {sweep}")
+    print(f"\nbaseline > regularised\n{sweep_text(jobs)}\n\nsweep        {sweep}")
     print(f"compare      camtrain task=report runs={shlex.quote(str(sweep))}")
     print(f"TensorBoard  {tensorboard_command()} --logdir {shlex.quote(str(sweep))}")
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print the one line."""
     print(f"camtrain: error: {message}", file=sys.stderr)
 
@@ -222,32 +226,36 @@ def job(
         config = typed(cfg)
         check_taken(config.task, set_by_user())
         if config.task is Task.explain:
-            from camtrain.explain import explain as explain_pictures
+            from camtrain.tasks.explain import explain_images
 
-            explain_pictures(config, folder)
+            explain_images(config, folder)
             return None
         if config.task is Task.report:
-            from camtrain.across import across
+            from camtrain.tasks.report import report_runs
 
-            across(config, folder)
+            report_runs(config, folder)
             return None
         if config.task is Task.evaluate:
-            from camtrain.again import again
+            from camtrain.tasks.evaluate import evaluate_run
 
-            result = again(config, folder, set_by_user())
+            result = evaluate_run(config, folder, set_by_user())
             return accuracy_of(folder, result, finished)
-        from camtrain import experiment
-
         if config.task is Task.layers:
-            print(experiment.layers(config), flush=True)
+            from camtrain.tasks.layers import list_layers
+
+            print(list_layers(config), flush=True)
             discard(folder, existing)
             return None
         if config.task is Task.data:
-            experiment.look_at_data(config, folder)
+            from camtrain.tasks.data import inspect_data
+
+            inspect_data(config, folder)
             return None
-        result = experiment.run(config, folder)
+        from camtrain.tasks.train import train
+
+        result = train(config, folder)
     except UserError as error:
-        complain(f"{error}{left_in(folder)}")
+        print_error(f"{error}{left_in(folder)}")
         note(f"camtrain: error: {error}")
         discard(folder, existing)
         failed.append(folder)
@@ -257,7 +265,7 @@ def job(
         raise KeyboardInterrupt(left_in(folder)) from interrupt
     except BrokenPipeError:
         discard(folder, existing)
-        nobody_reads()
+        exit_on_broken_pipe()
     except Exception:
         log.exception("camtrain: unexpected error")
         raise
@@ -271,14 +279,14 @@ def set_by_user() -> set[str]:
 
 def accuracy_of(folder: Path, result: dict[str, Any], finished: list[tuple[Path, list[str], dict[str, Any]]]) -> float:
     """Note what was finished; the regularised arm's validation accuracy or mean average precision."""
-    from camtrain.comparison import performance
+    from camtrain.analysis.comparison import primary_tag
 
     finished.append((folder, list(HydraConfig.get().overrides.task), result))
     final = result["arms"]["regularised"]["final"]
-    return float(final[performance(final)])
+    return float(final[primary_tag(final)])
 
 
-def nobody_reads() -> NoReturn:
+def exit_on_broken_pipe() -> NoReturn:
     """End without a word: the reader of the output, such as head, has had enough."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(BROKEN_PIPE)

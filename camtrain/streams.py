@@ -19,7 +19,7 @@ class Stream(enum.IntEnum):
     augmentation = 2
     dropout = 3
     subset = 4
-    pictures = 5
+    images = 5
     sanity = 6
     road = 7
 

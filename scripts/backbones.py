@@ -27,7 +27,7 @@ NETWORKS = (
     *("vit_b_16", "swin_t"),
 )
 
-SETTINGS = ("dataset.train=2000", "dataset.val=300", "evaluate.pictures=0", "trainer.epochs=5")
+SETTINGS = ("dataset.train=2000", "dataset.val=300", "evaluate.images=0", "trainer.epochs=5")
 
 LARGE = ("resnet50", "densenet121", "convnext_tiny", "vgg11", "vit_b_16", "swin_t")
 FEWER = "dataset.train=320"
@@ -70,18 +70,19 @@ def measure(arm_name: str, name: str, size: int) -> int:
     """Bytes that a few training steps of one arm add to the process at most."""
     import torch
 
-    from camtrain.arm import make_arms, train_step
-    from camtrain.balance import Balance, default_share
-    from camtrain.config import CamConfig, ModelConfig, OptimConfig
-    from camtrain.data import shapes
+    from camtrain.config.schema import CamConfig, ModelConfig, OptimConfig
     from camtrain.data.batches import Batch
-    from camtrain.model import build
-    from camtrain.preconditions import probe_paths
+    from camtrain.data.sources import shapes
+    from camtrain.loss.balance import Balance, default_share
+    from camtrain.networks.build import build
+    from camtrain.training.arm import make_arms
+    from camtrain.training.checks import probe_paths
+    from camtrain.training.step import train_step
 
     images, targets, regions = shapes.generate(32, size, seed=0, split=0)
     batch = Batch(images.float() / 255, targets, regions, torch.arange(32))
     model = build(ModelConfig(name=name), len(shapes.CLASSES), size, seed=0).classifier
-    # Four pictures are enough to find the path, and leave no trace in the peak.
+    # Four images are enough to find the path, and leave no trace in the peak.
     paths = probe_paths(model, batch.images[:4], CamConfig())
     baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths, Balance(default_share(pretrained=False)))
     arm = baseline if arm_name == "baseline" else regularised

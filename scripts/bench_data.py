@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Pictures per second of camtrain's data path beside a plain torchvision pipeline, on the same pictures and settings.
+"""Images per second of camtrain's data path beside a plain torchvision pipeline, on the same images and settings.
 
     scripts/bench_data.py ROOT [--size 192] [--workers 0 2] [--epochs 4] [--rounds 3]
 
 ROOT is a folder data set, `dataset=folder dataset.root=ROOT`. The plain pipeline is ImageFolder, DataLoader with so
 many worker processes, and transforms.v2: random resized crop, mirror, and, in the second round, colour jitter and
-erasing. camtrain has as many decoding threads in its one process. Both deliver float batches of training pictures; no
+erasing. camtrain has as many decoding threads in its one process. Both deliver float batches of training images; no
 network is trained. The cache begins empty: its making is in the first epoch. Each runs in a process of its own, one
 after the other; of the rounds the median is told.
 """
@@ -27,18 +27,18 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from camtrain.config import FolderConfig
+from camtrain.config.schema import FolderConfig
 from camtrain.data.batches import training_batches
 from camtrain.data.build import ROOM_FOR_CROPS, augmentation, opened
-from camtrain.data.folder import list_folder
 from camtrain.data.listing import Rule
+from camtrain.data.sources.folder import list_folder
 
 BATCH = 32
 CROP = (0.4, 1.0)
 
 
 def plain(root: Path, size: int, workers: int, epochs: int, rich: bool) -> Iterator[int]:
-    """One item, the number of pictures, at the end of each epoch."""
+    """One item, the number of images, at the end of each epoch."""
     more = [v2.ColorJitter(0.4, 0.4, 0.4, 0.1), v2.RandomErasing(0.25)] if rich else []
     steps = [
         v2.ToImage(),
@@ -69,11 +69,11 @@ def ours(root: Path, size: int, workers: int, epochs: int, rich: bool, cache: st
         config.hue, config.erase = 0.1, 0.25
     varied = augmentation(config)
     listing = list_folder(config, config.train_split).without_regions()
-    pictures = opened(config, listing, Rule(round(ROOM_FOR_CROPS * size), whole=True), max(1, workers), "training")
+    image_set = opened(config, listing, Rule(round(ROOM_FOR_CROPS * size), whole=True), max(1, workers), "training")
     device, layout = torch.device("cpu"), torch.contiguous_format
-    batches = training_batches(pictures, BATCH, epochs, 0, varied, size, device, layout, max(1, workers))
+    batches = training_batches(image_set, BATCH, epochs, 0, varied, size, device, layout, max(1, workers))
     for _ in range(epochs):
-        yield sum(len(next(batches).images) for _ in range(len(pictures.targets) // BATCH))
+        yield sum(len(next(batches).images) for _ in range(len(image_set.targets) // BATCH))
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, choices=range(2, 100), metavar="2..")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
     given = parser.parse_args()
-    print(f"{'augmentation':<22}{'workers':>8}{'epoch':>7}{'plain':>9}{'camtrain':>10}  pictures per second, ratio")
+    print(f"{'augmentation':<22}{'workers':>8}{'epoch':>7}{'plain':>9}{'camtrain':>10}  images per second, ratio")
     for rich in (False, True):
         for workers in given.workers:
             rounds = [measured(given.root, given.size, workers, given.epochs, rich) for _ in range(given.rounds)]
@@ -108,7 +108,7 @@ def measured(root: Path, size: int, workers: int, epochs: int, rich: bool) -> li
 
 
 def speeds(pipeline: Callable[..., Iterator[int]], *arguments: Any) -> tuple[float, float]:
-    """Pictures per second in the first epoch and in all later ones."""
+    """Images per second in the first epoch and in all later ones."""
     started = time.perf_counter()
     run = pipeline(*arguments)
     first = next(run)

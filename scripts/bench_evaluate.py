@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Seconds that camtrain's evaluation takes beside the same indicators computed with grad-cam, torch-cam and Quantus.
 
-    scripts/bench_evaluate.py RUN [--pictures N] [--rounds R] [--threads T]
+    scripts/bench_evaluate.py RUN [--images N] [--rounds R] [--threads T]
 
-RUN is the folder of a finished run with one class per picture. Measured is its regularised arm, by Grad-CAM of the
-true class's logit, on the first N validation pictures (default: all), which both sides get decoded, in batches and in
+RUN is the folder of a finished run with one class per image. Measured is its regularised arm, by Grad-CAM of the
+true class's logit, on the first N validation images (default: all), which both sides get decoded, in batches and in
 memory. What is measured of a network's maps, but for ROAD and other maps than the trained one, in five parts:
 
 - maps: the maps, accuracy and confidence, concentration, energy in mask and pointing, health;
 - localisation: overlap, MaxBoxAccV2 and PxAP at the same thresholds;
-- faithfulness: drop, increase, deletion and insertion of all N pictures, 17 points a curve;
+- faithfulness: drop, increase, deletion and insertion of all N images, 17 points a curve;
 - stability: mirrored and moved;
-- sanity: the cascade on 32 pictures, eight stages.
+- sanity: the cascade on 32 images, eight stages.
 
 camtrain's side are its own functions, not compiled. The other side is a script as one would write it: torchvision's
 network with the same weights and memory layout; maps in batches by torch-cam, each map once; drop, increase and the
@@ -20,10 +20,10 @@ the rest, which no library has, by NumPy, SciPy and OpenCV, boxes from outlines 
 with MaxBoxAccV2.
 
 Most of the time goes into forward passes, and most of these into the curves. For them camtrain makes 34 passes of each
-picture. torch-cam's metric computes both curves from one baseline, also in 34 passes: for deletion to the mean colour
-and insertion from a blurred picture it has to run twice, 66 passes, and half of what it computes is thrown away. What
+image. torch-cam's metric computes both curves from one baseline, also in 34 passes: for deletion to the mean colour
+and insertion from a blurred image it has to run twice, 66 passes, and half of what it computes is thrown away. What
 the ratio is where one baseline is good enough, or where somebody writes the pair of curves by hand, is told as well.
-camtrain keeps freed memory (camtrain.machine.keep_freed_memory), which a script does not do by itself: a third column
+camtrain keeps freed memory (camtrain.device.keep_freed_memory), which a script does not do by itself: a third column
 is the script with the same setting. Told besides: the maps by grad-cam, whose backward pass goes on to the first layer;
 and Quantus' own test of randomised weights, which stops at every layer and looks at stretched maps, in place of the
 cascade.
@@ -71,20 +71,23 @@ from torchcam.methods import GradCAM as TorchGradCam
 from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 from torchvision.models import get_model
 
-from camtrain import faithfulness, localisation, machine
-from camtrain.again import fitting
-from camtrain.arm import REGULARISED, Arm
-from camtrain.closely import of_confidence, sane
-from camtrain.conclusion import Scene
-from camtrain.config import CamVariant
+from camtrain import device
+from camtrain.arms import REGULARISED
+from camtrain.cam.targets import is_multilabel, map_targets
+from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
-from camtrain.evaluate import Evaluated, evaluate, forward_maps
-from camtrain.finished import Finished, arms, read
-from camtrain.model import SMALL_RESNET
-from camtrain.residual import SmallResNet
-from camtrain.sanity import stages
-from camtrain.score import is_multilabel, pairs
-from camtrain.stability import SHIFT, stability
+from camtrain.evaluation.after_training import confidence_metrics, randomisation_test
+from camtrain.evaluation.every_epoch import Evaluated, evaluate
+from camtrain.evaluation.forward import forward_maps
+from camtrain.metrics import faithfulness, localisation
+from camtrain.metrics.equivariance import SHIFT, stability
+from camtrain.metrics.randomisation import stages
+from camtrain.networks.small_resnet import SmallResNet
+from camtrain.networks.zoo import SMALL_RESNET
+from camtrain.runs.load import Finished, arms, read
+from camtrain.tasks.evaluate import fitting
+from camtrain.tasks.session import EvaluationContext
+from camtrain.training.arm import Arm
 
 Array = NDArray[Any]
 Values = dict[str, float]
@@ -114,7 +117,7 @@ class Case:
     plain: nn.Module  # the arm's network as torchvision has it
     layer: str
     batches: list[Batch]
-    normalised: list[Tensor]  # their pictures
+    normalised: list[Tensor]  # their images
     batch_size: int  # of the run
     fresh: Mapping[str, Tensor]  # state dict of such a network, not trained
 
@@ -123,17 +126,17 @@ class Case:
         return replace(self, batches=self.batches[:1], normalised=self.normalised[:1])
 
 
-def prepared(run: Path, pictures: int | None) -> Case:
-    """Read the run, its pictures and its networks."""
+def prepared(run: Path, image_set: int | None) -> Case:
+    """Read the run, its images and its networks."""
     finished = read(run)
     config = finished.config
     both = arms(finished, torch.device("cpu"))
     found = fitting(config, finished)
     if is_multilabel(found.targets):
-        raise SystemExit(f"{run}: several classes per picture; give a run with one")
+        raise SystemExit(f"{run}: several classes per image; give a run with one")
     arm = next(arm for arm in both if arm.name == REGULARISED)
-    scene = Scene(config, run, both, found, torch.device("cpu"))
-    batches, left = [], pictures or len(found.targets)
+    scene = EvaluationContext(config, run, both, found, torch.device("cpu"))
+    batches, left = [], image_set or len(found.targets)
     for batch in scene.batches():
         if left > 0:
             batches.append(Batch(*(part[:left] for part in batch)))
@@ -145,7 +148,7 @@ def prepared(run: Path, pictures: int | None) -> Case:
 
 
 class Plain(nn.Module):
-    """A network from normalised pictures to logits, in the precision of the run."""
+    """A network from normalised images to logits, in the precision of the run."""
 
     def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
         super().__init__()
@@ -173,7 +176,7 @@ def plain_network(finished: Finished, arm: Arm) -> nn.Module:
         module = network.get_submodule(name)
         if hasattr(module, "inplace"):
             module.inplace = False  # it would overwrite the activations of the layer
-    layout: Any = machine.layout(finished.config.trainer)
+    layout: Any = device.memory_format(finished.config.trainer)
     return Plain(network, arm.model.precision).eval().to(memory_format=layout)
 
 
@@ -207,8 +210,8 @@ class Ours:
     def faithfulness(self) -> Values:
         found = []
         for batch in self.case.batches:
-            of = pairs(batch.targets)
-            found += of_confidence(self.arm, batch.images, batch.targets, of, [self.of(batch)])
+            of = map_targets(batch.targets)
+            found += confidence_metrics(self.arm, batch.images, batch.targets, of, [self.of(batch)])
         return {name: nanmean(torch.cat([figures[name] for figures in found])) for name in found[0]}
 
     def stability(self) -> Values:
@@ -228,7 +231,9 @@ class Ours:
             if left > 0:
                 some.append(Batch(*(part[:left] for part in batch)))
                 left -= len(batch.indices)
-        found = sane([self.arm], self.evaluated, some, CamVariant.gradcam, len(self.measured), self.case.fresh)
+        found = randomisation_test(
+            [self.arm], self.evaluated, some, CamVariant.gradcam, len(self.measured), self.case.fresh
+        )
         means = found.measured.means[REGULARISED]
         return {"fresh last layer": means["sanity/head"], "fresh network": means["sanity/all"]}
 
@@ -262,7 +267,7 @@ class ByTorchCam:
 
 
 class ByGradCam:
-    """Maps with grad-cam, not stretched to the picture's size."""
+    """Maps with grad-cam, not stretched to the image's size."""
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         self.extractor = GradCAM(model, [model.get_submodule(layer)], reshape_transform=Tensor.float)
@@ -285,8 +290,8 @@ class Libraries:
         self.targets = np.concatenate(self.classes)
         regions = torch.cat([batch.regions for batch in case.batches]).numpy()
         self.inside, self.known = (regions > 0) & (regions != 255), regions != 255
-        self.pictures = torch.cat(case.normalised).contiguous().numpy()
-        self.height, self.width = self.pictures.shape[2:]
+        self.images = torch.cat(case.normalised).contiguous().numpy()
+        self.height, self.width = self.images.shape[2:]
         self.made = self.stretched = np.zeros(0)
 
     def maps(self) -> Values:
@@ -294,8 +299,8 @@ class Libraries:
         parts = [explain(*given) for given in zip(self.case.normalised, self.classes, strict=True)]
         explain.close()
         logits, self.made = (np.concatenate(part) for part in zip(*parts, strict=True))
-        self.stretched = self.to_pictures(self.made)
-        return {**self.of_logits(logits), **self.of_cells(self.made), **self.of_pictures()}
+        self.stretched = self.to_images(self.made)
+        return {**self.of_logits(logits), **self.of_cells(self.made), **self.of_images()}
 
     def by_grad_cam(self) -> Values:
         explain = ByGradCam(self.case.plain, self.case.layer)
@@ -304,7 +309,7 @@ class Libraries:
         explain.close()
         return {}
 
-    def to_pictures(self, maps: Array) -> Array:
+    def to_images(self, maps: Array) -> Array:
         shape = (self.height, self.width)
         stretched: Array = interpolate(torch.from_numpy(maps)[:, None], shape, mode="bilinear")[:, 0].numpy()
         return stretched
@@ -362,13 +367,13 @@ class Libraries:
             "peak_entropy": stats.entropy(peaks) / np.log(height * width),
         }
 
-    def of_pictures(self) -> Values:
+    def of_images(self) -> Values:
         shown = self.inside.any((1, 2))
         if not shown.any():
             return {"energy_in_mask": float("nan"), "pointing": float("nan")}
         given: dict[str, Any] = {
             "model": None,
-            "x_batch": self.pictures[shown],
+            "x_batch": self.images[shown],
             "y_batch": self.targets[shown],
             "a_batch": (self.stretched * self.known)[shown],
             "s_batch": self.inside[shown][:, None],
@@ -449,14 +454,14 @@ class Libraries:
             moved.append(explain(there, classes).maps)
         explain.close()
         before = self.stretched[:, : self.height - down, : self.width - right]
-        after = self.to_pictures(np.concatenate(moved))[:, down:, right:]
+        after = self.to_images(np.concatenate(moved))[:, down:, right:]
         return {
             "mirrored": float(np.nanmean(correlation(self.made[:, :, ::-1], np.concatenate(mirrored)))),
             "moved": float(np.nanmean(correlation(before, after))),
         }
 
     def some(self) -> list[tuple[Tensor, list[int]]]:
-        """The pictures that sanity is measured on, in batches."""
+        """The images that sanity is measured on, in batches."""
         given, left = [], SANITY
         for images, classes in zip(self.case.normalised, self.classes, strict=True):
             if left > 0:
@@ -484,13 +489,13 @@ class Libraries:
         return {"fresh last layer": likeness[0], "fresh network": likeness[-1]}
 
     def randomised(self) -> Values:
-        """Quantus' own: every layer by itself, of maps as large as the pictures."""
+        """Quantus' own: every layer by itself, of maps as large as the images."""
 
         def explained(model: nn.Module, inputs: Array, targets: Array, **_: object) -> Array:
             explain = ByTorchCam(model, self.case.layer)
             maps = explain(torch.as_tensor(inputs), targets.tolist()).maps
             explain.close()
-            return self.to_pictures(maps)
+            return self.to_images(maps)
 
         images, classes = (np.concatenate(part) for part in zip(*self.some(), strict=True))
         metric = MPRT(similarity_func=correlation_pearson, abs=False, normalise=False, disable_warnings=True, seed=0)
@@ -569,19 +574,19 @@ _sides: list[Ours | Libraries] = []
 Seconds = dict[str, dict[str, float]]  # by column and part
 
 
-def begin(column: str, run: Path, pictures: int | None, threads: int) -> str:
+def begin(column: str, run: Path, images: int | None, threads: int) -> str:
     """In a column's process: read everything, warm up on one batch, and say what is measured."""
     kind, keep = COLUMNS[column]
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     if keep:
-        machine.keep_freed_memory()
-    case = prepared(run, pictures)
+        device.keep_freed_memory()
+    case = prepared(run, images)
     side = kind(case.first())
     for part in parts(column):
         getattr(side, part)()
     _sides.append(kind(case))
-    return f"{sum(len(batch.indices) for batch in case.batches)} pictures, {threads} threads"
+    return f"{sum(len(batch.indices) for batch in case.batches)} images, {threads} threads"
 
 
 def measured(part: str) -> tuple[float, Values]:
@@ -646,7 +651,7 @@ def compare(ours: Values, theirs: Values) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--pictures", type=int, help="of the validation split; default: all")
+    parser.add_argument("--images", type=int, help="of the validation split; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides")
     given = parser.parse_args()
@@ -655,7 +660,7 @@ def main() -> None:
         # A process for each, so that none feels what another left behind.
         columns = {column: stack.enter_context(ProcessPoolExecutor(1, spawn)) for column in COLUMNS}
         for column, process in columns.items():
-            told = process.submit(begin, column, given.run, given.pictures, given.threads).result()
+            told = process.submit(begin, column, given.run, given.images, given.threads).result()
         print(told, flush=True)
         rounds = []
         for number in range(given.rounds):

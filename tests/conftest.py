@@ -15,6 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PHOTOGRAPHS = Path(os.environ.get("CAMTRAIN_TEST_DATA", ROOT.parent / "shared" / "data"))
 
+FEW = ("evaluate.faithfulness_images=2", "evaluate.road_images=1", "evaluate.sanity_images=2")
+
+
+TINY = ("dataset=fake", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.images=2", *FEW)
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -63,7 +69,7 @@ def _two_threads() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _pictures_of_tests_stay_out_of_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _images_of_tests_stay_out_of_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

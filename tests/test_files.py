@@ -8,15 +8,16 @@ from typing import BinaryIO
 import pytest
 import torch
 
-from camtrain import checkpoint
-from camtrain.arm import Arm, make_arms, train_step
-from camtrain.balance import Balance
-from camtrain.config import CamConfig, ModelConfig, OptimConfig
+from camtrain.cam.routes import GradientRoute as GradientPath
+from camtrain.cam.routes import Routes
+from camtrain.config.schema import CamConfig, ModelConfig, OptimConfig
 from camtrain.data.batches import Batch
 from camtrain.files import write_atomically, write_text
-from camtrain.head import Path as GradientPath
-from camtrain.head import Paths
-from camtrain.model import build
+from camtrain.loss.balance import Balance
+from camtrain.networks.build import build
+from camtrain.training import checkpoint
+from camtrain.training.arm import Arm, make_arms
+from camtrain.training.step import train_step
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def fresh() -> Arm:
     model = build(ModelConfig(name="small_resnet"), 3, 32, 0).classifier
-    return make_arms(model, OptimConfig(), 1e-3, Paths(GradientPath.closed, GradientPath.closed), Balance(0.5))[1]
+    return make_arms(model, OptimConfig(), 1e-3, Routes(GradientPath.closed, GradientPath.closed), Balance(0.5))[1]
 
 
 def test_a_restored_arm_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Data sets: pictures, targets and regions as batches."""
+"""From files or generators to batches."""

@@ -1,9 +1,9 @@
-r"""Augmentation with a draw for each picture; where a picture is moved or hidden its region is as well.
+r"""Augmentation with a draw for each image; where an image is moved or hidden its region is as well.
 
 It has two halves, both on the device that trains: crops and mirrors, and :func:`vary`, which changes colours and hides
 rectangles of whole batches. The first half is :func:`move_each` on a CPU, where torch's kernel for bytes is several
-times as fast on one picture as anything on a batch, and :func:`move` elsewhere, the same but for rounding. What is
-drawn is a function of the stream that it is drawn from; the number of draws does not depend on the pictures.
+times as fast on one image as anything on a batch, and :func:`move` elsewhere, the same but for rounding. What is
+drawn is a function of the stream that it is drawn from; the number of draws does not depend on the images.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import torch
 from torch import Tensor
 
 from camtrain.data.resample import nearest, stretched
-from camtrain.indicators import VOID
 from camtrain.normalisation import MEAN
+from camtrain.regions import VOID
 
 GREY = (0.299, 0.587, 0.114)
 """Luma of red, green and blue (ITU-R BT.601)."""
 
-ERASED_SHARE = (0.02, 0.33)  # of the picture, as Zhong et al. 2017
+ERASED_SHARE = (0.02, 0.33)  # of the image, as Zhong et al. 2017
 ERASED_ASPECT = (0.3, 3.3)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are varied.
+    """How training images are varied.
 
     Args:
-        crop_scale: smallest and largest share of the picture that a crop covers, of aspect 3/4 to 4/3, anywhere in it
+        crop_scale: smallest and largest share of the image that a crop covers, of aspect 3/4 to 4/3, anywhere in it
             (cut at its edges where it would not fit); (1, 1) is the middle square.
-        flip: mirror half of the pictures.
+        flip: mirror half of the images.
         brightness: largest deviation of the factor from 1; like the next two as in torchvision's ColorJitter.
         contrast: the same.
         saturation: the same.
         hue: largest turn of the hue either way, in whole turns.
-        erase: share of pictures in which a rectangle is hidden (Zhong et al. 2017, arXiv 1708.04896).
+        erase: share of images in which a rectangle is hidden (Zhong et al. 2017, arXiv 1708.04896).
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -66,11 +66,11 @@ class Draws(NamedTuple):
     mirrored: Tensor  # (batch,) bool
     crops: Tensor | None  # (batch, 4) float32; None: the square as it is
     colours: Tensor | None  # (batch, 4) float32: factors of brightness, contrast, saturation, and the hue's turn
-    erased: Tensor | None  # (batch, 4) float32, empty where nothing is hidden; of the picture after the crop
+    erased: Tensor | None  # (batch, 4) float32, empty where nothing is hidden; of the image after the crop
 
 
 def draw(sizes: Tensor, augmentation: Augmentation, generator: np.random.Generator) -> Draws:
-    """One draw for each picture, given (batch, 2) widths and heights."""
+    """One draw for each image, given (batch, 2) widths and heights."""
     count = len(sizes)
     place, colour, erase = (generator.random((count, columns)) for columns in (5, 4, 5))
     boxes, factors, hidden = None, None, None
@@ -104,11 +104,11 @@ def _tensor(array: np.ndarray | None) -> Tensor | None:
 def move_each(
     squares: Sequence[tuple[np.ndarray, np.ndarray | None]], draws: Draws, size: int, with_regions: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Crop and mirror as drawn, one picture after the other, all in the thread that calls.
+    """Crop and mirror as drawn, one image after the other, all in the thread that calls.
 
     Args:
-        squares: pictures (side, side, 3) uint8 and regions (side, side) uint8, None where none is known.
-        draws: one for each picture.
+        squares: images (side, side, 3) uint8 and regions (side, side) uint8, None where none is known.
+        draws: one for each image.
         size: edge of the result in pixels.
         with_regions: whether there are to be any.
 
@@ -120,12 +120,12 @@ def move_each(
     regions = np.zeros((len(images), size, size), np.uint8) if with_regions else None
     side = len(squares[0][0])
     boxes = None if draws.crops is None else torch.cat(whole_pixels(draws.crops, side), 1).tolist()
-    for number, ((picture, region), mirrored) in enumerate(zip(squares, draws.mirrored.tolist(), strict=True)):
+    for number, ((image, region), mirrored) in enumerate(zip(squares, draws.mirrored.tolist(), strict=True)):
         if boxes is not None:
-            picture = stretched(picture, boxes[number], size)
+            image = stretched(image, boxes[number], size)
             region = region if region is None else nearest(region, boxes[number], size)
         way = -1 if mirrored else 1
-        colours[:] = picture[:, ::way].transpose(2, 0, 1)
+        colours[:] = image[:, ::way].transpose(2, 0, 1)
         np.divide(colours, np.float32(255), out=images[number])
         if regions is not None and region is not None:
             regions[number] = region[:, ::way]
@@ -138,7 +138,7 @@ def move(images: Tensor, regions: Tensor | None, draws: Draws, size: int) -> tup
     Args:
         images: (batch, 3, side, side) uint8.
         regions: (batch, side, side) uint8; None where none is known.
-        draws: one for each picture.
+        draws: one for each image.
         size: edge of the result in pixels.
 
     Returns:
@@ -159,7 +159,7 @@ def vary(images: Tensor, regions: Tensor | None, draws: Draws) -> Tensor:
     Args:
         images: (batch, 3, size, size) float32 in 0..1; may be changed.
         regions: (batch, size, size) uint8; None where none is known; void is put in where pixels are hidden.
-        draws: one for each picture.
+        draws: one for each image.
 
     Returns:
         (batch, 3, size, size) float32 in 0..1.
@@ -183,7 +183,7 @@ def whole_pixels(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def crop(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
-    """Stretch a box of each picture to `size`: the triangle filter of antialiased interpolation, as matrices.
+    """Stretch a box of each image to `size`: the triangle filter of antialiased interpolation, as matrices.
 
     Args:
         images: (batch, 3, side, side) uint8.
@@ -211,17 +211,17 @@ def crop_region(regions: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor
     """The same of regions (batch, side, side) uint8, by the values nearest to the pixels' centres."""
     twice = 2 * torch.arange(size, device=regions.device) + 1
     columns, rows = (low[:, :, None] + twice * (high - low)[:, :, None] // (2 * size)).unbind(1)
-    picture = torch.arange(len(regions), device=regions.device)[:, None, None]
-    return regions[picture, rows[:, :, None], columns[:, None, :]]
+    image = torch.arange(len(regions), device=regions.device)[:, None, None]
+    return regions[image, rows[:, :, None], columns[:, None, :]]
 
 
 def recolour(images: Tensor, factors: Tensor) -> Tensor:
-    r"""Change brightness, contrast, saturation and hue, in this order, by one matrix for each picture.
+    r"""Change brightness, contrast, saturation and hue, in this order, by one matrix for each image.
 
     .. math:: x' = \mathrm{clip}\left( H_h\, S_s\, (c\, b\, x) + (1 - c)\, b\, \bar y \right)
 
     with :math:`S_s` the mean of colour and grey, weighted by s and 1 - s, :math:`H_h` a turn of the colour round the
-    grey axis (in YIQ), :math:`\bar y` the mean grey of the picture. Clipped once, at the end.
+    grey axis (in YIQ), :math:`\bar y` the mean grey of the image. Clipped once, at the end.
 
     Args:
         images: (batch, 3, height, width) in 0..1.
@@ -253,6 +253,6 @@ def _turn_of_hue(turn: Tensor, like: Tensor) -> Tensor:
 
 
 def erase(values: Tensor, low: Tensor, high: Tensor, filling: Tensor | int) -> None:
-    """Put the filling into a box of each picture or region, in place."""
+    """Put the filling into a box of each image or region, in place."""
     for value, (left, top), (right, bottom) in zip(values, low.tolist(), high.tolist(), strict=True):
         value[..., top:bottom, left:right] = filling

@@ -1,4 +1,4 @@
-"""From the configuration to the training and validation pictures."""
+"""From the configuration to the training and validation images."""
 
 from __future__ import annotations
 
@@ -12,30 +12,25 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from camtrain.config import (
-    AUTO,
-    DatasetConfig,
-    DatasetName,
-    FakeConfig,
-    FolderConfig,
-    OnError,
-    PublishedConfig,
-    ShapesConfig,
-    crop_range,
-)
-from camtrain.data import archive, arrays, birds, cache, classes, fake, pets, shapes, voc
-from camtrain.data.archive import Archive
+from camtrain.config.options import AUTO, DatasetName, OnError
+from camtrain.config.schema import DatasetConfig, FakeConfig, FolderConfig, PublishedConfig, ShapesConfig
+from camtrain.config.validate import crop_range
+from camtrain.data import cache, download
 from camtrain.data.augment import Augmentation
-from camtrain.data.folder import list_folder
-from camtrain.data.listing import BadPicture, Listing, Rule, Skipped, each, size_of, sizes_of, square
-from camtrain.data.pictures import Decoded, Pictures, Stored, in_memory, per_class, shows
+from camtrain.data.decode import each, size_of, sizes_of, square
+from camtrain.data.download import Archive
+from camtrain.data.images import DecodedImages, ImageSet, StoredImages, in_memory, per_class, shows
+from camtrain.data.listing import BadImage, Listing, Rule, Skipped
+from camtrain.data.sources import class_folders, cub200, fake, oxford_pet, shapes, small_arrays, voc
+from camtrain.data.sources.folder import list_folder
 from camtrain.errors import UserError
 
 log = logging.getLogger("camtrain")
 
+
 ROOM_FOR_CROPS = 1.25
-"""Edge of a stored picture over that of the network's, where crops are taken from it: a crop is stretched by at most
-1 / (1.25 sqrt(share of the picture)), and thinned out by at most 1.25."""
+"""Edge of a stored image over that of the network's, where crops are taken from it: a crop is stretched by at most
+1 / (1.25 sqrt(share of the image)), and thinned out by at most 1.25."""
 
 
 def augmentation(config: DatasetConfig) -> Augmentation:
@@ -51,14 +46,14 @@ def augmentation(config: DatasetConfig) -> Augmentation:
     )
 
 
-def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = False) -> tuple[Pictures, Pictures]:
-    """Training and validation pictures. Generated sets are functions of the seed.
+def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = False) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images. Generated sets are functions of the seed.
 
     Args:
         config: which set.
-        seed: of generated pictures.
+        seed: of generated images.
         threads: that decode.
-        guided: read the masks and boxes of training pictures as well.
+        guided: read the masks and boxes of training images as well.
 
     Raises:
         UserError: files are missing, or cannot be read.
@@ -84,7 +79,7 @@ def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = Fal
     raise AssertionError(f"no data set is called {config.name}")
 
 
-def anything(_classes: Sequence[str], _targets: Tensor) -> None:
+def accept_all(_classes: Sequence[str], _targets: Tensor) -> None:
     """Refuse no classes."""
 
 
@@ -92,15 +87,15 @@ def validation(
     config: DatasetConfig,
     seed: int,
     threads: int = 1,
-    check: Callable[[Sequence[str], Tensor], None] = anything,
-) -> Pictures:
-    """The validation pictures alone; arguments and errors as for :func:`build`.
+    check: Callable[[Sequence[str], Tensor], None] = accept_all,
+) -> ImageSet:
+    """The validation images alone; arguments and errors as for :func:`build`.
 
     A folder of one's own needs no training split then, and its classes are those of the validation split.
 
     Args:
         config: which set.
-        seed: of generated pictures.
+        seed: of generated images.
         threads: that decode.
         check: is given class names and targets before any file is decoded, and may refuse them.
     """
@@ -122,7 +117,7 @@ def validation(
     raise AssertionError(f"no data set is called {config.name}")
 
 
-def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[Pictures, Pictures]:
+def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[ImageSet, ImageSet]:
     """Both splits of a published set, fetched first if that is asked for.
 
     Raises:
@@ -132,18 +127,18 @@ def published(config: PublishedConfig, threads: int, guided: bool) -> tuple[Pict
     if isinstance(train, Listing):
         assert isinstance(val, Listing)
         return from_files(config, train, val, threads, guided)
-    assert isinstance(val, Stored)
+    assert isinstance(val, StoredImages)
     return train, val
 
 
-def listed(config: PublishedConfig) -> tuple[Listing, Listing] | tuple[Stored, Stored]:
+def listed(config: PublishedConfig) -> tuple[Listing, Listing] | tuple[StoredImages, StoredImages]:
     """What a published set consists of; errors as for :func:`published`."""
     root, size = Path(config.root).expanduser(), config.image_size
     archives, read = _sets(root, size)[config.name]
     if config.download:
         if not archives:
             raise UserError(f"dataset={config.name.value} has to be fetched by hand: its publisher asks for an account")
-        archive.provide(root, archives, config.mirror)
+        download.provide(root, archives, config.mirror)
     try:
         return read()
     except (RuntimeError, OSError, KeyError) as error:
@@ -153,7 +148,7 @@ def listed(config: PublishedConfig) -> tuple[Listing, Listing] | tuple[Stored, S
         raise UserError(f"dataset.root={config.root}: {config.name.value} is not there ({reason}){fetch}") from error
 
 
-Read = Callable[[], tuple[Listing, Listing] | tuple[Stored, Stored]]
+Read = Callable[[], tuple[Listing, Listing] | tuple[StoredImages, StoredImages]]
 
 
 def _sets(root: Path, size: int) -> dict[DatasetName, tuple[Sequence[Archive], Read]]:
@@ -161,23 +156,23 @@ def _sets(root: Path, size: int) -> dict[DatasetName, tuple[Sequence[Archive], R
     return {
         DatasetName.voc2007: (voc.ARCHIVES["2007"], lambda: voc.list_voc(root, "2007")),
         DatasetName.voc2012: (voc.ARCHIVES["2012"], lambda: voc.list_voc(root, "2012")),
-        DatasetName.oxford_pet: (pets.ARCHIVES, lambda: pets.list_pets(root)),
-        DatasetName.cub200: (birds.ARCHIVES, lambda: birds.list_birds(root)),
-        DatasetName.cifar10: (arrays.CIFAR10_ARCHIVES, lambda: arrays.read_cifar(root, CIFAR10, size)),
-        DatasetName.cifar100: (arrays.CIFAR100_ARCHIVES, lambda: arrays.read_cifar(root, CIFAR100, size)),
+        DatasetName.oxford_pet: (oxford_pet.ARCHIVES, lambda: oxford_pet.list_oxford_pet(root)),
+        DatasetName.cub200: (cub200.ARCHIVES, lambda: cub200.list_cub200(root)),
+        DatasetName.cifar10: (small_arrays.CIFAR10_ARCHIVES, lambda: small_arrays.read_cifar(root, CIFAR10, size)),
+        DatasetName.cifar100: (small_arrays.CIFAR100_ARCHIVES, lambda: small_arrays.read_cifar(root, CIFAR100, size)),
         DatasetName.fashion_mnist: (
-            arrays.FASHION_MNIST_ARCHIVES,
-            lambda: arrays.read_fashion_mnist(root, size),
+            small_arrays.FASHION_MNIST_ARCHIVES,
+            lambda: small_arrays.read_fashion_mnist(root, size),
         ),
-        DatasetName.imagenette: (classes.IMAGENETTE, lambda: classes.list_imagenette(root)),
-        DatasetName.imagenet: ((), lambda: classes.list_imagenet(root)),
-        DatasetName.eurosat: (classes.EUROSAT, lambda: classes.list_eurosat(root)),
+        DatasetName.imagenette: (class_folders.IMAGENETTE, lambda: class_folders.list_imagenette(root)),
+        DatasetName.imagenet: ((), lambda: class_folders.list_imagenet(root)),
+        DatasetName.eurosat: (class_folders.EUROSAT, lambda: class_folders.list_eurosat(root)),
     }
 
 
 def from_files(
     config: DatasetConfig, train: Listing, val: Listing, threads: int, guided: bool
-) -> tuple[Pictures, Pictures]:
+) -> tuple[ImageSet, ImageSet]:
     """Both splits of a set that consists of files."""
     if not guided:
         train = train.without_regions()
@@ -187,22 +182,22 @@ def from_files(
     return opened(config, train, rule, threads, "training"), opened(config, val, as_it_is, threads, "validation")
 
 
-def opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, split: str) -> Pictures:
+def opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, split: str) -> ImageSet:
     """One split, by way of its cache if there is to be one.
 
     Raises:
-        UserError: a file cannot be read and is not to be skipped, no room for the cache, or no picture of a class is
+        UserError: a file cannot be read and is not to be skipped, no room for the cache, or no image of a class is
             left.
     """
     try:
         return _opened(config, listing, rule, threads, split)
-    except BadPicture as error:
-        raise UserError(f"{error}, or leave such pictures out: dataset.on_error=skip") from error
+    except BadImage as error:
+        raise UserError(f"{error}, or leave such images out: dataset.on_error=skip") from error
 
 
-def _opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, split: str) -> Pictures:
+def _opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, split: str) -> ImageSet:
     skip = config.on_error is OnError.skip
-    pictures: Pictures
+    images: ImageSet
     if config.cache is None:
         skipped: list[Skipped] = []
         sizes = sizes_of(listing, threads, skipped if skip else None)
@@ -210,7 +205,7 @@ def _opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, s
         if skip:  # what cannot be decoded shows when it is decoded
             task = each(lambda number: square(listing, number, rule, sizes[number]), listing, kept, threads, skipped)
             kept = [number for number, _ in task]
-        pictures = Decoded(
+        images = DecodedImages(
             listing.of(kept), rule, torch.tensor([sizes[number] for number in kept]).reshape(-1, 2), skipped
         )
     else:
@@ -225,25 +220,25 @@ def _opened(config: DatasetConfig, listing: Listing, rule: Rule, threads: int, s
             found = cache.load(folder, listing)
             assert found is not None, "the cache that was just made is not there"
         else:
-            log.info("%-9s %s: %d pictures read from %s", "cache", split, len(found.targets), place)
-        pictures = found
-    if pictures.skipped and not skip:
-        raise BadPicture(pictures.skipped[0].reason)
-    before, after = per_class(listing.targets, len(listing.classes)), per_class(pictures.targets, len(listing.classes))
+            log.info("%-9s %s: %d images read from %s", "cache", split, len(found.targets), place)
+        images = found
+    if images.skipped and not skip:
+        raise BadImage(images.skipped[0].reason)
+    before, after = per_class(listing.targets, len(listing.classes)), per_class(images.targets, len(listing.classes))
     for kind, (name, had, has) in enumerate(zip(listing.classes, before, after, strict=True)):
         if had and not has:
             shown = shows(listing.targets, kind)
             those = {str(listing.paths[number]) for number in shown.nonzero().flatten().tolist()}
-            first = next(entry.reason for entry in pictures.skipped if entry.path in those)
-            raise UserError(f"none of the {had} {split} pictures of {name} can be used; the first: {first}")
-    return pictures
+            first = next(entry.reason for entry in images.skipped if entry.path in those)
+            raise UserError(f"none of the {had} {split} images of {name} can be used; the first: {first}")
+    return images
 
 
 def usable(listing: Listing, rule: Rule, entry: Skipped) -> bool:
-    """Whether a picture that was left out can be read by now."""
+    """Whether an image that was left out can be read by now."""
     number = [str(path) for path in listing.paths].index(entry.path)
     try:
         square(listing, number, rule, size_of(listing, number))
-    except BadPicture:
+    except BadImage:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Pictures are decoded once: squares of uint8 pixels in a file, made by the first run and mapped by later ones.
+"""Images are decoded once: squares of uint8 pixels in a file, made by the first run and mapped by later ones.
 
 A cache is named after everything that it depends on: the files with their sizes and times, the boxes, the meaning of
 mask values and the rule that makes squares. It is written beside its place and renamed when it is whole, so that a
@@ -28,12 +28,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from camtrain.data.listing import Listing, Mask, Rule, Skipped, each, sizes_of, square
-from camtrain.data.pictures import Stored
+from camtrain.data.decode import each, sizes_of, square
+from camtrain.data.images import StoredImages
+from camtrain.data.listing import Listing, Mask, Rule, Skipped
 from camtrain.errors import UserError
 from camtrain.files import lock
 
 log = logging.getLogger("camtrain")
+
 
 VERSION = 3
 """To be raised when squares are made in another way."""
@@ -71,7 +73,7 @@ def _identity(path: Path) -> tuple[str, int, int]:
     return str(path.absolute()), found.st_size, found.st_mtime_ns
 
 
-def load(folder: Path, listing: Listing) -> Stored | None:
+def load(folder: Path, listing: Listing) -> StoredImages | None:
     """The cache in this folder, None if there is none or it is not whole.
 
     Raises:
@@ -83,7 +85,7 @@ def load(folder: Path, listing: Listing) -> Stored | None:
         images = _mapped(folder / "images.bin", (*shape, 3))
         regions = _mapped(folder / "regions.bin", shape) if found["regions"] else None
         kept = listing.of(found["kept"])
-        return Stored(
+        return StoredImages(
             listing.classes,
             images.permute(0, 3, 1, 2),
             kept.targets,
@@ -97,8 +99,8 @@ def load(folder: Path, listing: Listing) -> Stored | None:
         return None
     except OSError as error:
         raise UserError(
-            f"the picture cache {folder} cannot be read ({error.strerror}); delete it, give another folder"
-            " (dataset.cache=FOLDER), or decode the pictures in every epoch (dataset.cache=null)"
+            f"the image cache {folder} cannot be read ({error.strerror}); delete it, give another folder"
+            " (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)"
         ) from error
 
 
@@ -114,7 +116,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool) -> None:
-    """Decode every picture and leave the cache in `folder`, whole or not at all.
+    """Decode every image and leave the cache in `folder`, whole or not at all.
 
     Args:
         folder: where; another run may make the same one meanwhile.
@@ -125,7 +127,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         skip: leave out what cannot be read, instead of stopping there.
 
     Raises:
-        BadPicture: a file cannot be read, and is not to be skipped.
+        BadImage: a file cannot be read, and is not to be skipped.
         UserError: no room on the disk, or the folder cannot be written.
     """
     with_regions = any(bool(region) for region in listing.regions)
@@ -137,11 +139,11 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         free = shutil.disk_usage(folder.parent).free
         if free < size + ROOM_TO_LEAVE:
             raise UserError(
-                f"no room for the picture cache of {name}: {_human(size)} needed, {_human(free)} free in"
-                f" {folder.parent}; make room, give another folder (dataset.cache=FOLDER), or decode the pictures in"
+                f"no room for the image cache of {name}: {_human(size)} needed, {_human(free)} free in"
+                f" {folder.parent}; make room, give another folder (dataset.cache=FOLDER), or decode the images in"
                 " every epoch (dataset.cache=null)"
             )
-        log.info("%-9s %s: %d pictures, %s in %s", "cache", name, len(sizes), _human(size), folder.parent)
+        log.info("%-9s %s: %d images, %s in %s", "cache", name, len(sizes), _human(size), folder.parent)
         partial = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         # One at a time, so that nobody takes a folder that was just made for one that was left.
         with (folder.parent / "lock").open("w") as alone:
@@ -227,8 +229,8 @@ def _delete_abandoned(folder: Path) -> None:
 
 def _not_written(folder: Path, error: OSError) -> UserError:
     return UserError(
-        f"the picture cache cannot be written to {folder} ({error.strerror}); give another folder"
-        " (dataset.cache=FOLDER), or decode the pictures in every epoch (dataset.cache=null)"
+        f"the image cache cannot be written to {folder} ({error.strerror}); give another folder"
+        " (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)"
     )
 
 

@@ -1,43 +1,31 @@
-"""A split of a data set while it is still files, and how one of them becomes pixels."""
+"""A split of a data set while it is still files."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from camtrain.data.ahead import ahead
-from camtrain.data.resample import Pixels, nearest, stretched
 from camtrain.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
-T = TypeVar("T")
-
-DOZEN = 12
-"""Pictures that are handed to a thread at once: to hand one out costs as much as to read a header."""
-
-PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-"""Where a PNG may say how it is to be turned."""
-
-# Pillow warns of large pictures and refuses gigantic ones: the refusal is enough. Set for the process: threads read.
+# Pillow warns of large images and refuses gigantic ones: the refusal is enough. Set for the process: threads read.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-class BadPicture(UserError):
-    """A picture, its mask or its boxes cannot be used; `dataset.on_error` says what follows."""
+class BadImage(UserError):
+    """An image, its mask or its boxes cannot be used; `dataset.on_error` says what follows."""
 
 
 class Box(NamedTuple):
-    """Pixels of the picture as displayed; right and bottom exclusive."""
+    """Pixels of the image as displayed; right and bottom exclusive."""
 
     left: float
     top: float
@@ -65,9 +53,9 @@ class Listing:
 
     Args:
         classes: names.
-        paths: of the pictures.
-        targets: (pictures,) int64 class numbers, or (pictures, classes) int64 of 0 and 1.
-        regions: of each picture.
+        paths: of the images.
+        targets: (images,) int64 class numbers, or (images, classes) int64 of 0 and 1.
+        regions: of each image.
         meaning: (256,) uint8, what a mask's value stands for: 0 background, 255 void, other values the object, in a
             multi-label set its class number plus 1.
     """
@@ -79,7 +67,7 @@ class Listing:
     meaning: np.ndarray
 
     def of(self, kept: Sequence[int]) -> Listing:
-        """The listing with only these pictures."""
+        """The listing with only these images."""
         return Listing(
             self.classes,
             [self.paths[number] for number in kept],
@@ -94,242 +82,14 @@ class Listing:
 
 
 class Rule(NamedTuple):
-    """How a picture becomes a square of `side` pixels: its middle square, or the whole of it, stretched."""
+    """How an image becomes a square of `side` pixels: its middle square, or the whole of it, stretched."""
 
     side: int
     whole: bool
 
 
-def middle(width: int, height: int) -> Pixels:
-    """The largest centred square, half a pixel to the left or upwards where the middle lies between two."""
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
-
-
-def size_of(listing: Listing, number: int) -> tuple[int, int]:
-    """Width and height as displayed, from the headers of the picture and its mask.
-
-    Raises:
-        BadPicture: either cannot be read, or does not fit the other, or a box does not fit its picture.
-    """
-    path, region = listing.paths[number], listing.regions[number]
-    size, mode = _header(path, turn=True)
-    if mode in ("I", "F"):
-        raise BadPicture(
-            f"{path}: pictures of 32 bits per pixel (mode {mode}) have no range to scale by; convert it to 8 bits"
-        )
-    if isinstance(region, Mask):
-        mask_size, mask_mode = _header(region.path, turn=False)
-        _check_mask_mode(region.path, mask_mode)
-        if mask_size != size:
-            found, needed = ("x".join(map(str, pair)) for pair in (mask_size, size))
-            raise BadPicture(
-                f"{region.path}: the mask is {found} pixels, its picture {path} is {needed}; they must be equal"
-            )
-    if isinstance(region, tuple):
-        for box in region:
-            pixels_of(box, size)
-    return size
-
-
-def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-    """A picture and its region as squares, cut and stretched alike.
-
-    The picture is antialiased, the region keeps its values.
-
-    Args:
-        listing: where it is.
-        number: of the picture.
-        rule: what becomes of it.
-        size: width and height as displayed.
-
-    Returns:
-        (side, side, 3) uint8; (side, side) uint8, None where nothing is known.
-
-    Raises:
-        BadPicture: it or its mask cannot be decoded.
-    """
-    picture = _decode(listing.paths[number], rule)
-    if abs(picture.shape[1] * size[1] - picture.shape[0] * size[0]) > size[0] + size[1]:
-        found, said = (f"{width}x{height}" for width, height in (picture.shape[1::-1], size))
-        raise BadPicture(f"{listing.paths[number]}: {said} pixels by its header, {found} when decoded; save it anew")
-
-    def box(of: np.ndarray) -> Pixels:
-        height, width = of.shape[:2]
-        return (0, 0, width, height) if rule.whole else middle(width, height)
-
-    pixels = stretched(picture, box(picture), rule.side)
-    if listing.regions[number] is None:
-        return pixels, None
-    cells = region_of(listing, number, size)
-    return pixels, nearest(cells, box(cells), rule.side)
-
-
-def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:
-    """The object in the stored picture of this (width, height): (height, width) uint8, 0 where nothing is known."""
-    region = listing.regions[number]
-    if isinstance(region, Mask):
-        meant: np.ndarray = listing.meaning[mask_values(region.path)]
-        return meant
-    cells = np.zeros(size[::-1], np.uint8)
-    for box in sorted(region or (), key=_area, reverse=True):  # of boxes that overlap the smaller one is in front
-        left, top, right, bottom = pixels_of(box, size)
-        cells[top:bottom, left:right][inside(box.outline, (left, top, right, bottom))] = box.value
-    return cells
-
-
-def inside(outline: Sequence[Sequence[float]], box: Pixels) -> np.ndarray:
-    """Which pixels of the box have their centre in one of the polygons, or all where there is none; bool."""
-    left, top, right, bottom = box
-    found = np.full((bottom - top, right - left), not outline)
-    if outline:
-        from matplotlib.path import Path as Polygon  # slow to import, and few need it
-
-        centres = np.stack(np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5), 2).reshape(-1, 2)
-        for polygon in outline:
-            found |= Polygon(np.reshape(polygon, (-1, 2))).contains_points(centres).reshape(found.shape)
-    return found
-
-
-def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
-    """The whole pixels that a box touches, inside its picture.
-
-    Raises:
-        BadPicture: there are none.
-    """
-    left, top, right, bottom = box[:4]
-    width, height = size
-    if not (left < right and top < bottom):
-        raise BadPicture(f"{box.where}: an empty box; each maximum must exceed its minimum")
-    if right <= 1 and bottom <= 1 and min(size) > 1:
-        raise BadPicture(
-            f"{box.where}: the box lies within one pixel; coordinates are pixels, not shares of the picture"
-        )
-    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
-        raise BadPicture(f"{box.where}: the box lies outside its picture of {width}x{height} pixels")
-    return (
-        max(0, math.floor(left)),
-        max(0, math.floor(top)),
-        min(width, math.ceil(right)),
-        min(height, math.ceil(bottom)),
-    )
-
-
-def mask_values(path: Path) -> np.ndarray:
-    """(height, width) uint8, as stored."""
-    try:
-        with Image.open(path) as opened:
-            _check_mask_mode(path, opened.mode)
-            return np.asarray(opened).astype(np.uint8)
-    except BadPicture:
-        raise
-    except Exception as error:
-        raise BadPicture(f"{path}: the mask cannot be decoded ({_reason(path, error)}); repair or remove it") from error
-
-
 class Skipped(NamedTuple):
-    """A picture that was left out."""
+    """An image that was left out."""
 
     path: str
     reason: str
-
-
-def each(
-    task: Callable[[int], T],
-    listing: Listing,
-    numbers: Sequence[int],
-    threads: int,
-    skipped: list[Skipped] | None = None,
-) -> Generator[tuple[int, T], None, None]:
-    """(number, the task's result) of each picture, in order, made in threads: Pillow works outside Python's lock.
-
-    Args:
-        task: from a number to what is made of the picture; may raise :class:`BadPicture`.
-        listing: of the pictures.
-        numbers: which.
-        threads: how many.
-        skipped: takes the bad ones, which are left out then; None: the first one is raised.
-    """
-
-    def attempt(dozen: Sequence[int]) -> list[T | BadPicture]:
-        results: list[T | BadPicture] = []
-        for number in dozen:
-            try:
-                results.append(task(number))
-            except BadPicture as error:
-                results.append(error)
-                if skipped is None:
-                    break
-        return results
-
-    dozens = [numbers[at : at + DOZEN] for at in range(0, len(numbers), DOZEN)]
-    with closing(ahead(attempt, dozens, threads, 2 * threads)) as made:
-        for dozen, items in made:
-            for number, item in zip(dozen, items, strict=False):  # the first bad one may end it
-                if not isinstance(item, BadPicture):
-                    yield number, item
-                elif skipped is None:
-                    raise item
-                else:
-                    skipped.append(Skipped(str(listing.paths[number]), str(item)))
-
-
-def sizes_of(listing: Listing, threads: int, skipped: list[Skipped] | None) -> dict[int, tuple[int, int]]:
-    """Size of every picture by its number, from the headers; arguments and bad pictures as for :func:`each`."""
-    numbers = range(len(listing.paths))
-    return dict(each(lambda number: size_of(listing, number), listing, numbers, threads, skipped))
-
-
-def _check_mask_mode(path: Path, mode: str) -> None:
-    if mode not in ("L", "P", "1"):
-        raise BadPicture(f"{path}: a mask must have one channel of 8 bits (mode L or P), not {mode}")
-
-
-def _area(box: Box) -> float:
-    return (box.right - box.left) * (box.bottom - box.top)
-
-
-def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
-    """(width, height) and mode without decoding; `turn` honours the EXIF orientation."""
-    try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            # A TIFF's size is given as displayed. Asking a PNG for EXIF data that it has not would decode it.
-            may_turn = turn and opened.format != "TIFF"
-            may_turn &= opened.format != "PNG" or bool(PNG_EXIF & opened.info.keys())
-            turned = may_turn and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            return ((height, width) if turned else (width, height)), opened.mode
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        raise BadPicture(
-            f"{path}: not a picture that can be read ({_reason(path, error)}); repair or remove it"
-        ) from error
-
-
-def _decode(path: Path, rule: Rule) -> np.ndarray:
-    """The picture (height, width, 3) uint8, upright; a large JPEG at a fraction of its size, at least twice what the
-    rule asks for."""
-    try:
-        with Image.open(path) as opened:
-            short = min(opened.size)
-            opened.draft(None, tuple(-(-edge * 2 * rule.side // short) for edge in opened.size))  # type: ignore[arg-type]
-            picture: Image.Image = opened
-            ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
-                picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-            if picture.mode == "P":
-                picture = picture.convert("RGBA")  # a palette may hold transparency
-            picture.load()
-            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    except Exception as error:
-        raise BadPicture(
-            f"{path}: the picture cannot be decoded ({_reason(path, error)}); repair or remove it"
-        ) from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "it is not there any more"
-    if isinstance(error, UnidentifiedImageError):
-        return "unknown format" if path.stat().st_size else "the file is empty"
-    return next(iter(str(error).splitlines()), type(error).__name__)

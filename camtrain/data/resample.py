@@ -1,4 +1,4 @@
-"""Boxes of pictures and regions made square, on the CPU, one at a time."""
+"""Boxes of images and regions made square, on the CPU, one at a time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Pixels = tuple[int, int, int, int]
 """Left, top, right and bottom in whole pixels, right and bottom exclusive."""
 
 
-def stretched(picture: np.ndarray, box: Pixels, side: int) -> np.ndarray:
-    """A box of a picture (height, width, 3) uint8 as a square, antialiased: (side, side, 3)."""
+def stretched(image: np.ndarray, box: Pixels, side: int) -> np.ndarray:
+    """A box of an image (height, width, 3) uint8 as a square, antialiased: (side, side, 3)."""
     left, top, right, bottom = box
-    part = torch.from_numpy(np.array(picture[top:bottom, left:right], order="C"))
+    part = torch.from_numpy(np.array(image[top:bottom, left:right], order="C"))
     # Colours side by side, for which torch has its fastest kernel; it knows them by the first dimension's stride too.
     part = part.unsqueeze(0).permute(0, 3, 1, 2)
     square = interpolate(part, (side, side), mode="bilinear", antialias=True, align_corners=False)

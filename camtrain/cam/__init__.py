@@ -1,0 +1,1 @@
+"""Class activation maps: which classes' maps, their scores, gradients and methods."""

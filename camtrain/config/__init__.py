@@ -1,0 +1,1 @@
+"""The configuration: options, the schema, its checks, and how Hydra fills it in."""

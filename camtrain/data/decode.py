@@ -1,0 +1,248 @@
+"""From an image file, its mask and its boxes to squares of pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from camtrain.data.listing import BadImage, Box, Listing, Mask, Rule, Skipped
+from camtrain.data.prefetch import prefetched
+from camtrain.data.resample import Pixels, nearest, stretched
+
+T = TypeVar("T")
+
+DOZEN = 12
+"""Images that are handed to a thread at once: to hand one out costs as much as to read a header."""
+
+PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+"""Where a PNG may say how it is to be turned."""
+
+
+def middle(width: int, height: int) -> Pixels:
+    """The largest centred square, half a pixel to the left or upwards where the middle lies between two."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def size_of(listing: Listing, number: int) -> tuple[int, int]:
+    """Width and height as displayed, from the headers of the image and its mask.
+
+    Raises:
+        BadImage: either cannot be read, or does not fit the other, or a box does not fit its image.
+    """
+    path, region = listing.paths[number], listing.regions[number]
+    size, mode = _header(path, turn=True)
+    if mode in ("I", "F"):
+        raise BadImage(
+            f"{path}: images of 32 bits per pixel (mode {mode}) have no range to scale by; convert it to 8 bits"
+        )
+    if isinstance(region, Mask):
+        mask_size, mask_mode = _header(region.path, turn=False)
+        _check_mask_mode(region.path, mask_mode)
+        if mask_size != size:
+            found, needed = ("x".join(map(str, pair)) for pair in (mask_size, size))
+            raise BadImage(
+                f"{region.path}: the mask is {found} pixels, its image {path} is {needed}; they must be equal"
+            )
+    if isinstance(region, tuple):
+        for box in region:
+            pixels_of(box, size)
+    return size
+
+
+def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image and its region as squares, cut and stretched alike.
+
+    The image is antialiased, the region keeps its values.
+
+    Args:
+        listing: where it is.
+        number: of the image.
+        rule: what becomes of it.
+        size: width and height as displayed.
+
+    Returns:
+        (side, side, 3) uint8; (side, side) uint8, None where nothing is known.
+
+    Raises:
+        BadImage: it or its mask cannot be decoded.
+    """
+    image = _decode(listing.paths[number], rule)
+    if abs(image.shape[1] * size[1] - image.shape[0] * size[0]) > size[0] + size[1]:
+        found, said = (f"{width}x{height}" for width, height in (image.shape[1::-1], size))
+        raise BadImage(f"{listing.paths[number]}: {said} pixels by its header, {found} when decoded; save it anew")
+
+    def box(of: np.ndarray) -> Pixels:
+        height, width = of.shape[:2]
+        return (0, 0, width, height) if rule.whole else middle(width, height)
+
+    pixels = stretched(image, box(image), rule.side)
+    if listing.regions[number] is None:
+        return pixels, None
+    cells = region_of(listing, number, size)
+    return pixels, nearest(cells, box(cells), rule.side)
+
+
+def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:
+    """The object in the stored image of this (width, height): (height, width) uint8, 0 where nothing is known."""
+    region = listing.regions[number]
+    if isinstance(region, Mask):
+        meant: np.ndarray = listing.meaning[mask_values(region.path)]
+        return meant
+    cells = np.zeros(size[::-1], np.uint8)
+    for box in sorted(region or (), key=_area, reverse=True):  # of boxes that overlap the smaller one is in front
+        left, top, right, bottom = pixels_of(box, size)
+        cells[top:bottom, left:right][inside(box.outline, (left, top, right, bottom))] = box.value
+    return cells
+
+
+def inside(outline: Sequence[Sequence[float]], box: Pixels) -> np.ndarray:
+    """Which pixels of the box have their centre in one of the polygons, or all where there is none; bool."""
+    left, top, right, bottom = box
+    found = np.full((bottom - top, right - left), not outline)
+    if outline:
+        from matplotlib.path import Path as Polygon  # slow to import, and few need it
+
+        centres = np.stack(np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5), 2).reshape(-1, 2)
+        for polygon in outline:
+            found |= Polygon(np.reshape(polygon, (-1, 2))).contains_points(centres).reshape(found.shape)
+    return found
+
+
+def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
+    """The whole pixels that a box touches, inside its image.
+
+    Raises:
+        BadImage: there are none.
+    """
+    left, top, right, bottom = box[:4]
+    width, height = size
+    if not (left < right and top < bottom):
+        raise BadImage(f"{box.where}: an empty box; each maximum must exceed its minimum")
+    if right <= 1 and bottom <= 1 and min(size) > 1:
+        raise BadImage(f"{box.where}: the box lies within one pixel; coordinates are pixels, not shares of the image")
+    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
+        raise BadImage(f"{box.where}: the box lies outside its image of {width}x{height} pixels")
+    return (
+        max(0, math.floor(left)),
+        max(0, math.floor(top)),
+        min(width, math.ceil(right)),
+        min(height, math.ceil(bottom)),
+    )
+
+
+def mask_values(path: Path) -> np.ndarray:
+    """(height, width) uint8, as stored."""
+    try:
+        with Image.open(path) as opened:
+            _check_mask_mode(path, opened.mode)
+            return np.asarray(opened).astype(np.uint8)
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(f"{path}: the mask cannot be decoded ({_reason(path, error)}); repair or remove it") from error
+
+
+def each(
+    task: Callable[[int], T],
+    listing: Listing,
+    numbers: Sequence[int],
+    threads: int,
+    skipped: list[Skipped] | None = None,
+) -> Generator[tuple[int, T], None, None]:
+    """(number, the task's result) of each image, in order, made in threads: Pillow works outside Python's lock.
+
+    Args:
+        task: from a number to what is made of the image; may raise :class:`BadImage`.
+        listing: of the images.
+        numbers: which.
+        threads: how many.
+        skipped: takes the bad ones, which are left out then; None: the first one is raised.
+    """
+
+    def attempt(dozen: Sequence[int]) -> list[T | BadImage]:
+        results: list[T | BadImage] = []
+        for number in dozen:
+            try:
+                results.append(task(number))
+            except BadImage as error:
+                results.append(error)
+                if skipped is None:
+                    break
+        return results
+
+    dozens = [numbers[at : at + DOZEN] for at in range(0, len(numbers), DOZEN)]
+    with closing(prefetched(attempt, dozens, threads, 2 * threads)) as made:
+        for dozen, items in made:
+            for number, item in zip(dozen, items, strict=False):  # the first bad one may end it
+                if not isinstance(item, BadImage):
+                    yield number, item
+                elif skipped is None:
+                    raise item
+                else:
+                    skipped.append(Skipped(str(listing.paths[number]), str(item)))
+
+
+def sizes_of(listing: Listing, threads: int, skipped: list[Skipped] | None) -> dict[int, tuple[int, int]]:
+    """Size of every image by its number, from the headers; arguments and bad images as for :func:`each`."""
+    numbers = range(len(listing.paths))
+    return dict(each(lambda number: size_of(listing, number), listing, numbers, threads, skipped))
+
+
+def _check_mask_mode(path: Path, mode: str) -> None:
+    if mode not in ("L", "P", "1"):
+        raise BadImage(f"{path}: a mask must have one channel of 8 bits (mode L or P), not {mode}")
+
+
+def _area(box: Box) -> float:
+    return (box.right - box.left) * (box.bottom - box.top)
+
+
+def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
+    """(width, height) and mode without decoding; `turn` honours the EXIF orientation."""
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            # A TIFF's size is given as displayed. Asking a PNG for EXIF data that it has not would decode it.
+            may_turn = turn and opened.format != "TIFF"
+            may_turn &= opened.format != "PNG" or bool(PNG_EXIF & opened.info.keys())
+            turned = may_turn and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return ((height, width) if turned else (width, height)), opened.mode
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        raise BadImage(
+            f"{path}: not an image that can be read ({_reason(path, error)}); repair or remove it"
+        ) from error
+
+
+def _decode(path: Path, rule: Rule) -> np.ndarray:
+    """The image (height, width, 3) uint8, upright; a large JPEG at a fraction of its size, at least twice what the
+    rule asks for."""
+    try:
+        with Image.open(path) as opened:
+            short = min(opened.size)
+            opened.draft(None, tuple(-(-edge * 2 * rule.side // short) for edge in opened.size))  # type: ignore[arg-type]
+            image: Image.Image = opened
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
+                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+            if image.mode == "P":
+                image = image.convert("RGBA")  # a palette may hold transparency
+            image.load()
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except Exception as error:
+        raise BadImage(f"{path}: the image cannot be decoded ({_reason(path, error)}); repair or remove it") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it is not there any more"
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format" if path.stat().st_size else "the file is empty"
+    return next(iter(str(error).splitlines()), type(error).__name__)

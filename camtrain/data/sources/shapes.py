@@ -1,0 +1,179 @@
+"""Generated images of geometric objects in clutter, with exact masks: the embedded default data set.
+
+Each image shows one object of one of eight classes, small, rotated, in any colour, on a textured ground among
+distractors: fragments (bars, blobs, elbows) that belong to no class and are drawn like the objects. The class must be
+read from the outline alone, because ground, colour, size, place, angle and distractors are drawn independently of it.
+With `objects` above 1 an image shows several, each in a quarter of its own: a multi-label set.
+
+Everything is a function of the seed and the numbers of images and pixels; nothing is downloaded or stored.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart")
+
+_CHUNK = 250  # images drawn at once: bounds the memory, and part of what defines an image
+
+
+def _outline(kind: str, u: Tensor, v: Tensor) -> Tensor:
+    """Signed inside-ness of a shape of unit radius at (u, v): positive inside, about a distance near the edge."""
+    if kind == "disc":
+        return 0.85 - torch.hypot(u, v)
+    if kind == "ring":
+        return 0.2 - (torch.hypot(u, v) - 0.72).abs()
+    if kind == "square":
+        return 0.76 - torch.maximum(u.abs(), v.abs())
+    if kind == "triangle":
+        side = math.sqrt(3) / 2
+        return 0.5 - torch.maximum(torch.maximum(side * u - 0.5 * v, -side * u - 0.5 * v), v)
+    if kind == "star":
+        # Distance inwards from the edge between a tip (radius 1) and the next notch (radius 0.42).
+        half = math.pi / 5
+        radius, angle = torch.hypot(u, v), torch.atan2(v, u)
+        beta = (torch.remainder(angle, 2 * half) - half).abs()  # 0 at a notch, half a sector at a tip
+        x, y = radius * torch.cos(beta), radius * torch.sin(beta)
+        tip_x, tip_y, notch = math.cos(half), math.sin(half), 0.42
+        edge_x, edge_y = tip_x - notch, tip_y
+        length = math.hypot(edge_x, edge_y)
+        return (edge_x * y - edge_y * (x - notch)) / length
+    if kind == "cross":
+        return torch.maximum(
+            torch.minimum(0.28 - u.abs(), 0.92 - v.abs()), torch.minimum(0.28 - v.abs(), 0.92 - u.abs())
+        )
+    if kind == "crescent":
+        return torch.minimum(0.92 - torch.hypot(u, v), torch.hypot(u - 0.45, v) - 0.68)
+    if kind == "heart":
+        x, y = u * 1.15, v * 1.15 + 0.1
+        lobes = (x * x + y * y - 0.6) ** 3 - x * x * y * y * y
+        return torch.where(lobes < 0, (-lobes).clamp_min(0).pow(1 / 3), -lobes.clamp_min(0).pow(1 / 3)) * 0.5
+    if kind == "bar":
+        return torch.minimum(0.95 - u.abs(), 0.22 - v.abs())
+    if kind == "blob":
+        angle = torch.atan2(v, u)
+        return 0.5 + 0.2 * torch.sin(2 * angle) - torch.hypot(u, v)
+    if kind == "elbow":
+        return torch.maximum(
+            torch.minimum(0.22 - (u + 0.5).abs(), 0.8 - v.abs()), torch.minimum(0.22 - (v + 0.6).abs(), 0.7 - u.abs())
+        )
+    raise ValueError(f"no outline called {kind}")
+
+
+_DISTRACTORS = ("bar", "blob", "elbow")
+
+
+def _coverage(kinds: tuple[str, ...], kind: Tensor, centre: Tensor, radius: Tensor, turn: Tensor, size: int) -> Tensor:
+    """Share of each pixel that the shape covers, (batch, size, size) in 0..1, with a one-pixel soft edge."""
+    at = torch.arange(size, dtype=torch.float32) + 0.5
+    dx = at[None, None, :] - centre[:, 0, None, None]
+    dy = at[None, :, None] - centre[:, 1, None, None]
+    cos, sin, r = turn.cos()[:, None, None], turn.sin()[:, None, None], radius[:, None, None]
+    u, v = (cos * dx + sin * dy) / r, (cos * dy - sin * dx) / r
+    inside = torch.empty_like(u)
+    for number, name in enumerate(kinds):
+        rows = (kind == number).nonzero(as_tuple=True)[0]
+        if len(rows):
+            inside[rows] = _outline(name, u[rows], v[rows])
+    return (inside * r + 0.5).clamp(0, 1)
+
+
+def _half_plane(through: Tensor, normal: Tensor, size: int) -> Tensor:
+    """Coverage of the plane on one side of a line: a second ground with a long straight edge."""
+    at = (torch.arange(size, dtype=torch.float32) + 0.5) / size
+    dx = at[None, None, :] - through[:, 0, None, None]
+    dy = at[None, :, None] - through[:, 1, None, None]
+    return (size * (dx * normal.cos()[:, None, None] + dy * normal.sin()[:, None, None]) + 0.5).clamp(0, 1)
+
+
+def _texture(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Coloured noise of three scales, (count, 3, size, size), zero mean."""
+    ground = torch.zeros(count, 3, size, size)
+    for cells, strength in ((4, 0.10), (max(4, size // 5), 0.07), (size, 0.03)):
+        noise = torch.randn(count, 3, cells, cells, generator=generator)
+        ground += strength * torch.nn.functional.interpolate(noise, (size, size), mode="bilinear", align_corners=False)
+    return ground
+
+
+def _draw(target: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images and masks of targets (batch,), one object each, or (batch, classes) of 0 and 1, one of each class."""
+    count = len(target)
+
+    def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    ground = uniform(count, 1, 1, 1, low=0.15, high=0.45) + 0.15 * (uniform(count, 3, 1, 1) - 0.5)
+    grain = _texture(count, size, generator)
+    mirrored = 0.5 * grain.flip(2, 3)
+    image = ground + grain
+
+    def paint(cover: Tensor) -> None:
+        # Lighter than the ground by a random amount in each channel: of any hue. The grain is the ground's, mirrored.
+        lighter = uniform(count, 1, 1, 1, low=0.2, high=0.5) * (0.4 + 1.2 * uniform(count, 3, 1, 1))
+        image.lerp_(ground + lighter + mirrored, cover[:, None])
+
+    plane = _half_plane(uniform(count, 2), uniform(count, high=2 * math.pi), size)
+    image += 0.3 * (uniform(count, 3, 1, 1) - 0.5) * plane[:, None]
+    for _ in range(6):
+        present = (uniform(count) < 0.8).float()
+        cover = _coverage(
+            _DISTRACTORS,
+            torch.randint(len(_DISTRACTORS), (count,), generator=generator),
+            uniform(count, 2, low=0.0, high=float(size)),
+            uniform(count, low=0.08, high=0.16) * size,
+            uniform(count, high=2 * math.pi),
+            size,
+        )
+        paint(cover * present[:, None, None])
+
+    if target.dim() == 1:
+        radius = uniform(count, low=0.11, high=0.20) * size
+        centre = radius[:, None] + uniform(count, 2) * (size - 2 * radius[:, None])
+        cover = _coverage(CLASSES, target, centre, radius, uniform(count, high=2 * math.pi), size)
+        paint(cover)
+        mask = (cover >= 0.5).to(torch.uint8)
+    else:
+        mask = torch.zeros(count, size, size, dtype=torch.uint8)
+        quarters = uniform(count, 4).argsort(1)  # each object has a quarter of the image to itself
+        for number in range(int(target.sum(1).max())):
+            present = target.sum(1) > number
+            kind = (target.cumsum(1) <= number).sum(1).clamp_max(len(CLASSES) - 1)
+            radius = uniform(count, low=0.11, high=0.20) * size
+            corner = torch.stack([quarters[:, number] % 2, quarters[:, number] // 2], 1) * (size / 2)
+            centre = corner + radius[:, None] + uniform(count, 2) * (size / 2 - 2 * radius[:, None])
+            cover = _coverage(CLASSES, kind, centre, radius, uniform(count, high=2 * math.pi), size)
+            cover = cover * present[:, None, None]
+            paint(cover)
+            mask = torch.where(cover >= 0.5, (kind + 1)[:, None, None].to(torch.uint8), mask)
+    image += 0.05 * torch.randn(image.shape, generator=generator)
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8), mask
+
+
+def _several(count: int, objects: int, generator: torch.Generator) -> Tensor:
+    """Targets (count, classes) of 0 and 1, int64: 1 to `objects` different classes in each image."""
+    wanted = torch.randint(1, objects + 1, (count, 1), generator=generator)
+    rank = torch.rand(count, len(CLASSES), generator=generator).argsort(1).argsort(1)
+    return (rank < wanted).long()
+
+
+def generate(count: int, size: int, seed: int, split: int, objects: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw `count` images: one object each, classes in turn, or 1 to `objects` of different classes.
+
+    Returns images (count, 3, size, size) uint8; targets (count,) int64, or (count, classes) of 0 and 1 where there
+    may be several; masks (count, size, size) uint8, 1 on the object, or its class number plus 1. `split` separates
+    streams of one seed (0 training, 1 validation).
+    """
+    stream = (seed * 2 + split) * 1_000_003
+    target = torch.arange(count) % len(CLASSES)
+    if objects > 1:
+        target = _several(count, objects, torch.Generator().manual_seed(stream + 1))
+    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    masks = torch.empty(count, size, size, dtype=torch.uint8)
+    for start in range(0, count, _CHUNK):
+        rows = slice(start, min(start + _CHUNK, count))
+        generator = torch.Generator().manual_seed(stream + start)
+        images[rows], masks[rows] = _draw(target[rows], size, generator)
+    return images, target, masks

@@ -1,0 +1,113 @@
+r"""The weight of the CAM term that holds its part of the learning effort.
+
+The *learning effort* is measured where both losses meet, on the activations :math:`A` of the target layer, as the norms
+of their gradients over the whole batch,
+
+.. math::
+    G_\mathrm{CE} = \left\| \partial \overline{\mathrm{CE}} / \partial A \right\|, \qquad
+    G_T = \left\| \partial \overline{q T} / \partial A \right\|, \qquad
+    \rho = \frac{\lambda G_T}{G_\mathrm{CE} + \lambda G_T},
+
+:math:`\lambda` the weight, :math:`\rho` the CAM term's share. `cam.weight=auto` sets
+
+.. math::
+    \lambda = \frac{\rho}{1 - \rho} \cdot \frac{\overline{G_\mathrm{CE}}}{\overline{G_T}}, \qquad
+    \rho = \rho^*\, \overline{q}
+
+the bars exponential means over steps, :math:`\rho^*` the wanted share and :math:`q` the confidence that weights the
+maps in the loss. The share grows with what has been learnt: while the network knows little, a term that takes its part
+in full keeps it from learning, and pretrained weights lose what they know.
+
+Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438, there among the losses of an audio codec.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MEMORY = 0.98
+"""Part of an exponential mean that stays at each step: it reaches back some fifty steps."""
+
+
+def gradient_share(classification: Tensor, weighted_term: Tensor) -> Tensor:
+    r"""The CAM term's share :math:`\rho` of the learning effort, 0..1; 0 where neither loss has a gradient.
+
+    Args:
+        classification: :math:`G_\mathrm{CE}`, scalar.
+        weighted_term: :math:`\lambda G_T`, scalar.
+    """
+    return weighted_term / (classification + weighted_term).clamp_min(torch.finfo(weighted_term.dtype).tiny)
+
+
+def default_share(pretrained: bool) -> float:
+    """The share where `cam.share` is null: one half from scratch, one third for pretrained weights.
+
+    A network that learns from nothing can be pressed hard; pretrained weights lose what they know if they are.
+    """
+    return 1 / 3 if pretrained else 1 / 2
+
+
+@dataclass
+class Balance:
+    r"""Exponential means of both norms and the confidence, and the weight they ask for.
+
+    Plain numbers: the loop waits for the device after every step anyway.
+
+    Args:
+        share: wanted part :math:`\rho^*` of the learning effort of a network that is sure, above 0 and below 1.
+    """
+
+    share: float
+    classification: float = 0.0
+    term: float = 0.0
+    confidence: float = 0.0
+    risen: float = 0.0
+    """How far the means have risen from zero towards what they are means of."""
+
+    apart: bool = True
+    """The term's norm has to be found by a gradient of its own: in what came of the last step it was but rounding."""
+
+    def update(self, classification: float, term: float, confidence: float) -> None:
+        r"""Take in a step.
+
+        A step without a term, because every map was dead, does not count, nor does one that is not finite: the weight
+        must not grow because the maps die.
+
+        Args:
+            classification: :math:`G_\mathrm{CE}`.
+            term: :math:`G_T`.
+            confidence: mean of :math:`q`, 0..1.
+        """
+        if term > 0 and math.isfinite(classification + term):
+            self.classification += (1 - MEMORY) * (classification - self.classification)
+            self.term += (1 - MEMORY) * (term - self.term)
+            self.confidence += (1 - MEMORY) * (confidence - self.confidence)
+            self.risen += (1 - MEMORY) * (1 - self.risen)
+
+    def take_in(
+        self, classification: float, weighted_term: float, confidence: float, weight: float, floor: float
+    ) -> None:
+        r"""Take in what a backward pass brought to the layer, or ask for a measurement apart where that is rounding.
+
+        Args:
+            classification: :math:`G_\mathrm{CE}`.
+            weighted_term: :math:`\lambda G_T`.
+            confidence: mean of :math:`q`, 0..1.
+            weight: :math:`\lambda`.
+            floor: see :meth:`AtLayer.norms`.
+        """
+        measured = weight > 0 and weighted_term > floor * classification
+        if measured and not self.apart:
+            self.update(classification, weighted_term / weight, confidence)
+        self.apart = not measured
+
+    def weight(self) -> float:
+        r"""The weight :math:`\lambda`; 0 as long as no step counted."""
+        if self.term == 0:
+            return 0.0
+        share = self.share * self.confidence / self.risen
+        return share / (1 - share) * self.classification / self.term

@@ -1,0 +1,78 @@
+"""What the losses' gradients do at the target layer: measured there, and freed of conflict."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from camtrain.cam.targets import is_multilabel
+
+
+class LayerGradient:
+    r"""A hook on the activations: measures the gradient that the backward pass brings there, and may change it.
+
+    The gradient that comes is :math:`g_i = c_i + t_i` for image i, the classification loss's and the weighted CAM
+    term's. With `project`, what of the latter opposes the former is taken away:
+
+    .. math:: g_i - \frac{\min(0, \langle t_i, c_i \rangle)}{\|c_i\|^2}\, c_i
+
+    To first order in the activations the term then no longer raises the classification loss of its image. The head's
+    weights, and paths round the layer, get the gradient as it is. (Gradient surgery, Yu et al.,
+    NeurIPS 2020, arXiv 2001.06782, there between the tasks of a network and for all weights at once.)
+
+    Args:
+        classification: :math:`c`, (batch, channels, height, width), or (batch, channels, 1, 1) if the same in every
+            cell.
+        cells: height times width.
+        project: whether to take away what opposes.
+        measure: whether the norms will be asked for.
+    """
+
+    def __init__(self, classification: Tensor, cells: int, project: bool, measure: bool = True) -> None:
+        self.classification, self.project, self.measure = classification.float(), project, measure
+        same = cells if classification.shape[-2:] == (1, 1) else 1
+        self.square = same * self.classification.square().sum((1, 2, 3))
+        self.term: Tensor | None = None
+        self.floor = 0.0
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        wide, c = gradient.float(), self.classification
+        self.floor = 1e-4 if gradient.dtype is torch.float32 else 1e-2
+        term = wide - c
+        if self.measure:
+            self.term = torch.linalg.vector_norm(term)
+        if not self.project:
+            return gradient
+        along = (term.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (term * c).sum((1, 2, 3))
+        share_of_c = along.clamp_max(0) / self.square.clamp_min(torch.finfo(wide.dtype).tiny)
+        return (wide - share_of_c[:, None, None, None] * c).to(gradient.dtype)
+
+    def norms(self) -> tuple[Tensor, Tensor]:
+        r""":math:`G_\mathrm{CE}` and :math:`\lambda G_T`, before anything was taken away; scalars.
+
+        The latter is found as a difference: what is not above `floor` times the former is rounding.
+        """
+        assert self.term is not None, "no backward pass reached the activations, or none was to be measured"
+        return self.square.sum().sqrt(), self.term
+
+
+def classification_gradient(logits: Tensor, target: Tensor, class_weights: Tensor, cells: int) -> Tensor:
+    r"""Gradient of the mean classification loss on the activations, by closed form, (batch, channels, 1, 1), detached.
+
+    Behind global average pooling and one linear layer it is the same in every cell, :math:`(p - t)\, W / (B N)`;
+    :math:`p` the softmax or sigmoid, :math:`t` the target as 0 and 1, and a further factor of 1 / classes where
+    images have several classes.
+
+    Args:
+        logits: (batch, classes).
+        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+        class_weights: weight of the linear layer, (classes, channels).
+        cells: :math:`N`, height times width of the activations.
+    """
+    with torch.no_grad():
+        if is_multilabel(target):
+            of_logits = (logits.sigmoid() - target) / logits.numel()
+        else:
+            of_logits = (logits.softmax(1) - one_hot(target, logits.shape[1])) / len(logits)
+        return (of_logits @ class_weights / cells)[:, :, None, None]

@@ -1,0 +1,1 @@
+"""What is measured of maps and predictions: pure functions, and the table of all indicators."""

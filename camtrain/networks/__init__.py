@@ -1,0 +1,1 @@
+"""Networks that give logits and the activations of one layer in one forward pass."""

@@ -1,0 +1,183 @@
+"""From the configuration to a network: weights, target layer, stem."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from camtrain.cam.routes import GradientRoute, Routes, probe
+from camtrain.config.options import BatchNorm, Score, Stem
+from camtrain.config.schema import Config, ModelConfig
+from camtrain.device import compute_dtype
+from camtrain.errors import UserError
+from camtrain.networks.classifier import Classifier
+from camtrain.networks.fx_capture import LOGITS, trace
+from camtrain.networks.head_layer import leave_out_last_relu, linear_head
+from camtrain.networks.layers import Layer, find, outermost, strides
+from camtrain.networks.weights import is_pretrained, load_weights, normalisation
+from camtrain.networks.zoo import make_network
+from camtrain.streams import Stream, torch_seed
+
+MIN_GRID = 4
+"""Cells that a map must have in each direction to be worth looking at."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network and what was decided on the way."""
+
+    classifier: Classifier
+    layer: str
+    grid: tuple[int, int]
+    channels: int
+    stem: tuple[str, ...]  # modules whose stride was lowered
+    relu_left_out: str | None  # the one after the last layer
+
+
+def build(
+    config: ModelConfig,
+    classes: int,
+    image_size: int,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+    multilabel: bool = False,
+) -> Built:
+    """Build the network, load its weights, choose the target layer, adapt the stem if the map would be too coarse.
+
+    Args:
+        config: the model's part of the configuration.
+        classes: outputs of the network.
+        image_size: height and width of the images.
+        seed: of the fresh weights.
+        precision: what the backbone computes in.
+        multilabel: an image may show several classes; then a ReLU that keeps the logits above 0 (SqueezeNet) is left
+            out: no probability could fall below 1/2.
+
+    Raises:
+        UserError: unknown network, weights that do not fit, unknown layer, a layer that the score does not depend on,
+            or a grid that stays too coarse.
+    """
+    network, layers, name, stem = _prepare(config, classes, image_size, seed)
+    left_out = leave_out_last_relu(network, classes) if multilabel else None
+    height, width = layers[name].grid
+    if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
+        other = "" if config.stem is Stem.auto else ", model.stem=auto"
+        needed = -(-image_size * MIN_GRID // min(height, width))
+        raise UserError(
+            f"model.name={config.name}: its layer {name} has only {height} x {width} cells"
+            f" at dataset.image_size={image_size}; use dataset.image_size={needed}{other} or an earlier"
+            " model.layer"
+        )
+    frozen = config.batch_norm is BatchNorm.frozen
+    if frozen and not is_pretrained(config):
+        raise UserError("model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights")
+    traced = trace(network, {name: layers[name]})
+    classifier = Classifier(traced, name, linear_head(network, classes), frozen, precision, normalisation(config))
+    return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem), left_out)
+
+
+def build_for(config: Config, model: ModelConfig, classes: int, multilabel: bool, weights: Stream) -> Built:
+    """The network of a run.
+
+    Args:
+        config: of the run.
+        model: its part about the model, or a variation of it.
+        classes: outputs of the network.
+        multilabel: as for :func:`build`.
+        weights: stream that fresh weights are drawn from.
+
+    Raises:
+        UserError: as for :func:`build`.
+    """
+    seed = torch_seed(config.seed, weights)
+    return build(model, classes, config.dataset.image_size, seed, compute_dtype(config.trainer), multilabel)
+
+
+def untrained(config: Config, classes: int, multilabel: bool) -> Classifier:
+    """A network as the arms' with fresh weights that no arm has seen."""
+    model = replace(config.model, weights=None, batch_norm=BatchNorm.batch)
+    return build_for(config, model, classes, multilabel, Stream.sanity).classifier
+
+
+def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dict[str, tuple[Layer, Routes]]]:
+    """The layer that a map is made of, and every layer that has a grid with the path of the gradient that reaches it.
+
+    Raises:
+        UserError: as for :func:`build`.
+    """
+    network, layers, name, _ = _prepare(config, classes, image_size, seed=0)
+    training, evaluation = (_paths(network, layers, classes, image_size, mode) for mode in (True, False))
+    return name, {key: (layer, Routes(training[key], evaluation[key])) for key, layer in layers.items()}
+
+
+def _prepare(
+    config: ModelConfig, classes: int, image_size: int, seed: int
+) -> tuple[nn.Module, dict[str, Layer], str, list[str]]:
+    """The plain network with its weights and stem, its layers, the chosen one, and whose stride was lowered."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = make_network(config.name, classes, image_size, is_pretrained(config))
+    if config.weights is not None and is_pretrained(config):
+        load_weights(network, config.weights, config.name, classes, image_size)
+    layers = find(network, image_size)
+    name = _choose(config, network, layers, classes, image_size)
+    stem: list[str] = []
+    if config.stem is Stem.auto:
+        for level in strides(network, image_size):
+            if min(layers[name].grid) >= MIN_GRID:
+                break
+            for strided in level:
+                cast(Any, network.get_submodule(strided)).stride = (1, 1)
+            stem.extend(level)
+            layers = find(network, image_size)
+    return network, layers, name, stem
+
+
+def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], classes: int, image_size: int) -> str:
+    """The layer that was asked for, or the last one with a grid that the score depends on."""
+    if not layers:
+        raise UserError(f"model.name={config.name}: no layer has an output with a grid; choose another network")
+    if config.layer is not None and config.layer not in layers:
+        listing = ", ".join(f"{name} ({layer.height} x {layer.width})" for name, layer in outermost(layers).items())
+        used = config.layer in dict(network.named_modules())
+        reasons = "more than once, or it gives no grid, or belongs to the head or to a block that counts as one"
+        problem = f"uses this layer {reasons}" if used else "has no such layer"
+        raise UserError(
+            f"model.layer={config.layer}: {config.name} {problem}; it has {listing} and their parts, which"
+            f" camtrain task=layers model.name={config.name} lists"
+        )
+    name = config.layer or list(layers)[-1]
+    if _paths(network, {name: layers[name]}, classes, image_size, training=False)[name] is not GradientRoute.unreached:
+        return name
+    paths = _paths(network, layers, classes, image_size, training=False)
+    reached = [key for key in layers if paths[key] is not GradientRoute.unreached]
+    if config.layer is None and reached:
+        return reached[-1]
+    raise UserError(
+        f"model.layer={name}: the score of a class does not depend on this layer's grid, so it has no map;"
+        f" the last one that it depends on is {reached[-1] if reached else 'none'}"
+    )
+
+
+def _paths(
+    network: nn.Module, layers: Mapping[str, Layer], classes: int, image_size: int, training: bool
+) -> dict[str, GradientRoute]:
+    """The path of each layer in one mode, on two images of noise."""
+    network = copy.deepcopy(network)  # training mode moves batch norm's statistics
+    traced = trace(network, layers).train(training)
+    linear = linear_head(network, classes)
+    weights = network.get_submodule(linear).weight if linear else None
+
+    def forward(image_set: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        out = dict(traced(image_set))
+        return out.pop(LOGITS), out
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = torch.randn(2, 3, image_size, image_size)
+        return probe(forward, images, Score.logit, cast("Tensor | None", weights))

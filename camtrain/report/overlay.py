@@ -1,0 +1,169 @@
+"""Maps as images: input, baseline map and regularised map side by side on one colour scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from camtrain.cam.distribution import distribution
+from camtrain.regions import VOID
+
+TILE = 192
+"""Side of one image in a strip, pixels."""
+
+GAP = 6
+
+COLOURS = matplotlib.colormaps["inferno"]
+
+Pixels = NDArray[np.uint8]
+
+
+class Drawn(NamedTuple):
+    """One validation image with every arm's map and prediction."""
+
+    image: Tensor  # (3, size, size) float, 0..1
+    region: Tensor  # (size, size) uint8
+    truth: str
+    density: Mapping[str, Tensor]  # by arm: (height, width), P times N: 1 is uniform attention; all 0 if dead
+    predicted: Mapping[str, str]  # by arm
+    probability: Mapping[str, float]  # by arm, of the predicted class
+    energy: Mapping[str, float]  # by arm: share of the map inside the object, nan where none is known
+    entropy: Mapping[str, float]  # by arm: nats, nan if dead
+
+
+def density(maps: Tensor) -> Tensor:
+    """Attention relative to uniform, :math:`N P`: (batch, height, width), mean 1; all zero for a dead map."""
+    shares, _ = distribution(maps)
+    return shares * (shares.shape[1] * shares.shape[2])
+
+
+def strip(drawn: Drawn, arms: Sequence[str]) -> Pixels:
+    """Input with the object's outline, then each arm's map over the dimmed input, as one RGB image.
+
+    The colour is the logarithm of the density, from uniform attention (none) to the largest density of any arm in this
+    image: the same colour is the same share of attention in both maps, and a diffuse map stays visible beside a
+    sharp one.
+    """
+    largest = max(float(drawn.density[arm].max()) for arm in arms)
+    plain = _tile(drawn.image)
+    outline = _outline(drawn.region)
+    tiles = [_with_outline(plain, outline)]
+    for arm in arms:
+        level = (np.log(_stretch(drawn.density[arm]).clip(1)) / np.log(max(largest, 1.01))).clip(0, 1)[..., None]
+        colours = COLOURS(level[..., 0])[..., :3] * 255
+        grey = plain.mean(2, keepdims=True) * 0.55
+        tiles.append(_with_outline((grey * (1 - 0.75 * level) + colours * 0.75 * level).astype(np.uint8), outline))
+    gap = np.full((TILE, GAP, 3), 255, np.uint8)
+    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+
+
+class Line(NamedTuple):
+    """A line of a caption. Where it is too long the text is shortened, and what follows it stays."""
+
+    text: str
+    rest: str = ""
+
+
+def captioned(pixels: Pixels, captions: Sequence[Sequence[Line]]) -> Pixels:
+    """A strip of tiles with lines of text under each, on white.
+
+    Args:
+        pixels: (TILE, tiles * (TILE + GAP) - GAP, 3), from :func:`strip`.
+        captions: lines of each tile, from left to right.
+
+    Returns:
+        RGB image with room below for the longest caption.
+    """
+    font, line_height = _font(14), 18
+    height, width = pixels.shape[:2]
+    room = line_height * max(len(lines) for lines in captions)
+    sheet = Image.new("RGB", (width + 2 * GAP, height + room + 3 * GAP), "white")
+    sheet.paste(Image.fromarray(pixels), (GAP, GAP))
+    for number, lines in enumerate(captions):
+        for below, line in enumerate(lines):
+            corner = GAP + number * (TILE + GAP), height + 2 * GAP + below * line_height
+            ImageDraw.Draw(sheet).text(corner, fitted(line, font, TILE), fill="black", font=font)
+    return np.asarray(sheet)
+
+
+def fitted(line: Line, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A line no wider than so many pixels, with an ellipsis where its text was cut; what cannot be shown is a box."""
+    text, rest = (
+        "".join(sign if sign.isprintable() else "\N{WHITE VERTICAL RECTANGLE}" for sign in part) for part in line
+    )
+    kept, shortest = len(text), 0
+    if font.getlength(text + rest) > width:  # the largest number of signs that fit, by bisection: names may be long
+        while shortest < kept:
+            middle = -(-(shortest + kept) // 2)
+            if font.getlength(f"{text[:middle]}\N{HORIZONTAL ELLIPSIS}{rest}") > width:
+                kept = middle - 1
+            else:
+                shortest = middle
+        text = f"{text[:kept].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+    return text + rest
+
+
+class Row(NamedTuple):
+    """Images of one class."""
+
+    label: str
+    images: Tensor  # (images, 3, size, size) float, 0..1
+    regions: Tensor  # (images, size, size) uint8
+
+
+def contact_sheet(rows: Sequence[Row]) -> Pixels:
+    """A row of images for each class under its name, objects outlined, as one RGB image."""
+    heading = 30
+    font = _font(17)
+    columns = max(len(row.images) for row in rows)
+    width, height = columns * (TILE + GAP) + GAP, TILE + heading
+    sheet = Image.new("RGB", (width, len(rows) * height + GAP), "white")
+    for number, row in enumerate(rows):
+        top = number * height
+        ImageDraw.Draw(sheet).text((GAP, top + 6), row.label, fill="black", font=font)
+        for column, (image, region) in enumerate(zip(row.images, row.regions, strict=True)):
+            tile = _with_outline(_tile(image), _outline(region))
+            sheet.paste(Image.fromarray(tile), (GAP + column * (TILE + GAP), top + heading))
+    return np.asarray(sheet)
+
+
+def save_png(pixels: Pixels, opened: BinaryIO) -> None:
+    """Write an image."""
+    Image.fromarray(pixels).save(opened, format="PNG")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def _tile(image: Tensor) -> Pixels:
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return np.asarray(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
+
+
+def _stretch(cells: Tensor) -> NDArray[np.float32]:
+    stretched = interpolate(cells[None, None].float().cpu(), (TILE, TILE), mode="bilinear", align_corners=False)
+    return np.asarray(stretched[0, 0].numpy(), np.float32)
+
+
+def _outline(region: Tensor) -> NDArray[np.bool_]:
+    """Pixels along the edge of the object."""
+    object_ = ((region > 0) & (region != VOID)).cpu().numpy().astype(np.uint8) * 255
+    large = Image.fromarray(object_).resize((TILE, TILE), Image.Resampling.NEAREST)
+    grown = large.filter(ImageFilter.MaxFilter(5))
+    edge: NDArray[np.bool_] = (np.asarray(grown) > 0) & (np.asarray(large) == 0)
+    return edge
+
+
+def _with_outline(tile: Pixels, outline: NDArray[np.bool_]) -> Pixels:
+    marked = tile.copy()
+    marked[outline] = (80, 220, 255)
+    return marked

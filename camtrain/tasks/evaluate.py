@@ -1,0 +1,177 @@
+"""A finished run measured again, on its own or another data set, without training: another composition root."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from camtrain.analysis import over_seeds
+from camtrain.cam.targets import is_multilabel
+from camtrain.config.schema import Config, FakeConfig, ShapesConfig
+from camtrain.data.build import validation
+from camtrain.data.images import ImageSet, relabelled
+from camtrain.device import prepare_device, worker_threads
+from camtrain.errors import UserError
+from camtrain.evaluation.every_epoch import evaluate
+from camtrain.runs import facts, result
+from camtrain.runs.load import Finished, arms, read
+from camtrain.tasks import session
+from camtrain.tasks.session import EvaluationContext
+from camtrain.training.checks import check_maps
+
+log = logging.getLogger("camtrain")
+
+
+def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, Any]:
+    """Measure both arms of a finished run, and leave what a run leaves, but for curves and weights.
+
+    Args:
+        config: checked; of it `run`, `evaluate`, `report` and the machine's part count, `dataset` if it was chosen, and
+            `seed`, which the choice of images (and generated ones) depend on, if it was.
+        folder: where the files go; exists.
+        chosen: keys that the user set.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: the run or its weights cannot be used, or the data set does not fit its classes. Nothing was written
+            then but the log.
+    """
+    assert config.run is not None
+    device = prepare_device(config.trainer)
+    finished = read(Path(config.run).expanduser())
+    own = combined(config, finished, chosen)
+    both = arms(finished, device)
+    check_maps(own.evaluate.maps, both[0].paths, finished.result["model"]["layer"])
+    images = fitting(own, finished)
+    result.reserve_folder(folder)
+    scene = EvaluationContext(own, folder, both, images, device)
+    facts = described(finished, own, images, device)
+    log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result["data"]["name"])
+    session.log_introduction(facts, own)
+    epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in both}
+    each: over_seeds.Each = {arm.name: {} for arm in both}
+
+    def save(status: str) -> dict[str, Any]:
+        return scene.save(status, epochs, each, facts, {})
+
+    status = "failed"
+    save("running")
+    try:
+        with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
+            evaluated = evaluate(both, scene.batches(), own.cam.variant, scene.measured)
+            seen = session.measure_final(scene, evaluated, bar.set_description)
+        facts |= seen.facts
+        each = seen.each
+        for arm in both:
+            epochs[arm.name] = [{**evaluated.measured.means[arm.name], **seen.means[arm.name]}]
+        settled = session.write_report(scene, save("running"), each, title(own, facts["trained_seed"]))
+        status = "completed"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        written = save(status)
+    session.log_summary(scene, settled)
+    return written
+
+
+def title(config: Config, trained_seed: int) -> str:
+    """Of the report: the network by the seed of its training, the images by theirs if it is another one."""
+    drawn = f" on images of seed {config.seed}" if config.seed != trained_seed else ""
+    return f"{facts.title(replace(config, seed=trained_seed))}, measured again{drawn}"
+
+
+def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Config:
+    """The run's configuration with what was asked for on the command line.
+
+    Raises:
+        UserError: settings of a data set without the data set.
+    """
+    theirs = finished.config
+    dataset = theirs.dataset
+    settings = sorted(key for key in chosen if key.startswith("dataset."))
+    if "dataset" in chosen:
+        size = config.dataset.image_size if "dataset.image_size" in chosen else dataset.image_size
+        dataset = replace(config.dataset, image_size=size)
+        if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
+            dataset = replace(dataset, train=theirs.dataset.train)  # nothing is trained on; what was, stays told
+    elif settings:
+        raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
+    trainer = replace(
+        theirs.trainer,
+        batch_size=config.trainer.batch_size if "trainer.batch_size" in chosen else theirs.trainer.batch_size,
+        device=config.trainer.device,
+        threads=config.trainer.threads,
+        workers=config.trainer.workers,
+    )
+    return replace(
+        theirs,
+        dataset=dataset,
+        trainer=trainer,
+        evaluate=config.evaluate,
+        report=config.report,
+        seed=config.seed if "seed" in chosen else theirs.seed,
+        task=config.task,
+        run=str(finished.folder),
+    )
+
+
+def fitting(config: Config, finished: Finished) -> ImageSet:
+    """Validation images with the class numbers of a run's networks.
+
+    Raises:
+        UserError: they cannot be read, or their classes are not the run's; then nothing was decoded.
+    """
+    check = partial(check_classes, finished=finished)
+    images = validation(config.dataset, config.seed, worker_threads(config.trainer), check)
+    return relabelled(images, finished.result["data"]["classes"])
+
+
+def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -> None:
+    """Refuse a data set whose classes the run's networks cannot tell.
+
+    Raises:
+        UserError: they have a class that the networks do not know, or one class per image where those know several,
+            or the other way round.
+    """
+    data = finished.result["data"]
+    several = is_multilabel(targets)
+    if several != bool(data["multilabel"]):
+        words = ("one class per image", "several classes per image")
+        raise UserError(f"dataset: it has {words[several]}, the run was trained with {words[not several]}")
+    names = [str(name) for name in data["classes"]]
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        known = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
+        raise UserError(f"dataset: the run does not know the class {unknown[0]}; it knows {known}")
+    if several and list(classes) != names:
+        raise UserError("dataset: with several classes per image it needs the run's classes in the run's order")
+
+
+def described(finished: Finished, config: Config, images: ImageSet, device: torch.device) -> dict[str, Any]:
+    """Facts for `result.json`: the run's about the network, new ones about data and machine."""
+    theirs = finished.result
+    data = {
+        **theirs["data"],
+        "name": facts.data_name(config),
+        "train": None,  # nothing is trained on
+        "middle_side": int(images.sizes.amin(1).median()),
+        "val": len(images.targets),
+        "val_with_region": images.with_region,
+        "skipped": {"train": [], "val": [entry._asdict() for entry in images.skipped]},
+    }
+    same = ("model", "learning_rate", "cam_share")
+    environment = facts.environment(device, config.trainer)
+    trained = {"trained_seed": theirs.get("trained_seed", theirs["seed"])}
+    return {"data": data, **{key: theirs[key] for key in same}, **trained, "environment": environment}

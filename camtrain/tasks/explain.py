@@ -1,0 +1,405 @@
+"""Maps of a finished run's arms over a person's own images: another composition root."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import glob
+import io
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from camtrain.arms import BASELINE, REGULARISED
+from camtrain.cam import distribution
+from camtrain.config.options import CamVariant
+from camtrain.config.schema import Config
+from camtrain.data.decode import each, size_of, square
+from camtrain.data.listing import SUFFIXES, Listing, Rule, Skipped
+from camtrain.device import memory_format, prepare_device, worker_threads
+from camtrain.errors import UserError
+from camtrain.evaluation.forward import forward_maps
+from camtrain.files import write_atomically, write_text
+from camtrain.metrics import concentration
+from camtrain.report import overlay
+from camtrain.runs.load import Finished, arms, read
+from camtrain.training.arm import Arm
+
+log = logging.getLogger("camtrain")
+
+
+MAPS, TABLE, LEFT_OUT = "maps", "explanations.csv", "left_out.txt"
+
+SHOWN = 20
+"""Lines of the log about single images, or classes in an error, beyond which the rest is only counted."""
+
+
+class ArmOutput(NamedTuple):
+    """What an arm makes of a batch of images."""
+
+    maps: Tensor  # (batch, height, width) float32, before ReLU; like the others on the CPU
+    kinds: Tensor  # (batch,) int64, the class whose map it is
+    probability: Tensor  # (batch,) of that class, 0..1
+    predicted: Tensor  # (batch,) int64
+    confidence: Tensor  # (batch,) probability of the predicted class, 0..1
+
+
+class Explanation(NamedTuple):
+    """One arm's map of one image, in words."""
+
+    image: str
+    arm: str
+    kind: str  # the class whose map it is
+    probability: float
+    predicted: str
+    confidence: float
+    entropy: float  # nats; nan of a dead map
+    dead: bool
+    png: str  # relative to the folder, like the next
+    npy: str
+
+
+def explain_images(config: Config, folder: Path) -> None:
+    """Draw both arms' maps over images, and write the maps and a table.
+
+    In the folder: `maps/NAME.png`, `maps/NAME.ARM.npy` (float32, (height, width), before ReLU), `explanations.csv`, and
+    `left_out.txt` where images could not be read.
+
+    Args:
+        config: checked; of it `run`, `images`, `class_name` and the machine's part count, the rest is the run's own.
+        folder: where the files go; exists.
+
+    Raises:
+        UserError: the run or its weights cannot be used, it has no such class, or there is no image that can be
+            read. Nothing was written then but the log.
+    """
+    assert config.run is not None
+    assert config.images is not None
+    device, threads = prepare_device(config.trainer), worker_threads(config.trainer)
+    finished = read(Path(config.run).expanduser())
+    classes = [str(name) for name in finished.result["data"]["classes"]]
+    kind = None if config.class_name is None else number_of(config.class_name, classes)
+    paths = find(config.images)
+    names = distinct(paths)
+    both = arms(finished, device)
+    for label, text in introduction(finished, len(paths), config.class_name):
+        log.info("%-9s %s", label, text)
+
+    found: list[list[Explanation]] = []
+    skipped: list[Skipped] = []
+    multilabel = bool(finished.result["data"]["multilabel"])
+    side, layout = finished.config.dataset.image_size, memory_format(finished.config.trainer)
+    with (
+        closing(batches(paths, side, config.trainer.batch_size, threads, skipped)) as made,
+        tqdm(total=len(paths), unit="picture", disable=None, leave=False, dynamic_ncols=True) as bar,
+        logging_redirect_tqdm([logging.getLogger()]),
+    ):
+        for numbers, pixels in made:
+            images = pixels.to(device).float().div_(255).contiguous(memory_format=layout)
+            target = None if kind is None else torch.full((len(images),), kind, device=device)
+            seen = {
+                arm.name: explain_batch(
+                    arm, images, finished.config.cam.variant, target, len(classes) if multilabel else None
+                )
+                for arm in both
+            }
+            for at, number in enumerate(numbers):
+                found.append(describe(seen, at, paths[number], names[number], classes))
+                maps = {arm: part.maps[at] for arm, part in seen.items()}
+                write(folder, images[at], maps, found[-1], kind is not None, paths[number])
+            bar.update(numbers[-1] + 1 - bar.n)
+    if not found:
+        raise UserError(f"images={config.images}: none can be read; the first: {printable(skipped[0].reason)}")
+    write_text(folder / TABLE, as_csv(found))
+    if skipped:
+        write_text(folder / LEFT_OUT, "".join(f"{printable(entry.reason)}\n" for entry in skipped))
+    report(folder, found, skipped, config.class_name)
+
+
+def introduction(finished: Finished, images: int, name: str | None) -> list[tuple[str, str]]:
+    """Labelled lines that say what is about to be drawn."""
+    config, model = finished.config, finished.result["model"]
+    side, grid = config.dataset.image_size, " x ".join(map(str, model["grid"]))
+    whose = "the class that each arm predicts" if name is None else name
+    return [
+        ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result['data']['name']}"),
+        ("pictures", f"{images}, of each the middle square at {side} x {side} pixels"),
+        ("maps", f"{config.cam.variant.value} of {model['layer']}, {grid} cells, of {whose}"),
+    ]
+
+
+def number_of(name: str, classes: Sequence[str]) -> int:
+    """The number of a class.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name in classes:
+        return classes.index(name)
+    near = difflib.get_close_matches(name, classes, n=1, cutoff=0.75)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    raise UserError(f"class={name}: the run has no such class{hint}; it has {', '.join(classes[:SHOWN])}{more}")
+
+
+def find(images: str) -> list[Path]:
+    """The images that `images` names: a file whatever its name, a folder's images, or those that fit a pattern.
+
+    Raises:
+        UserError: there are none.
+    """
+    formats = " ".join(SUFFIXES)
+    try:
+        place = Path(images).expanduser()
+        if place.is_file():
+            return [place]
+        if place.is_dir():
+            if found := sorted(path for path in place.iterdir() if is_image(path)):
+                return found
+            deeper = f"; 'images={images}/**' looks into the folders below as well"
+            raise UserError(f"images={images}: no images in this folder ({formats}){deeper}")
+        if not glob.has_magic(images):
+            raise UserError(f"images={images}: there is no such file or folder")
+        # Path.glob would look into hidden folders, and takes no absolute pattern.
+        matches = map(Path, glob.iglob(str(place), recursive=True))  # noqa: PTH207
+        if found := sorted(path for path in matches if is_image(path)):
+            return found
+    except (OSError, RuntimeError, ValueError) as error:  # no access, a name too long, no such user's home
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"images={images}: {reason}; give a file, a folder or a pattern that can be read") from error
+    raise UserError(
+        f"images={images}: no image fits this pattern ({formats}); * stands for part of a name, ** for any folders"
+    )
+
+
+def is_image(path: Path) -> bool:
+    """Whether a name is that of an image, and neither hidden nor a folder's."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def distinct(paths: Sequence[Path]) -> list[str]:
+    """What to call each image's files: its stem; its folder and stem where several have that; numbered if need be.
+
+    No two are the same, also where case does not count.
+    """
+    stems = Counter(path.stem.casefold() for path in paths)
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        alone = stems[path.stem.casefold()] == 1
+        stem = path.stem if alone else f"{path.absolute().parent.name}_{path.stem}"
+        # File systems allow 255 bytes, and an ending is to follow.
+        stem = name = printable(stem).encode()[:180].decode(errors="ignore")
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def batches(
+    paths: Sequence[Path], side: int, size: int, threads: int, skipped: list[Skipped]
+) -> Generator[tuple[list[int], Tensor], None, None]:
+    """(numbers, images (batch, 3, side, side) uint8) of all that can be read, in order, as validation sees them.
+
+    Args:
+        paths: of the images.
+        side: edge of their middle squares in pixels.
+        size: images in a batch; the last has what is left.
+        threads: that decode.
+        skipped: takes those that cannot be read.
+    """
+    nothing = np.zeros(256, np.uint8)
+    listing = Listing([], list(paths), torch.zeros(len(paths), dtype=torch.int64), [None] * len(paths), nothing)
+    rule = Rule(side, whole=False)
+
+    def pixels(number: int) -> np.ndarray:
+        return square(listing, number, rule, size_of(listing, number))[0]
+
+    numbers: list[int] = []
+    squares: list[np.ndarray] = []
+    with closing(each(pixels, listing, range(len(paths)), threads, skipped)) as made:
+        for number, image in made:
+            numbers.append(number)
+            squares.append(image)
+            if len(numbers) == size:
+                yield numbers, torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+                numbers, squares = [], []
+    if numbers:
+        yield numbers, torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+
+
+def explain_batch(
+    arm: Arm, images: Tensor, variant: CamVariant, kinds: Tensor | None, several: int | None
+) -> ArmOutput:
+    r"""An arm's map and probabilities of each image.
+
+    The predicted class is the most probable one, :math:`\arg\max_c y_c`; a probability is that of the softmax, in a
+    multi-label run of the sigmoid.
+
+    Args:
+        arm: whose network.
+        images: (batch, 3, side, side), 0..1.
+        variant: which map.
+        kinds: (batch,) int64, the class of each image's map; None: the predicted one.
+        several: how many classes there are, in a multi-label run; None in any other.
+    """
+    predicted = None
+    if kinds is None:
+        with torch.no_grad():
+            kinds = predicted = arm.model.eval()(images).logits.argmax(1)
+    target = kinds if several is None else one_hot(kinds, several)
+    output, _, maps = forward_maps(arm, images, target, variant)
+    probability = output.logits.softmax(1) if several is None else output.logits.sigmoid()
+    predicted = output.logits.argmax(1) if predicted is None else predicted
+    of_both = [probability.gather(1, which[:, None])[:, 0].cpu() for which in (kinds, predicted)]
+    return ArmOutput(maps.float().cpu(), kinds.cpu(), of_both[0], predicted.cpu(), of_both[1])
+
+
+def describe(
+    seen: Mapping[str, ArmOutput], at: int, path: Path, name: str, classes: Sequence[str]
+) -> list[Explanation]:
+    """What is said of one image of a batch, for each arm."""
+    return [
+        Explanation(
+            printable(str(path)),
+            arm,
+            classes[int(part.kinds[at])],
+            float(part.probability[at]),
+            classes[int(part.predicted[at])],
+            float(part.confidence[at]),
+            float(concentration.entropy(part.maps[at : at + 1]).clamp_min(0)) + 0.0,  # of one cell it is -0.0
+            bool(distribution.is_dead(part.maps[at : at + 1])),
+            f"{MAPS}/{name}.png",
+            f"{MAPS}/{name}.{arm}.npy",
+        )
+        for arm, part in seen.items()
+    ]
+
+
+def write(
+    folder: Path,
+    image: Tensor,
+    maps: Mapping[str, Tensor],
+    of_image: Sequence[Explanation],
+    asked: bool,
+    path: Path,
+) -> None:
+    """Write the image of the maps, and the maps.
+
+    Args:
+        folder: where `maps/` is.
+        image: (3, side, side), 0..1.
+        maps: by arm, (height, width) float32, before ReLU.
+        of_image: what is said of each arm's.
+        asked: the map's class was, rather than predicted.
+        path: of the image.
+    """
+    nowhere = torch.zeros(image.shape[1:], dtype=torch.uint8)
+    density = {arm: overlay.density(cells[None])[0] for arm, cells in maps.items()}
+    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}, {}), (BASELINE, REGULARISED))
+    captions = [[file_name(path.name)], *(caption(entry, asked) for entry in of_image)]
+    png = overlay.captioned(strip, captions)
+    write_atomically(folder / of_image[0].png, partial(overlay.save_png, png))
+    for entry in of_image:
+        write_atomically(folder / entry.npy, partial(np.save, arr=maps[entry.arm].numpy()))
+
+
+def file_name(name: str) -> overlay.Line:
+    """A file's name, whose end is what tells it from others."""
+    return overlay.Line(printable(name[:-10]), printable(name[-10:]))
+
+
+def caption(entry: Explanation, asked: bool) -> list[overlay.Line]:
+    """What stands under an arm's map; `asked`: its class was, rather than predicted."""
+    lines = [overlay.Line(entry.arm), overlay.Line(f"predicts {entry.predicted}", f" {entry.confidence:.0%}")]
+    if asked:
+        lines.append(overlay.Line(f"map of {entry.kind}", f" {entry.probability:.0%}"))
+    if entry.dead:
+        lines.append(overlay.Line("dead map: shows nothing"))
+    return lines
+
+
+COLUMNS: dict[str, Callable[[Explanation], str]] = {
+    "picture": lambda entry: entry.image,
+    "arm": lambda entry: entry.arm,
+    "class": lambda entry: entry.kind,
+    "probability": lambda entry: f"{entry.probability:.7g}",
+    "predicted class": lambda entry: entry.predicted,
+    "predicted probability": lambda entry: f"{entry.confidence:.7g}",
+    "entropy": lambda entry: "" if entry.dead else f"{entry.entropy:.7g}",
+    "dead": lambda entry: "yes" if entry.dead else "no",
+    "png": lambda entry: entry.png,
+    "npy": lambda entry: entry.npy,
+}
+
+
+def as_csv(found: Sequence[Sequence[Explanation]]) -> str:
+    """A line for each image and arm."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for of_image in found:
+        rows.writerows([cell(entry) for cell in COLUMNS.values()] for entry in of_image)
+    return text.getvalue()
+
+
+def report(folder: Path, found: Sequence[Sequence[Explanation]], skipped: Sequence[Skipped], name: str | None) -> None:
+    """Say what was found, what was left out, and where everything is."""
+    log.info("\n%s\n", table(found, name))
+    for entry in skipped[:SHOWN]:
+        log.warning("left out: %s", printable(entry.reason))
+    if len(skipped) > SHOWN:
+        log.warning("left out: %d more, all listed in %s", len(skipped) - SHOWN, LEFT_OUT)
+    log.info("maps         %s", folder / MAPS)
+    log.info("table        %s", folder / TABLE)
+
+
+def table(found: Sequence[Sequence[Explanation]], name: str | None) -> str:
+    """The first images in a line each: what each arm predicts, and the entropy of its map in nats.
+
+    Args:
+        found: of each image, what is said of each arm.
+        name: of the class that was asked for, whose probability is given then, or None.
+    """
+    asked = [] if name is None else [f"p of {cut(name, 16)}"]
+    lines = [["picture", *(head for entry in found[0] for head in (entry.arm, *asked, "entropy"))]]
+    for of_image in found[:SHOWN]:
+        cells = [cut(of_image[0].image, 48, end=True)]
+        for entry in of_image:
+            cells.append(f"{cut(entry.predicted, 24)} {entry.confidence:.2f}")
+            cells += [f"{entry.probability:.2f}"] * len(asked)
+            cells.append("dead" if entry.dead else f"{entry.entropy:.2f}")
+        lines.append(cells)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    said = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    if len(found) > SHOWN:
+        said.append(f"and {len(found) - SHOWN} more")
+    return "\n".join(said)
+
+
+def cut(text: str, most: int, end: bool = False) -> str:
+    """At most so many signs of a text: its beginning, or its end, and an ellipsis."""
+    if len(text) <= most:
+        return text
+    return f"…{text[1 - most :]}" if end else f"{text[: most - 1]}…"
+
+
+def printable(text: str) -> str:
+    """A text of which every sign can be shown and written in UTF-8: the names of files may hold others."""
+    whole = os.fsencode(text).decode(errors="replace")
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in whole)

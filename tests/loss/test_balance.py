@@ -1,0 +1,99 @@
+"""The automatic weight and the removal of conflict, by hand and as properties."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camtrain.loss.balance import MEMORY, Balance, default_share, gradient_share
+from camtrain.loss.layer_gradient import LayerGradient
+
+
+def scalar(value: float) -> torch.Tensor:
+    return torch.tensor(value)
+
+
+def test_share_of_the_effort() -> None:
+    assert float(gradient_share(scalar(3.0), scalar(1.0))) == pytest.approx(0.25)
+    assert float(gradient_share(scalar(0.0), scalar(1.0))) == 1.0
+    assert float(gradient_share(scalar(0.0), scalar(0.0))) == 0.0
+
+
+def test_weight_holds_the_share_from_the_first_step_on() -> None:
+    balance = Balance(share=0.6)
+    assert balance.weight() == 0.0
+    balance.update(2.0, 0.5, 1.0)
+    assert balance.weight() == pytest.approx(0.6 / 0.4 * 4.0)
+    assert float(gradient_share(scalar(2.0), scalar(balance.weight() * 0.5))) == pytest.approx(0.6)
+
+
+def test_share_grows_with_mean_confidence() -> None:
+    balance = Balance(share=0.8)
+    balance.update(1.0, 1.0, 0.25)
+    assert balance.weight() == pytest.approx(0.2 / 0.8)
+    for _ in range(1000):
+        balance.update(1.0, 1.0, 0.75)
+    assert balance.weight() == pytest.approx(0.6 / 0.4)
+
+
+def test_pretrained_weights_are_pressed_less() -> None:
+    assert 0 < default_share(pretrained=True) < default_share(pretrained=False) < 1
+
+
+def test_means_are_exponential() -> None:
+    balance = Balance(share=0.5)
+    for classification in (1.0, 3.0):
+        balance.update(classification, 1.0, 1.0)
+    expected = (MEMORY * 1.0 + 3.0) / (MEMORY + 1.0)
+    assert balance.weight() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [(1.0, 0.0), (float("nan"), 1.0), (1.0, float("inf")), (1.0, float("nan"))])
+def test_a_step_of_dead_maps_or_without_sense_does_not_count(bad: tuple[float, float]) -> None:
+    balance = Balance(share=0.5)
+    balance.update(*bad, 1.0)
+    assert balance.weight() == 0.0
+    balance.update(2.0, 1.0, 1.0)
+    for _ in range(100):
+        balance.update(*bad, 1.0)
+    assert balance.weight() == pytest.approx(2.0)
+
+
+def test_the_weight_fades_with_the_classification_gradient() -> None:
+    balance = Balance(share=0.5)
+    weights = []
+    for step in range(300):
+        balance.update(0.98**step, 1.0, 1.0)
+        weights.append(balance.weight())
+    assert all(later < earlier for earlier, later in itertools.pairwise(weights))
+    assert weights[-1] < 0.1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.floats(1e-3, 1e3), st.booleans())
+def test_what_is_left_of_a_term_does_not_oppose_classification(seed: int, size: float, constant: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    term = size * torch.randn(6, 3, 2, 2, generator=generator)
+    classification = torch.randn(6, 3, *((1, 1) if constant else (2, 2)), generator=generator)
+    classification[0] = 0  # an image that is learnt
+    full = classification.expand_as(term)
+    kept = LayerGradient(classification, 4, project=False)
+    assert torch.equal(kept(full + term), full + term)
+    hook = LayerGradient(classification, 4, project=True)
+    left = hook(full + term) - full
+    before, after, square = ((part * full).sum((1, 2, 3)) for part in (term, left, full))
+    assert bool((after >= -1e-4 * (1 + size)).all())
+    # What is taken away points along the classification gradient, and there is no more of it than there was.
+    expected = term - (before.clamp_max(0) / square.clamp_min(1e-30))[:, None, None, None] * full
+    torch.testing.assert_close(left, expected, rtol=1e-4, atol=1e-5 * (1 + size))
+    for either in (hook, kept):
+        of_classification, of_term = either.norms()
+        assert float(of_classification) == pytest.approx(float(full.norm()), rel=1e-4)
+        if of_term <= either.floor * of_classification:
+            assert float(term.norm()) < 1e-2 * float(full.norm())
+        else:
+            assert float(of_term) == pytest.approx(float(term.norm()), rel=0.1)

@@ -1,0 +1,184 @@
+"""The CAM term: by hand, at the extremes, and its schedule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from camtrain.cam import methods
+from camtrain.cam.gradients import head_gradient
+from camtrain.cam.targets import map_targets
+from camtrain.config.options import TRAINABLE, EntropyUnit, Score, Term
+from camtrain.config.schema import CamConfig
+from camtrain.loss import terms
+from camtrain.loss.criterion import CamTerm, cam_term, classification_loss, schedule, total_loss
+from camtrain.metrics.pointing import energy_in_mask
+
+
+def term_of(maps: Tensor, logits: Tensor, target: Tensor, config: CamConfig, region: Tensor | None = None) -> CamTerm:
+    return cam_term(maps, logits, target, map_targets(target), config, region)
+
+
+def test_mean_is_over_live_maps_and_weighted_by_confidence() -> None:
+    maps = torch.stack([torch.ones(2, 2), -torch.ones(2, 2), torch.tensor([[1.0, 1.0], [0.0, 0.0]])])
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [math.log(3.0), 0.0]])
+    term = term_of(maps, logits, torch.tensor([0, 0, 0]), CamConfig(confidence_exponent=2.0))
+    assert term.counts.tolist() == [True, False, True]
+    assert term.value.tolist() == pytest.approx([1.0, 0.0, 0.5])
+    assert term.confidence.tolist() == pytest.approx([0.25, 0.25, 9 / 16])
+    assert term.mean().item() == pytest.approx((0.25 * 1.0 + 9 / 16 * 0.5) / 2)
+    assert term.mean_confidence().item() == pytest.approx((0.25 + 9 / 16) / 2)  # the dead one does not count
+
+
+def test_the_papers_term_is_in_nats_and_unweighted() -> None:
+    config = CamConfig(unit=EntropyUnit.nats, confidence_exponent=0.0)
+    term = term_of(torch.ones(1, 4, 4), torch.tensor([[-3.0, 3.0]]), torch.tensor([0]), config)
+    assert term.mean().item() == pytest.approx(math.log(16))
+
+
+def test_confidence_is_detached() -> None:
+    logits = torch.zeros(1, 2, requires_grad=True)
+    term = term_of(torch.rand(1, 3, 3).requires_grad_(), logits, torch.tensor([0]), CamConfig())
+    assert torch.autograd.grad(term.mean(), logits, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize(
+    ("done", "weight"),
+    [(0.0, 0.0), (1.99, 0.0), (2.0, 0.0), (3.0, 1 / 3), (4.0, 2 / 3), (4.5, 2.5 / 3), (5.0, 1.0), (9.0, 1.0)],
+)
+def test_schedule(done: float, weight: float) -> None:
+    assert schedule(CamConfig(start=2.0, ramp=3.0), done) == pytest.approx(weight)
+
+
+def test_weight_is_constant_without_a_schedule() -> None:
+    assert schedule(CamConfig(weight=0.7), 0.0) == 1.0
+
+
+def test_without_a_term_nothing_is_added() -> None:
+    classification = torch.rand(3)
+    assert torch.equal(total_loss(classification, None, 0.0), classification.mean())
+
+
+def test_several_classes_count_map_by_map() -> None:
+    target = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    maps = torch.stack([torch.ones(2, 2), -torch.ones(2, 2), torch.tensor([[1.0, 1.0], [0.0, 0.0]])])
+    logits = torch.tensor([[0.0, 9.0, 9.0], [9.0, 9.0, 9.0], [9.0, math.log(3.0), 9.0]])
+    term = term_of(maps, logits, target, CamConfig(confidence_exponent=1.0))
+    assert term.counts.tolist() == [True, False, True]
+    assert term.confidence.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-9.0)), 0.75])
+    assert term.mean().item() == pytest.approx((0.5 * 1.0 + 0.75 * 0.5) / 2)
+    nobody = term_of(maps[:0], logits, torch.zeros_like(target), CamConfig())
+    assert nobody.mean().item() == 0.0
+    binary = classification_loss(logits, target)
+    assert binary.shape == (3,)
+    assert binary[1].item() == pytest.approx(math.log1p(math.exp(9.0)))
+
+
+ONE = torch.zeros(4, 4).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(1.0))
+UNIFORM = torch.ones(4, 4)
+CORNERS = torch.zeros(4, 4).index_put((torch.tensor([0, 3]), torch.tensor([0, 3])), torch.tensor(0.5))
+HALF = torch.tensor([[1.0] * 4, [1.0] * 4, [0.0] * 4, [0.0] * 4])
+REGION = torch.zeros(16, 16, dtype=torch.uint8).index_fill(0, torch.arange(8), 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "uniform", "half"),
+    [
+        (Term.entropy, 0.0, 1.0, math.log(8) / math.log(16)),
+        (Term.area, 0.0, 1.0, math.sqrt(0.25 / 1.25)),  # variances (2^2 - 1) / 12 and (4^2 - 1) / 12
+        (Term.dispersion, 1 / 16, 1.0, 1 / 2),
+        (Term.total_variation, 1.0, 0.0, 4 / 8 / 4),
+        (Term.energy_outside, None, 0.5, None),
+    ],
+)
+def test_terms_by_hand(kind: Term, one: float | None, uniform: float, half: float | None) -> None:
+    maps = torch.stack([5 * ONE, 0.1 * UNIFORM, HALF, -UNIFORM])
+    value, counts = terms.value(kind, maps, REGION.expand(4, 16, 16), EntropyUnit.normalised)
+    assert counts.tolist() == [True, True, True, False]
+    for got, expected in zip(value.tolist(), (one, uniform, half, 0.0), strict=True):
+        assert expected is None or got == pytest.approx(expected, abs=2e-3)
+
+
+def test_area_sees_distance_where_entropy_does_not() -> None:
+    near = torch.zeros(4, 4).index_put((torch.tensor([1, 2]), torch.tensor([1, 1])), torch.tensor(0.5))
+    triangle = torch.zeros(2, 4, 4)
+    triangle[0, 0, 0] = triangle[0, 0, 3] = triangle[0, 3, 0] = 1
+    triangle[1, 1, 1] = triangle[1, 1, 2] = triangle[1, 2, 1] = 1
+    shares = triangle / 3
+    assert terms.area(shares)[0] > 5 * terms.area(shares)[1]
+    assert terms.entropy(shares, EntropyUnit.nats).tolist() == pytest.approx([math.log(3)] * 2)
+    line = terms.area(torch.stack([near, CORNERS]))
+    assert line.abs().max() < 1e-3  # a line has no area, however long
+
+
+@pytest.mark.parametrize("cells", [4, 7])
+def test_energy_outside_is_one_less_the_energy_in_mask(cells: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(5, cells, cells, generator=generator, dtype=torch.float64)
+    region = torch.randint(0, 3, (5, 50, 50), generator=generator).to(torch.uint8)
+    region[region == 2] = 255
+    value, _ = terms.value(Term.energy_outside, maps, region, EntropyUnit.nats)
+    torch.testing.assert_close(value, 1 - energy_in_mask(maps, region))
+
+
+def test_energy_outside_leaves_out_images_without_a_region() -> None:
+    region = torch.stack([REGION, torch.zeros_like(REGION), torch.full_like(REGION, 255)])
+    value, counts = terms.value(Term.energy_outside, UNIFORM.expand(3, 4, 4), region, EntropyUnit.nats)
+    assert counts.tolist() == [True, False, False]
+    assert value[1:].tolist() == [0.0, 0.0]
+
+
+EXTREMES = {
+    "dead": -torch.ones(2, 3, 4, 4),
+    "zero": torch.zeros(2, 3, 4, 4),
+    "constant": torch.ones(2, 3, 4, 4),
+    "one live cell": torch.nn.functional.one_hot(torch.tensor(5), 16).float().view(1, 1, 4, 4).expand(2, 3, 4, 4),
+    "one cell": torch.ones(2, 3, 1, 1),
+    "tiny": torch.full((2, 3, 4, 4), 1e-30),
+    "huge": torch.full((2, 3, 4, 4), 1e30),
+}
+
+
+@pytest.mark.parametrize("kind", list(Score))
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_extremes_have_finite_losses_and_gradients(kind: Score, name: str, size: float, dtype: torch.dtype) -> None:
+    # float16 holds nothing below 6e-8 or above 65504: the tiny map is then dead, the huge one infinite, which no
+    # network's activations are.
+    activations = EXTREMES[name].clamp_max(6e4 if dtype is torch.float16 else torch.inf).to(dtype).requires_grad_()
+    weight = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = (size * torch.tensor([[1.0, -1.0, 0.0, 0.5], [-1.0, 1.0, 0.5, 0.0]])).requires_grad_()
+    target = torch.tensor([0, 0])
+    region = torch.zeros(2, 8, 8, dtype=torch.uint8).index_fill(1, torch.arange(4), 1)
+    constant = head_gradient(logits, target, kind, map_targets(target), weight, 16)
+    for full in (False, True):
+        gradient = constant.expand_as(activations) if full else constant
+        for variant in TRAINABLE:
+            maps = methods.class_activation_map(variant, activations, gradient)
+            assert maps.dtype == torch.float32
+            for term in Term:
+                config = CamConfig(confidence_exponent=0.0, term=term)
+                value = term_of(maps, logits, target, config, region).mean()
+                assert torch.isfinite(value), (variant, term)
+                gradients = torch.autograd.grad(
+                    value, [activations, weight, logits], allow_unused=True, retain_graph=True
+                )
+                assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients), (variant, term)
+
+
+def test_half_precision_maps_give_float32_terms() -> None:
+    maps = torch.rand(2, 4, 4, dtype=torch.float16).requires_grad_()
+    term = term_of(maps, torch.zeros(2, 3, dtype=torch.float16), torch.tensor([0, 1]), CamConfig())
+    assert term.mean().dtype == torch.float32
+    (gradient,) = torch.autograd.grad(term.mean(), maps)
+    assert torch.isfinite(gradient).all()
+
+
+def test_entropy_gradient_against_finite_differences() -> None:
+    maps: Tensor = torch.rand(2, 3, 3, dtype=torch.float64).add(0.05).requires_grad_()
+    logits, target = torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 1])
+    assert torch.autograd.gradcheck(lambda m: term_of(m, logits, target, CamConfig()).mean(), (maps,))

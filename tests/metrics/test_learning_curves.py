@@ -1,0 +1,149 @@
+"""Curves over epochs, the control, stability, and the correlation they are told by."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from camtrain.cam import distribution
+from camtrain.evaluation.sharpened import HIGHEST, LOWEST, power_for, sharpened
+from camtrain.metrics import concentration, learning_curves
+from camtrain.metrics.classification import calibration_error, prediction_entropy
+from camtrain.metrics.equivariance import stability
+
+
+def random_maps(count: int = 6, side: int = 5, seed: int = 0) -> Tensor:
+    return torch.randn(count, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def test_correlation_is_that_of_numpy() -> None:
+    first, second = random_maps(), random_maps(seed=1)
+    expected = [np.corrcoef(a.relu().flatten(), b.relu().flatten())[0, 1] for a, b in zip(first, second, strict=True)]
+    found = distribution.correlation(first, second)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    torch.testing.assert_close(distribution.correlation(first * 7, second * 1e-3), found)
+    torch.testing.assert_close(distribution.correlation(first, first), torch.ones(6))
+
+
+def test_dead_and_constant_maps_have_no_correlation() -> None:
+    maps = random_maps(4)
+    maps[0], maps[1] = -1, 0.3
+    assert distribution.correlation(maps, random_maps(4, seed=2)).isnan().tolist() == [True, True, False, False]
+    assert distribution.correlation(random_maps(4, seed=2), maps).isnan().tolist() == [True, True, False, False]
+
+
+def test_similarities_of_epochs() -> None:
+    first, second = random_maps(), random_maps(seed=1)
+    before, final = learning_curves.similarities([learning_curves.keep(maps) for maps in (first, second, second * 3)])
+    alike = float(distribution.correlation(first, second).double().mean())
+    assert math.isnan(before[0])
+    assert before[1:] == pytest.approx([alike, 1], abs=2e-3)
+    assert final == pytest.approx([alike, 1, 1], abs=2e-3)
+    assert len(learning_curves.keep(random_maps(learning_curves.KEPT + 5))) == learning_curves.KEPT
+
+
+def test_settled_is_where_it_stays_above() -> None:
+    assert learning_curves.settled([0.5, 0.95, 0.8, 0.92, 1.0]) == 4
+    assert learning_curves.settled([0.95, 0.92, 1.0]) == 1
+    assert learning_curves.settled([0.1, 0.2, 1.0]) == 3
+    assert learning_curves.settled([math.nan, 0.95, 1.0]) == 2
+    assert math.isnan(learning_curves.settled([0.5, math.nan]))
+    assert math.isnan(learning_curves.settled([]))
+
+
+def test_epochs_to_a_share_of_the_last_value() -> None:
+    assert learning_curves.epochs_to([0.0, 0.5, 1.0]) == pytest.approx(2.8)
+    assert learning_curves.epochs_to([0.95, 0.5, 1.0]) == 1
+    assert learning_curves.epochs_to([0.2]) == 1
+    assert learning_curves.epochs_to([0.2, 0.95, 0.3, 1.0]) == pytest.approx(1 + 0.7 / 0.75)
+    assert math.isnan(learning_curves.epochs_to([]))
+    assert learning_curves.mean_height([0.2, 0.4, 0.9]) == pytest.approx(0.5)
+
+
+def test_course_belongs_to_the_epochs() -> None:
+    kept = [learning_curves.keep(random_maps(seed=seed)) for seed in range(3)]
+    rows = [{"accuracy/val": value} for value in (0.1, 0.5, 0.6)]
+    found = learning_curves.course(rows, kept, "accuracy/val")
+    assert [len(row) for row in found] == [2, 2, 5]
+    assert found[-1]["settling/with_final"] == pytest.approx(1, abs=1e-5)
+    assert found[-1]["effort/mean_performance"] == pytest.approx(0.4)
+
+
+@given(st.integers(0, 1000), st.floats(0.4, 8))
+@settings(max_examples=25, deadline=None)
+def test_the_control_has_the_entropy_that_was_asked_for(seed: int, power: float) -> None:
+    maps = random_maps(8, seed=seed)
+    maps[3] = -1  # dead
+    wanted = float(concentration.entropy(sharpened(maps, power)).double().nanmean())
+    found = power_for(maps, wanted)
+    assert float(concentration.entropy(sharpened(maps, found)).double().nanmean()) == pytest.approx(wanted, abs=1e-4)
+    assert found == pytest.approx(power, rel=1e-2)
+
+
+def test_the_control_at_its_ends() -> None:
+    maps = random_maps()
+    assert power_for(maps, 100.0) == pytest.approx(LOWEST, rel=1e-6)
+    assert power_for(maps, 0.0) == pytest.approx(HIGHEST, rel=1e-6)
+    assert power_for(-maps.abs(), 1.0) == 1
+    assert power_for(maps, math.nan) == 1
+    torch.testing.assert_close(distribution.distribution(sharpened(maps, 1))[0], distribution.distribution(maps)[0])
+    torch.testing.assert_close(sharpened(maps * 1e-6, 5), sharpened(maps, 5))
+    assert bool(sharpened(maps * 1e-6, HIGHEST).isfinite().all())
+
+
+def test_a_network_that_follows_the_image_is_stable() -> None:
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def follows(changed: Tensor) -> Tensor:
+        return changed.mean(1)
+
+    found = stability(images, follows(images), follows)
+    for value in found:
+        torch.testing.assert_close(value, torch.ones(3))
+
+    def stays(changed: Tensor) -> Tensor:
+        return follows(images)[: len(changed)]
+
+    found = stability(images, stays(images), stays)
+    assert all(bool((value < 0.5).all()) for value in found)
+    dead = stability(images, -follows(images), follows)
+    assert all(bool(value.isnan().all()) for value in dead)
+
+
+def test_prediction_entropy_is_that_of_scipy() -> None:
+    logits = random_maps(1, 8)[0] * 3
+    expected = scipy.stats.entropy(logits.softmax(1).double().numpy(), axis=1)
+    np.testing.assert_allclose(prediction_entropy(logits), expected, rtol=1e-5)
+
+
+def test_calibration_error_by_hand() -> None:
+    confidence = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.5, 0.5], dtype=torch.float64)
+    right = torch.tensor([1.0, 1, 1, 0, 1, 0], dtype=torch.float64)
+    assert float(calibration_error(confidence, right)) == pytest.approx((4 * 0.2 + 2 * 0) / 6)
+    assert float(calibration_error(torch.ones(4), torch.zeros(4))) == 1
+    # A confidence on the edge of a bin belongs to the lower one, as published: (0, 1/15], (1/15, 2/15], ...
+    edge = torch.tensor([2 / 3, 2 / 3 + 1e-6], dtype=torch.float64)
+    assert float(calibration_error(edge, torch.tensor([1.0, 0.0]))) == pytest.approx(0.5, abs=1e-5)
+    generator = np.random.default_rng(0)
+    p = generator.uniform(0.2, 1, 20000)
+    drawn = torch.from_numpy((generator.uniform(size=20000) < p).astype(float))
+    assert float(calibration_error(torch.from_numpy(p), drawn)) < 0.02
+
+
+def test_a_map_that_a_change_kills_has_nothing_in_common_with_the_one_before() -> None:
+    maps = random_maps(3)
+    after = maps.clone()
+    after[1] = -1
+    assert distribution.likeness(maps, after).tolist() == pytest.approx([1, 0, 1])
+    assert distribution.likeness(after, maps).isnan().tolist() == [False, True, False]
+
+
+def test_rank_is_descending_and_row_by_row() -> None:
+    assert distribution.rank(torch.tensor([[[0.2, 0.9], [0.2, 0.5]]])).tolist() == [[[2, 0], [3, 1]]]

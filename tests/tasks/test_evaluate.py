@@ -1,0 +1,164 @@
+"""task=evaluate: a finished run measured again, without training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command, camtrain
+from PIL import Image
+
+from camtrain.config.options import DatasetName
+from camtrain.config.schema import Config, FakeConfig, ModelConfig, ShapesConfig
+from camtrain.data.batches import all_batches
+from camtrain.data.build import build, validation
+from camtrain.data.images import relabelled
+from camtrain.evaluation.forward import forward_maps
+from camtrain.runs.load import Finished, arms, read
+from camtrain.tasks.evaluate import combined, title
+
+FEW = (
+    "evaluate.faithfulness_images=2",
+    "evaluate.road_images=1",
+    "evaluate.sanity_images=2",
+    "evaluate.images=1",
+)
+
+
+def paint(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) -> None:
+    generator = np.random.default_rng(0)
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            noise = generator.integers(-60, 60, (40, 40, 3)) + np.array(colour)
+            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
+
+
+COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a short training on three colours."""
+    place = tmp_path_factory.mktemp("again")
+    paint(place / "set" / "train", COLOURS, 8)
+    paint(place / "set" / "val", COLOURS, 3)
+    small = ("dataset.image_size=32", "dataset.crop_scale=[1.0,1.0]", "trainer.epochs=3", "trainer.batch_size=8")
+    done = camtrain("dataset=folder", f"dataset.root={place / 'set'}", *small, *FEW, "hydra.run.dir=run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(place / "set" / "train")  # not needed any more
+    return place / "run"
+
+
+def result_of(folder: Path) -> Any:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_the_same_images_give_the_same_figures(trained: Path, command: Command, tmp_path: Path) -> None:
+    done = command("task=evaluate", f"run={trained}", *FEW, "hydra.run.dir=again")
+    assert done.returncode == 0, done.stderr
+    before, after = result_of(trained), result_of(tmp_path / "again")
+    assert after["status"] == "completed"
+    for arm in ("baseline", "regularised"):
+        final, epochs = after["arms"][arm]["final"], after["arms"][arm]["epochs"]
+        assert len(epochs) == 1
+        assert {"accuracy/val", "faithfulness/road", "cam/box_accuracy", "sanity/all"} <= set(final)
+        for tag, value in final.items():
+            assert value == pytest.approx(before["arms"][arm]["final"][tag], abs=1e-6), tag
+    assert after["control"]["power"] == pytest.approx(before["control"]["power"], rel=1e-5)
+    assert {entry.name for entry in (tmp_path / "again").iterdir()} >= {"report.html", "pictures.csv", "pictures"}
+    assert "weights.pt" not in [entry.name for entry in (tmp_path / "again").rglob("*")]
+
+
+def test_other_images_with_some_of_the_classes(trained: Path, command: Command, tmp_path: Path) -> None:
+    paint(tmp_path / "other" / "val", {name: COLOURS[name] for name in ("red", "green")}, 4)
+    done = command(
+        "task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", *FEW, "hydra.run.dir=again"
+    )
+    assert done.returncode == 0, done.stderr
+    after = result_of(tmp_path / "again")
+    assert after["data"]["val"] == 8
+    assert after["config"]["dataset"]["image_size"] == 32
+    with (tmp_path / "again" / "pictures.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["class"] for row in rows} == {"red", "green"}
+    network = next(arm for arm in arms(read(trained), torch.device("cpu")) if arm.name == "baseline")
+    config = read(trained).config
+    config.dataset.root = str(tmp_path / "other")  # type: ignore[attr-defined]
+    image_set = relabelled(validation(config.dataset, 0), ["blue", "green", "red"])
+    (batch,) = all_batches(image_set, 8, torch.device("cpu"))
+    assert sorted(set(batch.targets.tolist())) == [1, 2]
+    logits = forward_maps(network, batch.images, batch.targets, config.cam.variant).output.logits
+    accuracy = float((logits.argmax(1) == batch.targets).float().mean())
+    assert after["arms"]["baseline"]["final"]["accuracy/val"] == pytest.approx(accuracy)
+
+
+def test_a_set_of_one_class(trained: Path, command: Command, tmp_path: Path) -> None:
+    paint(tmp_path / "other" / "val", {"green": COLOURS["green"]}, 4)
+    done = command(
+        "task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", *FEW, "hydra.run.dir=again"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training images" not in done.stdout
+    assert 0 <= result_of(tmp_path / "again")["arms"]["regularised"]["final"]["accuracy/val"] <= 1
+
+
+def test_mistakes_are_one_line_and_write_nothing(trained: Path, command: Command, tmp_path: Path) -> None:
+    paint(tmp_path / "other" / "val", {"red": COLOURS["red"], "violet": (150, 40, 150)}, 2)
+    cases = {
+        (f"run={trained}", "dataset=folder", "dataset.root=other"): "does not know the class violet",
+        (f"run={trained}", "dataset=shapes_multi"): "it has several classes per image, the run was trained with one",
+        (f"run={trained}", "dataset.image_size=64"): "choose the data set with it",
+        ("run=nowhere",): "there is no such folder",
+        ("run=other",): "result.json",
+        (): "run is not set",
+    }
+    for arguments, message in cases.items():
+        done = command("task=evaluate", *arguments)
+        assert done.returncode == 2, arguments
+        (line,) = done.stderr.splitlines()
+        assert message in line
+        assert {entry.name for entry in tmp_path.iterdir()} == {"other"}
+
+
+def test_other_images_of_a_generated_set() -> None:
+    """What the network was trained on stays told, and seeds of network and images apart."""
+    theirs = Config(dataset=ShapesConfig(name=DatasetName.shapes, train=1200), model=ModelConfig(name="small_resnet"))
+    asked = Config(dataset=ShapesConfig(name=DatasetName.shapes, val=100), seed=7)
+    own = combined(asked, Finished(Path(), theirs, {}), {"dataset", "dataset.val", "seed"})
+    assert isinstance(own.dataset, ShapesConfig)
+    assert (own.dataset.train, own.dataset.val, own.seed) == (1200, 100, 7)
+    assert title(own, 0) == "shapes, small_resnet, seed 0, measured again on images of seed 7"
+    assert title(own, 7) == "shapes, small_resnet, seed 7, measured again"
+
+
+def test_images_of_other_classes_are_not_decoded(trained: Path, command: Command, tmp_path: Path) -> None:
+    paint(tmp_path / "other" / "val", {"red": COLOURS["red"], "violet": (150, 40, 150)}, 2)
+    done = command(*("task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", "dataset.cache=cached"))
+    assert done.returncode == 2
+    assert not (tmp_path / "cached").exists()
+
+
+def test_validation_is_the_split_that_training_had() -> None:
+    for config in (FakeConfig(image_size=16), ShapesConfig(image_size=32, train=20, val=10)):
+        _, expected = build(config, 3)
+        found = validation(config, 3)
+        assert torch.equal(found.targets, expected.targets)
+        for first, second in zip(found.gather([0, 5]), expected.gather([0, 5]), strict=True):
+            assert first is not None
+            assert second is not None
+            assert torch.equal(first, second)
+
+
+def test_relabelling_leaves_the_original_as_it_is() -> None:
+    _, images = build(FakeConfig(image_size=16, val=6), 0)
+    before = images.targets.clone()
+    other = relabelled(images, ["other", *reversed(images.classes)])
+    assert torch.equal(images.targets, before)
+    assert [other.classes[kind] for kind in other.targets.tolist()] == [images.classes[kind] for kind in before]

@@ -1,0 +1,477 @@
+"""A finished run read again, and its maps over other images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import PHOTOGRAPHS, TINY, camtrain
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from camtrain.cam.routes import GradientRoute as GradientPath
+from camtrain.cam.routes import Routes
+from camtrain.config.options import CamVariant
+from camtrain.data.batches import all_batches
+from camtrain.data.build import build as build_data
+from camtrain.errors import UserError
+from camtrain.evaluation.forward import forward_maps
+from camtrain.metrics.concentration import entropy
+from camtrain.networks.build import build as build_model
+from camtrain.networks.small_resnet import SmallResNet
+from camtrain.normalisation import DEVIATION, MEAN
+from camtrain.report import overlay
+from camtrain.runs import load
+from camtrain.tasks.explain import Explanation, batches, distinct, explain_batch, find, number_of, printable, table
+from camtrain.training.arm import Arm
+
+ARMS = ("baseline", "regularised")
+QUICK = ("evaluate.maps=[]", "evaluate.faithfulness_images=0", "evaluate.sanity_images=0", "evaluate.images=0")
+ONE_THREAD = ("trainer.threads=1", "trainer.device=cpu")
+CPU = torch.device("cpu")
+
+
+def trained(folder: Path, *overrides: str) -> Path:
+    done = camtrain(*overrides, *QUICK, *ONE_THREAD, "hydra.run.dir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run; its classes are those of dataset=fake, its images 32 pixels wide."""
+    return trained(tmp_path_factory.mktemp("run"), *TINY)
+
+
+@pytest.fixture(scope="module")
+def of_several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run with several classes per image."""
+    small = ("dataset.train=32", "dataset.val=16", "dataset.image_size=32", "trainer.epochs=1", "trainer.batch_size=8")
+    return trained(tmp_path_factory.mktemp("several"), "dataset=shapes_multi", *small)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run from pretrained weights, whose file is gone; on real photographs where there are some."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    weights = folder / "weights.pth"
+    data: tuple[str, ...]
+    if (PHOTOGRAPHS / "tiny_animals").is_dir():
+        shutil.copy(PHOTOGRAPHS / "pretrained" / "squeezenet1_0_deepcompression.pth", weights)
+        data = ("dataset=folder", f"dataset.root={PHOTOGRAPHS / 'tiny_animals'}", "model=squeezenet1_0")
+    else:
+        torch.save(SmallResNet(3).state_dict(), weights)
+        data = ("dataset=fake", "model.name=small_resnet")
+    small = ("dataset.image_size=64", "trainer.max_steps=2", "trainer.batch_size=8")
+    of_run = trained(folder, *data, *small, f"model.weights={weights}")
+    weights.unlink()
+    return of_run
+
+
+def write_image(path: Path, number: int = 0, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> Path:
+    """A file with an image like no other."""
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels, "RGBA").convert(mode).save(path)
+    return path
+
+
+def explained(run: Path, cwd: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], str]:
+    """Folder, table and output of the command."""
+    done = camtrain("task=explain", f"run={run}", *arguments, *ONE_THREAD, "hydra.run.dir=maps of mine", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    folder = cwd / "maps of mine"
+    with (folder / "explanations.csv").open(newline="", encoding="utf-8") as opened:
+        return folder, list(csv.DictReader(opened)), done.stdout
+
+
+def arm_of(run: Path, name: str) -> Arm:
+    """The small residual network of a run, put together without the code that is tested."""
+    result = json.loads((run / "result.json").read_text())
+    config, data = load.read(run).config, result["data"]
+    built = build_model(config.model, len(data["classes"]), config.dataset.image_size, 0, multilabel=data["multilabel"])
+    state = torch.load(run / name / "weights.pt", weights_only=True)
+    built.classifier.backbone.load_state_dict(state)
+    return Arm(name, built.classifier.eval(), torch.optim.SGD(built.classifier.parameters()), False, CLOSED)
+
+
+CLOSED = Routes(GradientPath.closed, GradientPath.closed)
+
+
+def as_batch(path: Path) -> Tensor:
+    """An image as it is, upright: (1, 3, height, width), 0..1."""
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+
+
+# ---- a finished run, read again
+
+
+@pytest.mark.parametrize("which", ["run", "pretrained"])
+def test_the_restored_arms_have_the_accuracy_of_the_run(which: str, request: pytest.FixtureRequest) -> None:
+    read = load.read(request.getfixturevalue(which))
+    _, val = build_data(read.config.dataset, read.config.seed)
+    for arm in load.arms(read, CPU):
+        assert not arm.model.training
+        right = []
+        for batch in all_batches(val, 8, CPU):
+            with torch.no_grad():
+                right += (arm.model(batch.images).logits.argmax(1) == batch.targets).tolist()
+        assert sum(right) / len(right) == pytest.approx(read.result["arms"][arm.name]["final"]["accuracy/val"])
+
+
+def test_the_restored_weights_are_those_of_the_file(pretrained: Path) -> None:
+    arms = load.arms(load.read(pretrained), CPU)
+    assert [(arm.name, arm.regularised) for arm in arms] == [("baseline", False), ("regularised", True)]
+    for arm in arms:
+        state = torch.load(pretrained / arm.name / "weights.pt", weights_only=True)
+        own = arm.model.backbone.state_dict()
+        assert own.keys() == state.keys()
+        assert all(torch.equal(own[key], state[key]) for key in state)
+        assert torch.allclose(arm.model.mean.flatten(), torch.tensor(MEAN))
+        assert torch.allclose(arm.model.std.flatten(), torch.tensor(DEVIATION))
+        assert arm.optimiser.param_groups[0]["lr"] == load.read(pretrained).result["learning_rate"]
+
+
+def test_keys_that_came_later_have_their_defaults(run: Path, tmp_path: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    del result["config"]["seed"], result["config"]["cam"]["conflict"]
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    config = load.read(tmp_path).config
+    assert (config.seed, config.cam.conflict.value) == (0, "project")
+    assert type(config.dataset).__name__ == "FakeConfig"
+    assert config.trainer.batch_size == 8
+
+
+def damaged(run: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of a run with other values in its result."""
+    result = json.loads((run / "result.json").read_text()) | changes
+    shutil.copytree(run, folder)
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def test_a_run_that_cannot_be_read(run: Path, tmp_path: Path) -> None:
+    def said(folder: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            load.arms(load.read(folder), CPU)
+        assert "\n" not in str(caught.value)
+        assert str(folder) in str(caught.value)
+        return str(caught.value)
+
+    assert "no finished run is here" in said(tmp_path)
+    assert "its schema is 7" in said(damaged(run, tmp_path / "schema", schema=7))
+    assert "the run is running, not completed" in said(damaged(run, tmp_path / "status", status="running"))
+    assert "not what this camtrain writes" in said(damaged(run, tmp_path / "config", config={}))
+    unknown = json.loads((run / "result.json").read_text())["config"] | {"magic": 1}
+    assert "not what this camtrain writes" in said(damaged(run, tmp_path / "magic", config=unknown))
+    assert "not what this camtrain writes" in said(damaged(run, tmp_path / "rate", learning_rate=None))
+    empty = damaged(run, tmp_path / "begun")
+    (empty / "result.json").write_bytes(b"")
+    assert "not the result of a finished run" in said(empty)
+    (empty / "result.json").write_text("[]")
+    assert "its schema is None" in said(empty)
+
+    other = damaged(run, tmp_path / "weights")
+    weights = other / "regularised" / "weights.pt"
+    torch.save(SmallResNet(7).state_dict(), weights)
+    assert "not the weights of the small_resnet" in said(other)
+    torch.save([1], weights)
+    assert "not a state dict" in said(other)
+    weights.write_bytes((run / "regularised" / "weights.pt").read_bytes()[:1000])
+    assert "not a file of weights" in said(other)
+    weights.unlink()
+    assert "the weights are not there" in said(other)
+
+
+# ---- maps over other images
+
+
+def test_maps_and_probabilities_are_those_of_the_arms(run: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    write_image(photos / "colour.png", 1)
+    write_image(photos / "grey.png", 2, mode="L")
+    write_image(photos / "transparent.png", 3, mode="RGBA")
+    turned = write_image(tmp_path / "turned.png", 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(turned) as opened:
+        opened.save(photos / "turned.png", exif=exif)
+    (photos / "broken.png").write_bytes(b"no image")
+    (photos / "notes.txt").write_text("no image either")
+
+    folder, rows, out = explained(run, tmp_path, "images=photos", "trainer.batch_size=3")
+
+    names = ["colour", "grey", "transparent", "turned"]
+    assert [(Path(row["picture"]).stem, row["arm"]) for row in rows] == [(name, arm) for name in names for arm in ARMS]
+    written = {entry.name for entry in (folder / "maps").iterdir()}
+    assert written == {f"{name}.{end}" for name in names for end in ("png", *(f"{arm}.npy" for arm in ARMS))}
+    assert {entry.name for entry in folder.iterdir()} == {
+        *(".hydra", "camtrain.log", "maps", "explanations.csv", "left_out.txt")
+    }
+    assert "left out: photos/broken.png: not an image that can be read" in out
+    assert (folder / "left_out.txt").read_text().startswith("photos/broken.png: not an image")
+    assert f"table        {folder / 'explanations.csv'}" in out
+
+    classes = json.loads((run / "result.json").read_text())["data"]["classes"]
+    arms = {name: arm_of(run, name) for name in ARMS}
+    for row in rows:
+        image = as_batch(tmp_path / row["picture"])
+        with torch.no_grad():
+            probability = arms[row["arm"]].model(image).logits.softmax(1)[0]
+        best = int(probability.argmax())
+        assert row["class"] == row["predicted class"] == classes[best]
+        assert float(row["probability"]) == pytest.approx(float(probability[best]), abs=1e-5)
+        assert row["predicted probability"] == row["probability"]
+        expected = forward_maps(arms[row["arm"]], image, torch.tensor([best]), CamVariant.gradcam).maps
+        found = np.load(folder / row["npy"])
+        assert found.dtype == np.float32
+        assert found.shape == (4, 4)
+        np.testing.assert_allclose(found, expected[0].numpy(), rtol=1e-4, atol=1e-5)
+        if row["dead"] == "no":
+            assert float(row["entropy"]) == pytest.approx(float(entropy(expected)[0]), abs=1e-4)
+        else:
+            assert not row["entropy"]
+        with Image.open(folder / row["png"]) as drawn:
+            assert drawn.width == 3 * overlay.TILE + 4 * overlay.GAP
+
+
+def test_the_map_of_a_class_that_was_asked_for(run: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / "photos" / "deep" / f"{number}.png", number)
+    write_image(tmp_path / "photos" / "other.jpg", 9)
+    classes = json.loads((run / "result.json").read_text())["data"]["classes"]
+    folder, rows, out = explained(run, tmp_path, "images=photos/**/*.png", f"class={classes[1]}")
+    assert [row["picture"] for row in rows[::2]] == [f"photos/deep/{number}.png" for number in range(3)]
+    assert {row["class"] for row in rows} == {classes[1]}
+    assert f"p of {classes[1]}" in out
+    for row in rows:
+        arm = arm_of(run, row["arm"])
+        image = as_batch(tmp_path / row["picture"])
+        output, _, maps = forward_maps(arm, image, torch.tensor([1]), CamVariant.gradcam)
+        probability = output.logits.softmax(1)[0]
+        np.testing.assert_allclose(np.load(folder / row["npy"]), maps[0].numpy(), rtol=1e-4, atol=1e-5)
+        assert float(row["probability"]) == pytest.approx(float(probability[1]), abs=1e-5)
+        assert row["predicted class"] == classes[int(probability.argmax())]
+        assert float(row["predicted probability"]) == pytest.approx(float(probability.max()), abs=1e-5)
+
+
+def test_several_classes_per_image(of_several: Path, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "one (1).png", 5)
+    folder, rows, _ = explained(of_several, tmp_path, f'images="{path}"')
+    classes = json.loads((of_several / "result.json").read_text())["data"]["classes"]
+    assert [row["arm"] for row in rows] == list(ARMS)
+    for row in rows:
+        arm = arm_of(of_several, row["arm"])
+        with torch.no_grad():
+            probability = arm.model(as_batch(path)).logits.sigmoid()[0]
+        best = int(probability.argmax())
+        assert row["class"] == row["predicted class"] == classes[best]
+        assert float(row["probability"]) == pytest.approx(float(probability[best]), abs=1e-5)
+        target = one_hot(torch.tensor([best]), len(classes))
+        maps = forward_maps(arm, as_batch(path), target, CamVariant.gradcam).maps
+        np.testing.assert_allclose(np.load(folder / row["npy"]), maps[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("photographs")
+def test_photographs(pretrained: Path) -> None:
+    """The network's autograd path, and images cut and shrunk as validation's are."""
+    read = load.read(pretrained)
+    _, val = build_data(read.config.dataset, read.config.seed)
+    skipped: list[Any] = []
+    ours = [pixels for _, pixels in batches(val.files, val.side, 5, 1, skipped)]
+    assert [len(pixels) for pixels in ours[:-1]] == [5] * (len(ours) - 1)
+    assert torch.equal(torch.cat(ours), val.gather(range(len(val.files)))[0])
+    assert not skipped
+    images = ours[0].float() / 255
+    for arm in load.arms(read, CPU):
+        assert arm.paths.evaluation is GradientPath.autograd
+        seen = explain_batch(arm, images, CamVariant.gradcam, None, None)
+        assert torch.equal(seen.kinds, seen.predicted)
+        again = explain_batch(arm, images[2:3], CamVariant.gradcam, seen.kinds[2:3], None)
+        torch.testing.assert_close(again.maps[0], seen.maps[2], rtol=1e-3, atol=1e-4)
+        assert float(again.probability) == pytest.approx(float(seen.confidence[2]), abs=1e-4)
+
+
+def test_a_dead_map_is_said_to_be_one(run: Path, tmp_path: Path) -> None:
+    dead = damaged(run, tmp_path / "dead")
+    state = torch.load(dead / "regularised" / "weights.pt", weights_only=True)
+    state["fc.weight"] = -state["fc.weight"].abs()  # behind a ReLU: no map is above 0
+    torch.save(state, dead / "regularised" / "weights.pt")
+    write_image(tmp_path / "one.png")
+    folder, rows, out = explained(dead, tmp_path, "images=one.png")
+    assert (rows[1]["dead"], rows[1]["entropy"]) == ("yes", "")
+    assert rows[0]["dead"] == "no"
+    assert "dead" in out
+    assert (np.load(folder / rows[1]["npy"]) <= 0).all()
+    assert (np.load(folder / rows[1]["npy"]) < 0).any(), "maps are kept as they are before ReLU"
+
+
+# ---- what is wrong
+
+
+def refused(cwd: Path, *arguments: str) -> str:
+    """The one line that the command ends with; nothing may be written."""
+    before = sorted(cwd.rglob("*"))
+    done = camtrain("task=explain", *arguments, "trainer.threads=1", cwd=cwd)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("camtrain: error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert sorted(cwd.rglob("*")) == before
+    return done.stderr.removeprefix("camtrain: error: ")
+
+
+def test_what_is_missing_is_found_before_anything_starts(run: Path, tmp_path: Path) -> None:
+    assert refused(tmp_path, "images=photos").startswith("run is not set: give it as run=FOLDER")
+    assert refused(tmp_path, "run=nowhere", "images=photos") == "run=nowhere: there is no such folder\n"
+    assert refused(tmp_path, f"run={run}").startswith("images is not set: give it as images=PATH")
+
+
+def test_runs_and_images_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
+    of_run = f"run={run}"
+    write_image(tmp_path / "photos" / "one.png")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "one.png").write_bytes(b"no image")
+    assert "no image fits this pattern" in refused(tmp_path, of_run, "images=photos/*.gif")
+    none = refused(tmp_path, of_run, "images=broken")
+    assert none.startswith("images=broken: none can be read; the first: broken/one.png: not an image")
+    unknown = refused(tmp_path, of_run, "images=photos", "class=zebra")
+    classes = json.loads((run / "result.json").read_text())["data"]["classes"]
+    assert unknown == f"class=zebra: the run has no such class; it has {', '.join(classes)}\n"
+    half = damaged(run, tmp_path / "half", status="interrupted")
+    assert "the run is interrupted, not completed" in refused(tmp_path, f"run={half}", "images=photos")
+    cut = damaged(run, tmp_path / "cut")
+    (cut / "baseline" / "weights.pt").write_bytes(b"PK")
+    assert "not a file of weights" in refused(tmp_path, f"run={cut}", "images=photos")
+
+
+def test_explanations_are_not_written_over(run: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "one.png")
+    folder, _, _ = explained(run, tmp_path, "images=one.png")
+    again = refused(tmp_path, f"run={run}", "images=one.png", f"hydra.run.dir={folder}")
+    assert "already holds explanations: choose another hydra.run.dir=FOLDER" in again
+
+
+def test_an_unknown_class_of_many() -> None:
+    classes = [f"kind {number}" for number in range(100)] + ["horse"]
+    with pytest.raises(UserError) as caught:
+        number_of("hors", classes)
+    assert "did you mean horse?" in str(caught.value)
+    assert str(caught.value).endswith("kind 19 and 81 more")
+    assert number_of("horse", classes) == 100
+
+
+# ---- which images, and what their files are called
+
+
+def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    for name in ("b.JPG", "a.png", ".hidden.png", "sub/c.webp", ".cache/d.png", "odd[1]/e.png"):
+        write_image(photos / name, size=(2, 2))
+    (photos / "notes.txt").write_text("no image")
+    (photos / "folder.png").mkdir()
+
+    def names(images: str) -> list[str]:
+        return [path.relative_to(photos).as_posix() for path in find(images)]
+
+    assert names(str(photos)) == ["a.png", "b.JPG"]
+    assert names(f"{photos}/*") == ["a.png", "b.JPG"]
+    assert names(f"{photos}/**") == ["a.png", "b.JPG", "odd[1]/e.png", "sub/c.webp"]
+    assert names(f"{photos}/**/*.webp") == ["sub/c.webp"]
+    assert names(f"{photos}/odd[1]/e.png") == ["odd[1]/e.png"]
+    assert names(f"{photos}/notes.txt") == ["notes.txt"], "a file that is named is tried"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert names("~/photos/?.png") == ["a.png"]
+    monkeypatch.chdir(photos)
+    assert find("*.png") == [Path("a.png")]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for images, expected in (
+        (str(empty), "no images in this folder"),
+        (f"{photos}/*.gif", "no image fits this pattern"),
+        (str(photos / "nowhere"), "no such file or folder"),
+        ("~nobody-of-that-name/*", "give a file, a folder or a pattern"),
+        ("x" * 5000, "give a file, a folder or a pattern|no such file or folder"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            find(images)
+
+
+def test_no_two_images_share_a_name() -> None:
+    paths = [Path(name) for name in ("a/1.png", "b/1.png", "b/1.jpg", "c/2.png", "x/b/1.png", "d/b_1.png", "e/B_1.gif")]
+    names = distinct(paths)
+    assert names[:2] == ["a_1", "b_1"]
+    assert names[3] == "2"
+    assert len({name.casefold() for name in names}) == len(paths)
+    assert not [name for name in names if "/" in name]
+    long = distinct([Path("ü" * 120 + "1.png"), Path("ü" * 120 + "2.png")])
+    assert len(set(long)) == 2
+    assert max(len(f".{name}.regularised.npy.partial".encode()) for name in long) <= 255
+
+
+def test_images_of_the_same_name_do_not_overwrite_each_other(run: Path, tmp_path: Path) -> None:
+    for number, kind in enumerate(("cat", "dog")):
+        write_image(tmp_path / kind / "1.png", number)
+    folder, rows, _ = explained(run, tmp_path, "images=*/1.png")
+    assert sorted(path.name for path in (folder / "maps").glob("*.png")) == ["cat_1.png", "dog_1.png"]
+    assert len({row["npy"] for row in rows}) == 4
+    assert all((folder / row[kind]).is_file() for row in rows for kind in ("png", "npy"))
+
+
+def test_names_that_cannot_be_shown_or_written() -> None:
+    assert printable("a\nb\x1b[0m") == "a�b�[0m"
+    assert printable(b"caf\xe9".decode(errors="surrogateescape")).encode() == "caf�".encode()
+    assert printable("猫 ü") == "猫 ü"
+
+
+# ---- captions
+
+
+def fitted(*parts: str) -> str:
+    return overlay.fitted(overlay.Line(*parts), overlay._font(14), overlay.TILE)
+
+
+def test_a_caption_is_shortened_and_its_end_stays() -> None:
+    assert fitted("predicts cat", " 93%") == "predicts cat 93%"
+    for text in ("predicts a breed of dogs of a very long name indeed", "W" * 5000, "predicts " + "i" * 300):
+        short = fitted(text, " 93%")
+        assert short.endswith("… 93%")
+        assert overlay._font(14).getlength(short) <= overlay.TILE
+        assert overlay._font(14).getlength(short) > overlay.TILE - 40
+    assert "\n" not in fitted("two\nlines")
+
+
+def test_a_captioned_strip_has_the_strip_in_it() -> None:
+    tiles = np.full((overlay.TILE, 3 * overlay.TILE + 2 * overlay.GAP, 3), 7, np.uint8)
+    line = overlay.Line("x" * 100)
+    plain, taller = (overlay.captioned(tiles, [[line] * count, [line], [line]]) for count in (1, 3))
+    inner = plain[overlay.GAP : overlay.GAP + overlay.TILE, overlay.GAP : -overlay.GAP]
+    assert (inner == 7).all()
+    assert taller.shape[0] > plain.shape[0]
+    below = plain[overlay.GAP + overlay.TILE :]
+    assert below.min() < 100, "there is text"
+    for number in (1, 2):  # and none between the tiles
+        gap = overlay.GAP + number * (overlay.TILE + overlay.GAP) - overlay.GAP
+        assert (below[:, gap + 1 : gap + overlay.GAP - 1] == 255).all()
+
+
+def test_the_table_shows_the_first_images() -> None:
+    def line(number: int, arm: str) -> Explanation:
+        path = f"{'folder/' * 20}{number}.png"
+        return Explanation(path, arm, "cat", 0.25, "dog", 0.5, 1.5, number == 1, "", "")
+
+    lines = table([[line(number, arm) for arm in ARMS] for number in range(33)], "cat").splitlines()
+    assert " ".join(lines[0].split()) == "image baseline p of cat entropy regularised p of cat entropy"
+    assert lines[1].split()[1:] == ["dog", "0.50", "0.25", "1.50"] * 2
+    assert lines[2].endswith("dead")
+    assert lines[-1] == "and 13 more"
+    assert len(lines) == 22
+    assert max(map(len, lines)) < 120

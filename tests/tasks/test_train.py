@@ -1,0 +1,643 @@
+"""The command as a user runs it: real processes, real folders."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FEW, ROOT, TINY, Command, camtrain
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.models import get_model
+
+from camtrain.loss.balance import default_share
+from camtrain.networks.small_resnet import SmallResNet
+
+# Enough of what takes long to see that it works.
+
+TAGS = {
+    "accuracy/train",
+    "accuracy/val",
+    "loss/total",
+    "loss/classification",
+    "loss/cam_entropy",
+    "effort/cam_share",
+    "effort/cam_weight",
+    "cam/entropy",
+    "cam/area",
+    "cam/dispersion",
+    "cam/contrast",
+    "cam/gini",
+    "cam/top_tenth",
+    "cam/border_mass",
+    "cam/peak_entropy",
+    "cam/dead_rate",
+    "cam/energy_in_mask",
+    "cam/pointing",
+    "confidence/top_probability",
+    "confidence/margin",
+    "confidence/entropy",
+    "confidence/calibration_error",
+    "settling/with_final",
+    "optim/lr",
+    "time/step",
+    "time/epoch",
+}
+
+OTHER = {
+    f"other_maps/{variant}/{name}"
+    for variant in ("gradcampp", "layercam", "eigencam")
+    for name in (
+        *("entropy", "area", "dispersion", "contrast", "gini", "top_tenth", "border_mass", "dead_rate"),
+        *("energy_in_mask", "pointing", "with_trained", "deletion", "insertion"),
+    )
+} | {
+    "other_maps/layercam/like_gradcampp",
+    "other_maps/eigencam/like_gradcampp",
+    "other_maps/eigencam/like_layercam",
+}
+
+LATE = OTHER | {
+    *(f"faithfulness/{name}" for name in ("drop", "increase", "deletion", "insertion", "road")),
+    *("cam/iou", "cam/box_accuracy", "cam/pxap", "stability/flip", "stability/shift", "sanity/head", "sanity/all"),
+    *("settling/with_previous", "settling/epoch", "effort/epochs_to_90", "effort/mean_performance"),
+}
+"""Measured or known after the last epoch only."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder and output of one small run."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = camtrain(*TINY, "trainer.batch_size=4", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / "outputs" / "runs").iterdir()
+    return run, done.stdout
+
+
+def test_run_folder(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", run.name)
+    assert {entry.name for entry in run.iterdir()} == {
+        ".hydra",
+        "camtrain.log",
+        "tb",
+        "baseline",
+        "regularised",
+        "result.json",
+        "pictures",
+        "pictures.csv",
+        "report.html",
+    }
+    for arm in ("baseline", "regularised"):
+        assert {entry.name for entry in (run / arm).iterdir()} == {"checkpoint.pt", "weights.pt"}
+    assert "energy in mask" in (run / "camtrain.log").read_text()
+
+
+def test_output_ends_with_the_comparison_and_where_everything_is(finished: tuple[Path, str]) -> None:
+    run, out = finished
+    for label in ("accuracy", "entropy, nats", "elliptical area", "dispersion", "contrast", "dead rate", "pointing"):
+        assert label in out
+    assert re.search(r"baseline +regularised +difference", out)
+    assert f"report       {run / 'report.html'}" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("TensorBoard"))
+    program, *arguments = shlex.split(line)[1:]
+    assert arguments == ["--logdir", str(run / "tb")]
+    assert shutil.which(program), f"{program} cannot be started as printed"
+
+
+def test_result(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    result = json.loads((run / "result.json").read_text())
+    assert (result["schema"], result["status"], result["seed"]) == (1, "completed", 0)
+    assert result["config"]["cam"]["score"] == "centred"
+    assert result["cam_share"] == default_share(pretrained=False)
+    for arm in ("baseline", "regularised"):
+        of_arm = result["arms"][arm]
+        assert len(of_arm["epochs"]) == 2
+        assert of_arm["final"] == of_arm["epochs"][-1]
+        assert of_arm["final"].keys() == TAGS | LATE
+        assert of_arm["epochs"][0].keys() == TAGS | {"settling/with_previous"}
+        assert of_arm["final"]["settling/with_final"] == pytest.approx(1, abs=1e-5)
+    for tag, value in result["difference"].items():
+        pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
+        assert value == pytest.approx(pair[1] - pair[0])
+    assert result["control"]["power"] > 0
+    assert result["control"]["final"]["cam/entropy"] == pytest.approx(
+        result["arms"]["regularised"]["final"]["cam/entropy"], abs=1e-3
+    )
+    assert [line["size"] for line in result["by_size"]] == ["small", "middle", "large", "all"]
+    assert len(result["sanity"]["baseline"]) > 2
+    assert {entry["why"] for entry in result["wall"]} == {"best", "worst", "random"}
+    for entry in result["wall"]:
+        assert (run / entry["file"]).is_file()
+    assert result["difference_95"].keys() >= OTHER | {"accuracy/val", "cam/entropy", "cam/energy_in_mask"}
+    assert result["timing"]["step_ratio"] > 0
+    assert result["model"]["gradient_path"]["training"] == "closed form"
+
+
+def test_figures_of_each_image(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    with (run / "pictures.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    result = json.loads((run / "result.json").read_text())
+    assert len(rows) == result["data"]["val"]
+    assert {row["class"] for row in rows} <= set(result["data"]["classes"])
+    for arm in ("baseline", "regularised"):
+        for tag in ("accuracy/val", "cam/entropy", "faithfulness/deletion", "cam/box_accuracy"):
+            values = [float(row[f"{arm} {tag}"]) for row in rows if row[f"{arm} {tag}"]]
+            assert sum(values) / len(values) == pytest.approx(result["arms"][arm]["final"][tag], rel=1e-5)
+
+
+def test_tensorboard_has_identical_tags_in_both_arms(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    assert {entry.name for entry in (run / "tb").iterdir()} == {"baseline", "regularised"}
+    result = json.loads((run / "result.json").read_text())
+    for arm in ("baseline", "regularised"):
+        events = EventAccumulator(str(run / "tb" / arm))
+        events.Reload()
+        tags = events.Tags()
+        assert set(tags["scalars"]) == TAGS | LATE
+        assert all(len(events.Scalars(tag)) <= 2 for tag in tags["scalars"])
+        assert {"config/text_summary", "comparison/text_summary"} <= set(tags["tensors"])
+        entropy = [event.value for event in events.Scalars("cam/entropy")]
+        assert entropy == pytest.approx([row["cam/entropy"] for row in result["arms"][arm]["epochs"]], rel=1e-5)
+        assert "_hparams_/session_start_info" in events.summary_metadata
+        if arm == "regularised":
+            assert len(tags["images"]) == 2
+            assert [event.step for event in events.Images(tags["images"][0])] == [1, 2]
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_report_is_one_page_without_network(finished: tuple[Path, str]) -> None:
+    text = (finished[0] / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 4  # one best, one worst, two random
+    assert all(str(attributes["src"]).startswith("data:image/png") and attributes["alt"] for attributes in images)
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3
+    links = [str(attributes.get(key)) for _, attributes in page.tags for key in ("href", "src", "xlink:href")]
+    assert not [link for link in links if link.startswith(("http", "//"))]
+    assert not any(tag in ("script", "link") for tag, _ in page.tags)
+    assert "small_resnet" in text
+
+
+def test_weights_load_into_the_plain_network(finished: tuple[Path, str]) -> None:
+    for arm in ("baseline", "regularised"):
+        state = torch.load(finished[0] / arm / "weights.pt", weights_only=True)
+        SmallResNet(3).load_state_dict(state)
+    first, second = (torch.load(finished[0] / arm / "weights.pt")["fc.weight"] for arm in ("baseline", "regularised"))
+    assert not torch.equal(first, second)
+
+
+def stripped(result: dict[str, Any]) -> dict[str, Any]:
+    """Without what time changes."""
+    for arm in result["arms"].values():
+        for row in (*arm["epochs"], arm["final"]):
+            for tag in [tag for tag in row if tag.startswith("time/")]:
+                del row[tag]
+    return {arm: of_arm["epochs"] for arm, of_arm in result["arms"].items()}
+
+
+def only_result(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("outputs/**/result.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_same_seed_same_figures_whatever_the_workers_and_weight_zero_equals_baseline(tmp_path: Path) -> None:
+    results = []
+    # MobileNet has dropout: equal weights need the same draws in both arms.
+    for number, more in enumerate((["trainer.workers=1"], ["trainer.workers=2"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = camtrain(*TINY, "model=mobilenet_v3_small", "cam.weight=0", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        results.append(stripped(only_result(folder)))
+        (run,) = (folder / "outputs" / "runs").iterdir()
+        weights = [torch.load(run / arm / "weights.pt") for arm in ("baseline", "regularised")]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert results[0] == results[1]
+    assert results[0]["baseline"] == results[0]["regularised"]
+    assert math.isfinite(results[0]["baseline"][-1]["cam/entropy"])
+
+
+def test_sweep(tmp_path: Path, command: Command) -> None:
+    done = command("-m", *TINY, "trainer.max_steps=2", "cam.weight=0.5,1", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    results = [json.loads((sweep / str(job) / "result.json").read_text()) for job in range(4)]
+    assert [(r["config"]["cam"]["weight"], r["seed"]) for r in results] == [(0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)]
+    assert (sweep / "0" / ".hydra" / "overrides.yaml").exists()
+    summary = done.stdout[done.stdout.rindex("baseline > regularised") :]
+    final = {arm: results[3]["arms"][arm]["final"]["accuracy/val"] for arm in ("baseline", "regularised")}
+    assert re.search(rf"3: cam.weight=1 seed=1 +{final['baseline']:.3f} > {final['regularised']:.3f}", summary)
+    assert f"--logdir {sweep}" in summary
+
+
+def test_a_sweep_is_checked_before_its_first_job(tmp_path: Path, command: Command) -> None:
+    done = command("-m", *TINY, "cam.weight=0.1,-1")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "camtrain: error: cam.weight=-1 is out of range: it must be at least 0\n",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+WRONG = {
+    "model=resnet19": r"model=resnet19: no such choice; choose one of .*resnet18",
+    "dataset=folder": r"dataset.root is not set",
+    "dataset=folder dataset.root=nowhere": r"dataset.root=nowhere: there is no such folder",
+    "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, term, weight",
+    "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number or auto",
+    "cam.weight=-1": r"cam.weight=-1 is out of range: it must be at least 0",
+    "cam.variant=camgrad": r"cam.variant: camgrad does not fit; it must be one of cam, .*, layercam$",
+    "cam.score=prob": r"cam.score: prob does not fit; it must be one of logit, centred, log_prob",
+    "trainer.batch_size=0": r"trainer.batch_size=0 is out of range: it must be at least 2",
+    "trainer.epochs=1.5": r"trainer.epochs: 1.5 does not fit; it must be a whole number",
+    "optim.lr=0": r"optim.lr=0 is out of range: it must be above 0",
+    "dataset.crop_scale=[0.9,0.2]": r"dataset.crop_scale=\[0.9, 0.2\] must be two shares",
+    "dataset.flip=maybe": r"dataset.flip: maybe does not fit; it must be true or false",
+    "dataset.root=x": r"dataset.root: no such key; dataset has name, image_size",
+    "sed=1": r"sed: no such key \(did you mean seed\?\); there are dataset, model",
+    "epochs=3": r"epochs: no such key \(did you mean trainer.epochs\?\)",
+    "--epochs 3": r"--epochs: no such flag; settings are written KEY=VALUE",
+    "dataset=folder dataset.root=~/x": r"cannot read 'dataset.root=~/x'; .*quotes: 'dataset.root=\"~/x\"'",
+    "cam.weight=[1": r"cannot read 'cam.weight=\[1'; a value with special characters",
+    "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer; it has .*layer3 \(4 x 4\)",
+    "model.name=resnet19": r"model.name=resnet19: no such network",
+    "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",
+    "cam=cam model=squeezenet1_0": r"cam.variant=cam needs global average pooling",
+    "cam.variant=eigencam": r"cam.variant=eigencam can be measured, by evaluate.maps=\[eigencam\], but not trained",
+    "+cam.wieght=5": r"cam.wieght: no such key",
+    "cam=null": r".*cam=null: a group is set to the name of one of its choices",
+    "cam.weight=1,2": r"cam.weight=1,2: several values for one key are a sweep; write camtrain -m",
+    "cam.weight=null": r"cam.weight: this value does not fit; it must be a number or auto",
+    "cam.weight=inf": r"cam.weight=inf is out of range: it must be at least 0 and finite",
+    "model=resnet18 model.layer=layer2 dataset.image_size=64": r"model.layer=layer2: a batch norm behind it",
+    "model=vit_b_16 dataset.image_size=40": r"dataset.image_size=40: this network cannot take it",
+    "model.batch_norm=frozen": r"model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights",
+    "dataset.crop_scale=[magic,1]": r"dataset.crop_scale\[0\]: magic does not fit; it must be a number",
+    "evaluate.maps=[magic]": r"evaluate.maps\[0\]: magic does not fit; it must be one of cam, gradcam",
+    "dataset.name=shapes": r"dataset.name=shapes: choose the data set with dataset=shapes",
+    "trainer.device=cuda": r"trainer.device=cuda: torch finds no CUDA device",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+def test_wrong_overrides_are_one_line_and_write_nothing(overrides: str, tmp_path: Path, command: Command) -> None:
+    if "cuda" in overrides and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    arguments = overrides.split() if "dataset=folder" in overrides else ["dataset=fake", *overrides.split()]
+    done = command(*arguments)
+    said = done.stderr
+    assert done.returncode == 2, said
+    assert not done.stdout
+    assert said.count("\n") == 1, said
+    assert re.match(f"camtrain: error: {WRONG[overrides]}", said), said
+    assert not list(tmp_path.iterdir())
+
+
+def tiny_folder(root: Path, size: int = 40) -> Path:
+    for split in ("train", "val"):
+        for kind, name in enumerate(("cat", "dog")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (size, size), (40 * number, 200 * kind, 90)).save(
+                    root / split / name / f"{number}.png"
+                )
+    return root
+
+
+def test_bad_data_and_weights_are_one_line_and_write_nothing(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def said(root: Path, *more: str) -> str:
+        done = camtrain("dataset=folder", f"dataset.root={root}", "dataset.image_size=32", *more, cwd=work)
+        text = done.stderr
+        assert done.returncode == 2, text
+        assert all(line.startswith("cache ") for line in done.stdout.splitlines())
+        assert text.count("\n") == 1, text
+        assert not list(work.iterdir())
+        return text
+
+    empty = tiny_folder(tmp_path / "empty")
+    (empty / "train" / "cow").mkdir()
+    assert "cow: no images in this class folder" in said(empty)
+
+    broken = tiny_folder(tmp_path / "broken")
+    (broken / "train" / "dog" / "3.png").write_bytes(b"no image")
+    assert "3.png: not an image that can be read" in said(broken)
+
+    masks = tiny_folder(tmp_path / "masks")
+    (masks / "masks" / "train" / "cat").mkdir(parents=True)
+    Image.new("L", (7, 9)).save(masks / "masks" / "train" / "cat" / "0.png")
+    assert "the mask is 7x9 pixels" in said(masks, "cam.term=energy_outside")
+
+    torch.save(get_model("squeezenet1_0").state_dict(), tmp_path / "other.pth")
+    whole = tiny_folder(tmp_path / "whole")
+    assert "weights of another network" in said(whole, "model=resnet18", f"model.weights={tmp_path / 'other.pth'}")
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file where the folder should be")
+    done = camtrain(*TINY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(r"camtrain: error: .*outputs.*; choose another folder with hydra.run.dir=FOLDER\n", done.stderr)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["outputs"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into read-only folders")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    done = camtrain(*TINY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Permission denied" in done.stderr
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path, command: Command) -> None:
+    assert command(*TINY, "trainer.max_steps=1", "hydra.run.dir=here").returncode == 0
+    files = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    again = command(*TINY, "cam.weight=0.777", "hydra.run.dir=here")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "mine").mkdir()
+    done = command("dataset=fake", "model.layer=layer9", "hydra.run.dir=mine")
+    assert done.returncode == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_sweep_goes_on_after_a_job_that_cannot_run(tmp_path: Path, command: Command) -> None:
+    done = command(*TINY, "-m", "trainer.max_steps=1", "model.layer=layer9,layer3")
+    assert done.returncode == 2
+    assert done.stderr.count("camtrain: error: model.layer=layer9") == 1
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert {entry.name for entry in sweep.iterdir()} == {"1", "multirun.yaml"}
+
+
+def test_a_sweep_of_which_no_job_can_run_leaves_nothing(tmp_path: Path, command: Command) -> None:
+    assert command("-m", *TINY, "model.layer=layer9", "seed=0,1").returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_explodes_is_said_and_the_result_is_marked(tmp_path: Path, command: Command) -> None:
+    done = command(*TINY, "optim.name=sgd", "optim.lr=1e12", "optim.schedule=constant", "trainer.epochs=3")
+    assert done.returncode == 2
+    assert re.search(r"arm's loss is (nan|inf) in epoch \d+, step \d+: lower optim.lr", done.stdout + done.stderr)
+    assert only_result(tmp_path)["status"] == "failed"
+
+
+def test_interrupt(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "camtrain", "dataset=fake", "dataset.train=512", "trainer.epochs=1000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job that a shell started in the background ignores the signal, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("outputs/runs/*/regularised/checkpoint.pt")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert errors.strip().endswith(f"camtrain: interrupted; what was done so far is in {run}")
+    assert "Traceback" not in errors
+    assert only_result(tmp_path)["status"] == "interrupted"
+
+
+def test_help_names_every_choice_and_does_not_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['camtrain', '--help']; from camtrain.cli import main; main();"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    for group in ("dataset", "model", "cam", "optim", "trainer", "experiment"):
+        assert group in done.stdout
+        for choice in (ROOT / "conf" / group).glob("*.yaml"):
+            assert choice.stem in done.stdout, f"{group}={choice.stem} is not in the help"
+
+
+def test_version_and_configuration(command: Command, tmp_path: Path) -> None:
+    assert re.fullmatch(r"camtrain \d+\.\d+\.\d+\n", command("--version").stdout)
+    shown = command("--cfg", "job", "experiment=paper", "dataset.root=x").stdout
+    for line in ("name: resnet50", "weights: IMAGENET1K_V1", "score: logit", "unit: nats", "weight: 100"):
+        assert line in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_tab_completion(command: Command) -> None:
+    for line, expected in (
+        ("camtrain model=res", {"model=resnet18", "model=resnet34", "model=resnet50"}),
+        ("camtrain cam.sc", {"cam.score="}),
+        ("camtrain datas", {"dataset=", "dataset."}),
+    ):
+        done = command("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+        assert expected <= set(done.stdout.split()), done.stdout + done.stderr
+
+
+LARGE = {"vgg11"}  # its checkpoints of both arms take 3 GB
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        pytest.param(path.stem, marks=pytest.mark.slow if path.stem in LARGE else ())
+        for path in sorted((ROOT / "conf" / "model").glob("*.yaml"))
+    ],
+)
+def test_every_network_trains(choice: str, command: Command, tmp_path: Path) -> None:
+    size = 128 if choice == "swin_t" else 64
+    small = (
+        f"dataset.image_size={size}",
+        "dataset.train=8",
+        "dataset.val=4",
+        "trainer.batch_size=4",
+        "trainer.max_steps=2",
+    )
+    # Faithfulness takes 300 forward passes, which are the same for every network.
+    few = ("evaluate.images=1", "evaluate.faithfulness_images=0", "evaluate.sanity_images=2")
+    done = command("dataset=fake", f"model={choice}", *small, *few)
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert min(result["model"]["grid"]) >= 4
+    assert result["status"] == "completed"
+
+
+@pytest.mark.parametrize("choice", sorted(path.stem for path in (ROOT / "conf" / "cam").glob("*.yaml")))
+def test_every_map_trains(choice: str, command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, f"cam={choice}", "trainer.epochs=1")
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert result["config"]["cam"]["variant"] == choice
+    final = result["arms"]["regularised"]["final"]
+    assert 0 < final["effort/cam_share"] < 1
+    assert final["effort/cam_weight"] > 0
+
+
+@pytest.mark.parametrize("term", ["area", "dispersion", "total_variation", "energy_outside"])
+def test_every_term_trains(term: str, command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, f"cam.term={term}", "cam.weight=1")
+    assert done.returncode == 0, done.stderr
+    final = only_result(tmp_path)["arms"]["regularised"]["final"]
+    assert final[f"loss/cam_{term}"] >= 0
+    assert "loss/cam_entropy" not in final
+    assert final["effort/cam_weight"] == 1
+
+
+def test_several_classes_per_image(command: Command, tmp_path: Path) -> None:
+    small = ("dataset.train=64", "dataset.val=24", "dataset.image_size=32", "trainer.epochs=2", "evaluate.images=3")
+    done = command("dataset=shapes_multi", *small, *FEW, "evaluate.maps=[layercam]")
+    assert done.returncode == 0, done.stderr
+    assert "mean average precision" in done.stdout
+    result = only_result(tmp_path)
+    assert result["data"]["multilabel"]
+    assert result["difference_95"]["average_precision/val"] > 0
+    for arm in ("baseline", "regularised"):
+        final = result["arms"][arm]["final"]
+        assert 0 < final["average_precision/val"] < 1
+        assert 0 < final["average_precision/train"] < 1
+        assert "accuracy/val" not in final
+        assert 0 < final["cam/energy_in_mask"] < 1
+        assert 0 <= final["cam/iou"] <= 1
+        assert "confidence/calibration_error" not in final
+
+
+PRESETS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def test_every_preset_says_what_was_seen_and_is_in_the_help(command: Command) -> None:
+    shown = command("--help").stdout
+    for name in PRESETS:
+        text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
+        assert re.search(r"^#   camtrain .*experiment=" + name, text, re.MULTILINE), name
+        assert re.search("[Ss]een|Expect", text), name
+        assert re.search(rf"\b{name}\b", shown), name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_run(name: str, command: Command, tmp_path: Path) -> None:
+    root = [] if name == "quick" else [f"dataset.root={tmp_path}"]
+    done = command("--cfg", "job", f"experiment={name}", *root)
+    assert done.returncode == 0, done.stderr
+    # On other images, as they are not here, with its network, term and training.
+    small = [f"dataset.{key}" for key in ("image_size=64", "crop_scale=[1.0,1.0]")] if name != "quick" else []
+    few = ["trainer.max_steps=2", "trainer.batch_size=8", "model.weights=null", "evaluate.images=1", *FEW]
+    sizes = ["dataset.train=16", "dataset.val=8"]
+    done = command(f"experiment={name}", *([] if name == "quick" else ["dataset=fake"]), *small, *few, *sizes)
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert result["status"] == "completed"
+
+
+def test_other_maps_are_measured_after_the_last_epoch(command: Command, tmp_path: Path) -> None:
+    others = ["cam", "gradcam", "gradcampp", "hirescam", "xgradcam", "layercam", "eigencam", "scorecam"]
+    done = command(*TINY, f"evaluate.maps=[{','.join(others)}]", "evaluate.scorecam_images=3")
+    assert done.returncode == 0, done.stderr
+    assert "Maps that were not trained" in done.stdout
+    result = only_result(tmp_path)
+    first, last = result["arms"]["regularised"]["epochs"]
+    assert not any(tag.startswith("other_maps/") for tag in first)
+    assert {tag.split("/")[1] for tag in last if tag.startswith("other_maps/")} == set(others) - {"gradcam"}
+    # Behind global average pooling these are one map up to its scale.
+    for other in ("cam", "hirescam", "xgradcam"):
+        assert last[f"other_maps/{other}/entropy"] == pytest.approx(last["cam/entropy"], rel=1e-3)
+    assert last["other_maps/layercam/entropy"] != last["cam/entropy"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["task=layers", "model=resnet50"], ["task=data"]])
+def test_a_reader_that_has_had_enough(tmp_path: Path, arguments: list[str]) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "camtrain", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait() in (0, 141)
+
+
+def test_layers_are_listed_and_nothing_is_written(command: Command, tmp_path: Path) -> None:
+    done = command("task=layers", "model=resnet18", "dataset.image_size=64")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^-> +layer4 +512 +4 x 4 +closed form +closed form$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^ +layer3\.0\.bn1 +256 +8 x 8 +model\.batch_norm=frozen only +autograd$", done.stdout, re.MULTILINE
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_bfloat16_trains(command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, "trainer.precision=bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert "bfloat16" in done.stdout
+    assert only_result(tmp_path)["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_compiled_code_trains(command: Command, tmp_path: Path) -> None:
+    done = command(*TINY, "trainer.compile=true")
+    assert done.returncode == 0, done.stderr
+    assert only_result(tmp_path)["status"] == "completed"
+
+
+def test_real_photographs(photographs: Path, command: Command, tmp_path: Path) -> None:
+    done = command(
+        "dataset=folder",
+        f"dataset.root={photographs / 'tiny_animals'}",
+        "model=squeezenet1_0",
+        f"model.weights={photographs / 'pretrained' / 'squeezenet1_0_deepcompression.pth'}",
+        "trainer.epochs=2",
+        "trainer.batch_size=8",
+    )
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path)
+    assert result["model"]["gradient_path"] == {"training": "autograd", "evaluation": "autograd"}
+    assert result["data"]["val_with_region"] == 24
+    assert result["cam_share"] == default_share(pretrained=True)
+    for arm in ("baseline", "regularised"):
+        final = result["arms"][arm]["final"]
+        assert 0.3 < final["cam/energy_in_mask"] < 1
+        assert final["cam/dead_rate"] < 0.1

@@ -1,0 +1,89 @@
+"""What is refused before training starts, and which path of the gradient is found."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small import CLOSED, batch, classifier
+
+from camtrain.cam.routes import GradientRoute, Routes
+from camtrain.config.options import BatchNorm, CamVariant, GradientPath, Score, Term
+from camtrain.config.schema import CamConfig, ModelConfig
+from camtrain.errors import UserError
+from camtrain.networks.build import build
+from camtrain.training.checks import check_alive, probe_paths
+
+AUTOGRAD = Routes(GradientRoute.autograd, GradientRoute.autograd)
+
+
+def test_a_term_that_cannot_train_is_refused() -> None:
+    model = classifier("small_resnet")
+    with torch.no_grad():
+        model.backbone.get_submodule("fc").weight.fill_(-1.0)  # type: ignore[union-attr,operator]
+    with pytest.raises(UserError, match="8 of 8 maps are dead"):
+        check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit), CLOSED)
+
+
+def test_energy_outside_needs_regions() -> None:
+    bare = batch()._replace(regions=torch.zeros(4, 64, 64, dtype=torch.uint8))
+    with pytest.raises(UserError, match="masks or boxes"):
+        check_alive(classifier("small_resnet"), [bare], CamConfig(term=Term.energy_outside), CLOSED)
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("small_resnet", CLOSED),
+        ("resnet18", CLOSED),
+        (
+            "efficientnet_b0",
+            Routes(GradientRoute.autograd, GradientRoute.closed),
+        ),  # dropout before the linear layer, in training only
+        ("mobilenet_v3_small", AUTOGRAD),
+        ("squeezenet1_0", AUTOGRAD),
+        ("vgg11", AUTOGRAD),
+        ("densenet121", AUTOGRAD),
+        ("vit_b_16", AUTOGRAD),
+    ],
+)
+def test_probe(name: str, paths: Routes) -> None:
+    torch.manual_seed(0)
+    assert probe_paths(classifier(name), batch().images, CamConfig()) == paths
+
+
+def test_probe_leaves_the_model_as_it_was() -> None:
+    model = classifier("small_resnet")
+    before = copy.deepcopy(model.state_dict())
+    probe_paths(model, batch().images, CamConfig())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert model.training
+
+
+def test_cam_and_closed_path_are_refused_where_the_head_has_none() -> None:
+    images = batch().images
+    with pytest.raises(UserError, match="cam=gradcam"):
+        probe_paths(classifier("vgg11"), images, CamConfig(variant=CamVariant.cam))
+    with pytest.raises(UserError, match=r"cam\.path=auto"):
+        probe_paths(classifier("squeezenet1_0"), images, CamConfig(path=GradientPath.closed))
+    assert probe_paths(classifier("small_resnet"), images, CamConfig(path=GradientPath.autograd)) == AUTOGRAD
+
+
+def test_batch_norm_behind_the_layer_is_refused_unless_frozen(tmp_path: object) -> None:
+    model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, image_size=64, seed=0).classifier
+    with pytest.raises(UserError, match=r"model\.batch_norm=frozen"):
+        probe_paths(model, batch().images, CamConfig())
+    assert probe_paths(model, batch().images, CamConfig(weight=0)).training is GradientRoute.mixed
+    torch.save(model.backbone.state_dict(), f"{tmp_path}/weights.pt")
+    config = ModelConfig(name="resnet18", layer="layer3", weights=f"{tmp_path}/weights.pt", batch_norm=BatchNorm.frozen)
+    frozen = build(config, classes=3, image_size=64, seed=0).classifier
+    assert probe_paths(frozen, batch().images, CamConfig()) == AUTOGRAD
+    before = {name: value.clone() for name, value in frozen.named_buffers()}
+    frozen.train()(batch().images)
+    assert all(torch.equal(before[name], value) for name, value in frozen.named_buffers())
+
+
+def test_frozen_batch_norm_needs_weights() -> None:
+    with pytest.raises(UserError, match=r"needs model\.weights"):
+        build(ModelConfig(name="resnet18", batch_norm=BatchNorm.frozen), classes=3, image_size=64, seed=0)
