@@ -58,8 +58,8 @@ def hierarchical(
 
     s is the standard deviation of the seeds' means; variance and covariance are those of the seeds' means m when the
     images are drawn again, with replacement (bootstrap). If the images are `shared`, one draw serves all seeds, and
-    b is the part of their variation that all seeds have in common. Otherwise every seed has its own draw, and b is 0. The
-    margin is
+    b is the part of their variation that all seeds have in common. Otherwise every seed has its own draw, and b is 0.
+    The margin is
 
     .. math:: \max\left(\frac{a\, t_{n-1} + b\, t_{N-1}}{\sqrt{a + b}},\; t_{N-1} \sqrt{c}\right)
 
@@ -229,8 +229,8 @@ def _mcnemar(sums: Floats, squares: Floats) -> Floats:
 
 def mean_interval(differences: np.ndarray, rate: bool = False) -> Interval:
     r"""Mean difference with its t interval, :math:`t_{n-1} s / \sqrt{n}`: of the images of one run, or of figures
-    that are known once per run. The margin of a rate is that of :func:`rate_margin`. Nor is the p of a rate below that of
-    McNemar's (asymptotic) test, which counts where all of two or three images changed.
+    that are known once per run. The margin of a rate is that of :func:`rate_margin`, and its p is at least that of
+    McNemar's (asymptotic) test, which matters where all of two or three images changed.
 
     Args:
         differences: (n,), treatment minus reference; nan is left out.

@@ -27,28 +27,9 @@ TAGS = ("accuracy/val", "cam/entropy", "cam/area")
 
 def run(seed: int, images: int = 30, share: float | None = None, files: bool = False, **more: Any) -> Run:
     """A run with made-up figures; the regularised arm's entropy is lower by 1."""
-    generator = torch.Generator().manual_seed(seed)
-    dataset: DatasetConfig = FolderConfig(name=Name.folder, root="x") if files else ShapesConfig(name=Name.shapes)
-    config = Config(dataset=dataset, model=ModelConfig(name="small_resnet"), seed=seed, **more)
-    config.cam.share = share
-    each = {
-        arm: {tag: torch.rand(images, generator=generator, dtype=torch.float64) for tag in TAGS}
-        for arm in ("baseline", "regularised", "control")
-    }
-    each["regularised"]["cam/entropy"] -= 1 + seed / 10
-    for arm in ("baseline", "regularised"):
-        each[arm]["accuracy/val"] = each[arm]["accuracy/val"].gt(0.3).double()
-    del each["control"]["accuracy/val"]
-    finals: dict[str, dict[str, float | None]] = {
-        arm: {tag: float(value.nanmean()) for tag, value in tags.items()} for arm, tags in each.items()
-    }
-    for arm in ("baseline", "regularised"):
-        finals[arm] |= {"cam/dead_rate": 0.0, "cam/energy_in_mask": None, "cam/pxap": 0.4 + seed / 100 + len(arm) / 100}
-    result = {
-        "arms": {arm: {"final": finals[arm]} for arm in ("baseline", "regularised")},
-        "control": {"power": 2.0, "final": finals["control"]},
-    }
-    return Run(Path(f"run {seed}"), config, result, each)
+    one = made_run(seed, images=images, files=files, **more)
+    one.config.cam.share = share
+    return one
 
 
 def differences(one: Run, tag: str, of: str = "baseline") -> np.ndarray:
@@ -57,7 +38,7 @@ def differences(one: Run, tag: str, of: str = "baseline") -> np.ndarray:
 
 def row_of(runs: list[Run], tag: str) -> Any:
     one = summarise("", runs, ReportConfig())
-    return next(row for rows in one.rows.values() for row in rows if row.indicator.tag == tag)
+    return next(row for rows in one.comparisons[0].rows.values() for row in rows if row.indicator.tag == tag)
 
 
 def test_runs_with_the_same_settings_belong_together() -> None:
@@ -81,16 +62,16 @@ def test_what_is_no_setting_does_not_set_apart() -> None:
 def test_measuring_a_run_again_with_another_seed_makes_no_new_seed() -> None:
     runs = [run(seed) for seed in (3, 4)]
     for one in runs:
-        one.result["trained_seed"] = 0  # type: ignore[index]
+        one.result.trained_seed = 0
     assert list(group_by_settings(runs)) == ["seed=3", "seed=4"]
     runs = [run(0), run(0), run(0)]
     for number, one in enumerate(runs):
-        one.result["trained_seed"] = number  # type: ignore[index]
+        one.result.trained_seed = number
     (of_label,) = group_by_settings(runs).values()
     assert [one.seed for one in of_label] == [0, 1, 2]
     runs = [run(7), run(7)]
     for number, one in enumerate(runs):
-        one.result["trained_seed"] = number  # type: ignore[index]
+        one.result.trained_seed = number
     ((label, of_label),) = group_by_settings(runs).items()
     assert label == ""
     assert [one.seed for one in of_label] == [0, 1]
@@ -113,13 +94,15 @@ def test_images_of_files_are_the_same_in_all_seeds_and_generated_ones_are_not(fi
     values = [np.stack([differences(one, tag) for tag in TAGS], 1) for one in runs]
     assert row.interval == hierarchical(values, shared=files)[1]
     assert row.interval != hierarchical(values, shared=not files)[1]
-    assert row.baseline == pytest.approx(np.mean([float(one.each["baseline"]["cam/entropy"].mean()) for one in runs]))
+    assert row.reference == pytest.approx(np.mean([float(one.each["baseline"]["cam/entropy"].mean()) for one in runs]))
 
 
 def test_a_rate_known_per_run_only_has_no_interval() -> None:
     """Two seeds agree on it, which proves nothing."""
     runs = [run(0), run(1)]
-    (dead,) = (one for one in summarise("", runs, ReportConfig()).claim.conditions if one.name == "dead rate")
+    (dead,) = (
+        one for one in summarise("", runs, ReportConfig()).comparisons[0].claim.conditions if one.name == "dead rate"
+    )
     assert dead.outcome is Outcome.unmeasured
 
 
@@ -127,22 +110,22 @@ def test_a_rate_known_per_run_only_has_no_interval() -> None:
 def test_a_network_at_chance_is_said(accuracy: float, said: bool) -> None:
     """Of 8 classes and 50 images: two standard errors above 1/8 are 0.219."""
     one = run(0)
-    one.result["data"] = {"classes": ["x"] * 8, "val": 50}  # type: ignore[index]
-    one.result["arms"]["baseline"]["final"]["accuracy/val"] = accuracy
+    one.result.data.classes, one.result.data.val = ["x"] * 8, 50
+    one.result.arms["baseline"].final["accuracy/val"] = accuracy  # type: ignore[index]
     assert any("chance" in note for note in notes(summarise("", [one], ReportConfig()))) == said
 
 
 def test_a_control_that_flattens_is_said() -> None:
     one = run(0)
     assert not any("flattens" in note for note in notes(summarise("", [one], ReportConfig())))
-    one.result["control"]["power"] = 0.8
+    one.result.controls["regularised"].power = 0.8
     assert any("flattens" in note and "0.80" in note for note in notes(summarise("", [one], ReportConfig())))
 
 
 def test_networks_measured_again_on_one_generated_set_share_its_images() -> None:
     runs = [run(7) for _ in range(3)]
     for number, one in enumerate(runs):
-        one.result["trained_seed"] = number  # type: ignore[index]
+        one.result.trained_seed = number
         one.each["regularised"]["cam/entropy"].add_(number / 100)
     values = [np.stack([differences(one, tag) for tag in TAGS], 1) for one in runs]
     assert row_of(runs, "cam/entropy").interval == hierarchical(values, shared=True)[1]
@@ -169,7 +152,7 @@ def test_a_rate_that_no_image_changes_is_not_proven() -> None:
             one.each[arm]["cam/dead_rate"] = torch.zeros(30, dtype=torch.float64)  # type: ignore[index]
     for some in (runs, runs[:1]):
         one_summary = summarise("", some, ReportConfig())
-        (dead,) = (each for each in one_summary.claim.conditions if each.name == "dead rate")
+        (dead,) = (each for each in one_summary.comparisons[0].claim.conditions if each.name == "dead rate")
         assert dead.found.estimate == 0
         # 3.84 / 33.84
         assert dead.found.margin == pytest.approx(0.1135, abs=1e-4)
@@ -178,9 +161,12 @@ def test_a_rate_that_no_image_changes_is_not_proven() -> None:
     for arm, number in (("baseline", 0), ("regularised", 1)):
         for one in runs:
             one.each[arm]["cam/dead_rate"][number] = 1  # type: ignore[index]
-            one.result["arms"][arm]["final"]["cam/dead_rate"] = 1 / 30
+            one.result.arms[arm].final["cam/dead_rate"] = 1 / 30  # type: ignore[index]
     one_summary = summarise("", runs, ReportConfig())
-    assert any(each.name == "dead rate" and each.outcome is Outcome.open for each in one_summary.claim.conditions)
+    assert any(
+        each.name == "dead rate" and each.outcome is Outcome.open
+        for each in one_summary.comparisons[0].claim.conditions
+    )
     assert not any("381" in note for note in notes(one_summary))  # one died, one revived
 
 
@@ -190,14 +176,16 @@ def test_figures_known_once_per_run_go_by_seeds() -> None:
     assert row.interval.margin == pytest.approx(0, abs=1e-9)
     assert math.isnan(row_of([run(0)], "cam/pxap").interval.margin)
     one = summarise("", [run(0)], ReportConfig())
-    assert not any(row.indicator.tag == "cam/energy_in_mask" for rows in one.rows.values() for row in rows)
+    assert not any(
+        row.indicator.tag == "cam/energy_in_mask" for rows in one.comparisons[0].rows.values() for row in rows
+    )
 
 
 def test_the_control_is_compared_image_by_image() -> None:
     one = run(2)
     one.each["regularised"]["faithfulness/drop"] = torch.full((30,), 0.5, dtype=torch.float64)  # type: ignore[index]
     one.each["control"]["faithfulness/drop"] = torch.linspace(0.3, 0.9, 30, dtype=torch.float64)  # type: ignore[index]
-    claim = summarise("", [one], ReportConfig()).claim
+    claim = summarise("", [one], ReportConfig()).comparisons[0].claim
     (found,) = (condition.found for condition in claim.conditions if "drop" in condition.name)
     assert found.estimate == pytest.approx(0.5 - 0.6)
 
@@ -249,9 +237,9 @@ def test_what_stands_under_a_map(energy: float | None, entropy: float | None, ex
 
 def test_several_objects_are_in_the_name_of_the_set() -> None:
     one = run(0)
-    assert data_name(one.config) == "shapes"
+    assert data_name(one.config.dataset) == "shapes"
     one.config.dataset.objects = 3  # type: ignore[attr-defined]
-    assert data_name(one.config) == "shapes, 1 to 3 objects"
+    assert data_name(one.config.dataset) == "shapes, 1 to 3 objects"
 
 
 def test_front_of_a_sweep() -> None:
