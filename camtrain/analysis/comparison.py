@@ -135,24 +135,29 @@ def caveats(contrast: Contrast, final: Mapping[str, Figures], found: Intervals, 
     names = contrast.reference, contrast.treatment
     reference, treatment = (final[name] for name in names)
     if cam.weight == 0:
-        yield f"cam.weight is 0: {names[0]} and {names[1]} are the same training."
+        yield f"cam.weight is 0: the {names[0]} and {names[1]} arms are the same training."
     lower = "cam.share" if cam.weight == AUTO else "cam.weight"
     if maps_die(reference, treatment):
         before, dead = reference["cam/dead_rate"], treatment["cam/dead_rate"]
         by_the_term = dead - before > before
         other = ", or use cam.score=centred" if cam.score is Score.logit else ""
-        advice = f"Lower {lower}{other}." if by_the_term else f"Those of {names[0]} hardly less so: train longer."
+        advice = f"Lower {lower}{other}." if by_the_term else f"The {names[0]} arm's are about as dead: train longer."
         yield (
-            f"{dead:.1%} of the maps of {names[1]} are dead ({names[0]}: {before:.1%}). They explain nothing, and the"
-            f" concentration figures are those of the remaining maps only. {advice}"
+            f"{dead:.1%} of the {names[1]} arm's maps are dead ({names[0]}: {before:.1%}). They explain nothing, and"
+            f" the concentration figures are those of the remaining maps only. {advice}"
         )
     tag = primary_tag(reference)
     lost = reference[tag] - treatment[tag]
     if lost > ACCURACY_LIMIT and not lost <= found.get(tag, NOTHING).margin:
         what = "less accurate" if tag == f"{metric_name(multilabel=False)}/val" else "lower in mean average precision"
-        yield f"{names[1]} is {100 * lost:.1f} points {what} than {names[0]}: lower {lower}, or start the term later."
+        yield (
+            f"the {names[1]} arm is {100 * lost:.1f} points {what} than the {names[0]} arm: lower {lower}, or start"
+            " the term later."
+        )
     before, after = (figures["cam/energy_in_mask"] for figures in (reference, treatment))
     if not math.isfinite(before):
         yield "no masks or boxes: whether the maps lie on the objects was not measured."
     elif before - after > ENERGY_LIMIT:
-        yield f"the maps of {names[1]} lie less on the objects than those of {names[0]}: sharper is not better here."
+        yield (
+            f"the {names[1]} arm's maps lie less on the objects than the {names[0]} arm's: sharper is not better here."
+        )

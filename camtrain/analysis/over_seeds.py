@@ -113,15 +113,15 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
     chance = 1 / len(data.classes)
     if math.isfinite(accuracy) and accuracy < chance + 2 * math.sqrt(chance * (1 - chance) / data.val):
         lines.append(
-            f"the accuracy of {one.arms[0]}, {accuracy:.3f}, is hardly above chance ({chance:.3f}): the maps and curves"
-            " of a network that learnt nothing mean nothing. Train longer."
+            f"the {one.arms[0]} arm's accuracy, {accuracy:.3f}, is hardly above chance ({chance:.3f}): the maps and"
+            " curves of a network that learnt nothing mean nothing. Train longer."
         )
     for comparison in one.comparisons:
         if comparison.power < 1:
             reference, treatment, _ = comparison.contrast
             lines.append(
-                f"the maps of {treatment} are no sharper than those of {reference}: the sharpened baseline is in fact"
-                f" flattened (power {comparison.power:.2f})."
+                f"the {treatment} arm's maps are no sharper than the {reference} arm's: the sharpened baseline is in"
+                f" fact flattened (power {comparison.power:.2f})."
             )
     return list(dict.fromkeys(lines))
 
@@ -149,6 +149,8 @@ def settings(config: Config) -> dict[str, str | float | bool]:
 
 
 def _leaves(key: str, value: object) -> dict[str, str | float | bool]:
+    if isinstance(value, list):
+        return {key: f"[{','.join(str(schema.plain(part)) for part in value)}]"}
     if not isinstance(value, Mapping):
         return {key: schema.plain(value)}
     return {name: leaf for part in value for name, leaf in _leaves(f"{key}.{part}", value[part]).items()}

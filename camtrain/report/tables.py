@@ -123,8 +123,7 @@ def sweep_text(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
     shown = [primary, *at(Place.epochs)]
     lines: list[tuple[str, ...]] = [("", *(indicator.title for indicator in shown))]
     for name, final in jobs:
-        arms = [arm for arm in final if arm in jobs[0][1]]
-        lines.append((name, *(figures(final, arms, indicator.tag) for indicator in shown)))
+        lines.append((name, *(figures(final, list(final), indicator.tag) for indicator in shown)))
     return numbers(lines)
 
 
