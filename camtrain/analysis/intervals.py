@@ -108,7 +108,7 @@ def hierarchical(
         widened = np.maximum(rate_margin(widest, spread.images + 1, skew, level), unseen(spread.largest, level))
         return np.where(rare, widened, widest)
 
-    enough, estimates = spread.count > 1, spread.estimates
+    enough, estimates = spread.values > 1, spread.estimates
     margin = np.where(enough, half(np.full(len(estimates), LEVEL)), np.nan)
     p = np.where(enough, _reaching(estimates, half), np.nan)
     test = np.where(rare & enough, _mcnemar(sums, squares), 0.0)
@@ -141,7 +141,7 @@ class _Spread(NamedTuple):
     alone: Floats  # c
     seeds: NDArray[np.int_]  # that have a value
     images: NDArray[np.int_]  # degrees of freedom, N - 1
-    count: NDArray[np.int_]  # values in all
+    values: NDArray[np.int_]  # in all
     largest: NDArray[np.int_]  # values of the seed that has most
 
     def half(self, level: Floats) -> Floats:

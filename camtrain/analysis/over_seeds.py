@@ -144,16 +144,18 @@ def settings(config: Config) -> dict[str, str | float | bool]:
     found: dict[str, str | float | bool] = {}
     for key, value, _ in keys(config):
         if key not in NO_SETTINGS and not key.startswith("report."):
-            found |= _leaves(key, value)
+            found |= leaves(key, value)
     return found
 
 
-def _leaves(key: str, value: object) -> dict[str, str | float | bool]:
+def leaves(key: str, value: object) -> dict[str, str | float | bool]:
+    """The values below a key, each under its own; an empty mapping, as that of an arm without differences, is one."""
     if isinstance(value, list):
         return {key: f"[{','.join(str(schema.plain(part)) for part in value)}]"}
     if not isinstance(value, Mapping):
         return {key: schema.plain(value)}
-    return {name: leaf for part in value for name, leaf in _leaves(f"{key}.{part}", value[part]).items()}
+    below = (leaves(f"{key}.{name}", part) for name, part in value.items())
+    return {name: leaf for part in below for name, leaf in part.items()} or {key: "the default"}
 
 
 def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:

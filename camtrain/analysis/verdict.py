@@ -237,14 +237,19 @@ def sentences(claim: Claim, seeds: Sequence[int]) -> list[str]:
     worse = _indicators(claim.beyond, Outcome.failed)
     if worse:
         lines.append(f"Worse than the sharpened baseline: {worse}.")
-    if one:
-        lines.append(
+    return lines
+
+
+def caution(seeds: Sequence[int]) -> list[str]:
+    """What has to be said where a claim was judged by one seed or two."""
+    if len(seeds) == 1:
+        return [
             "One run is one seed, and the intervals do not include the variation between seeds: train with"
             " seed=0,1,2,3,4, then task=report."
-        )
-    elif len(seeds) == 2:
-        lines.append("Two seeds tell hardly anything about the variation between seeds: train with seed=0,1,2,3,4.")
-    return lines
+        ]
+    if len(seeds) == 2:
+        return ["Two seeds tell hardly anything about the variation between seeds: train with seed=0,1,2,3,4."]
+    return []
 
 
 def _indicators(beyond: Sequence[Condition], outcome: Outcome) -> str:

@@ -42,7 +42,7 @@ def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
     yield (
         "network",
         f"{model.name}, {model.parameters:,} weights; map of {model.layer}: {model.grid[0]} x {model.grid[1]} cells,"
-        f" {model.gradient_path.training.value}{stem}{relu}",
+        f" gradient: {model.gradient_path.training.value}{stem}{relu}",
     )
     cams = cam_of_arms(result.config)
     for number, (name, share) in enumerate(result.cam_shares.items()):

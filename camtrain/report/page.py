@@ -24,8 +24,8 @@ class Cell(NamedTuple):
     text: str = ""
     kind: str = ""  # classes of the style sheet
     small: str = ""  # below the text
-    link: str = ""  # anchor in the page that the text leads to
-    signs: Sequence[tuple[str, str]] = ()  # instead of the text: names, and words such as "met", with their signs
+    setting: int = 0  # number of a setting, as a link before the text
+    signs: Sequence[tuple[str, str]] = ()  # after the text: names, and words such as "met", with their signs
 
 
 class Table(NamedTuple):

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from camtrain.analysis.comparison import Row
 from camtrain.analysis.over_seeds import Comparison, Run, Summary
-from camtrain.analysis.verdict import Claim, Condition, sentences
+from camtrain.analysis.verdict import Claim, Condition
 from camtrain.arms import contrasts
 from camtrain.config.schema import EvaluateConfig
 from camtrain.metrics.catalogue import Place, at
@@ -83,7 +83,7 @@ def view(one: Summary) -> SettingView:
     return SettingView(
         arms=one.arms,
         several_seeds=len(one.runs) > 1,
-        verdicts=[Verdict(heading, sentences(each.claim, one.seeds)) for heading, each in named],
+        verdicts=[Verdict(*claim) for claim in tables.claims(one)],
         introduction=[*console.introduction(first.result), seeds],
         gallery=gallery(first, len(one.runs) > 1),
         rules=[Part(heading, rule(each.claim)) for heading, each in named],

@@ -26,7 +26,7 @@ class Link(NamedTuple):
 class Counted(NamedTuple):
     """How many of the settings (or of their treatments, where there are several) have an outcome, and which."""
 
-    count: int
+    found: int
     of: int
     what: str
     words: str
@@ -83,15 +83,16 @@ def settings_table(summaries: Sequence[Summary]) -> Table:
         claims = [(each.contrast.treatment if several else "", each.claim.outcome.value) for each in one.comparisons]
         rows.append(
             [
-                Cell(f"{number} {one.label}", "long", link=f"setting-{number}"),
+                Cell(one.label, "long", setting=number),
                 Cell(str(len(one.runs))),
                 Cell(kind="word", signs=claims),
                 *(Cell(figures(one.final, one.arms, indicator.tag)) for indicator in shown),
                 Cell(series([overfitting(one, arm) for arm in one.arms])),
             ]
         )
-    head = ["setting", "seeds", "claim", *(indicator.title for indicator in shown), "overfitting"]
-    return Table("settings of the sweep", [Cell(text) for text in head], [("", rows)], "settings")
+    titles = [*(indicator.title for indicator in shown), "overfitting"]
+    head = [Cell("setting"), Cell("seeds"), Cell("claim", "word"), *map(Cell, titles)]
+    return Table("settings of the sweep", head, [("", rows)], "settings")
 
 
 def overfitting(one: Summary, arm: str) -> float:

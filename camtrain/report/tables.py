@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from camtrain.analysis.comparison import Figures, Row, primary_tag
 from camtrain.analysis.over_seeds import Comparison, Summary
+from camtrain.analysis.verdict import caution, sentences
 from camtrain.arms import Contrast
 from camtrain.config.options import CamVariant
 from camtrain.metrics.catalogue import INDICATORS, Place, at, other_map_tag
@@ -76,6 +77,23 @@ def as_markdown(one: Summary) -> str:
     ]
     others = other_maps(one)
     return "\n\n".join([*parts, *([f"{other_maps_title(one.arms)}\n\n{_markdown(others)}"] if others else [])])
+
+
+def claims(one: Summary) -> list[tuple[str, list[str]]]:
+    """Of each treatment a heading, empty where there is one treatment only, and its claim in sentences.
+
+    What has to be said about the number of seeds ends the only claim, or stands alone without a heading at the end.
+    """
+    warning = caution(one.seeds)
+    if len(one.comparisons) == 1:
+        return [("", [*sentences(one.comparisons[0].claim, one.seeds), *warning])]
+    judged = [(heading(each), sentences(each.claim, one.seeds)) for each in one.comparisons]
+    return [*judged, *([("", warning)] if warning else [])]
+
+
+def claims_text(one: Summary) -> str:
+    """The claims for a terminal."""
+    return "\n\n".join("\n".join([f"{title}:", *lines] if title else lines) for title, lines in claims(one))
 
 
 def joined(arms: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import Comparison, Run, Summary, group_by_settings, summarise
 from camtrain.analysis.over_seeds import notes as notes_on
-from camtrain.analysis.verdict import VERDICTS, Claim, Condition, sentences
+from camtrain.analysis.verdict import VERDICTS, Claim, Condition
 from camtrain.config.schema import Config
 from camtrain.errors import UserError
 from camtrain.files import write_text
@@ -73,17 +73,7 @@ def log_summary(one: Summary) -> None:
     """Print the seeds, the tables and the claims of one setting."""
     log.info("seed%s %s\n", "s" * (len(one.runs) > 1), ", ".join(map(str, one.seeds)))
     log.info("%s\n", tables.as_text(one))
-    log.info("%s\n", claims_text(one))
-
-
-def claims_text(one: Summary) -> str:
-    """The claim of each treatment in sentences."""
-    several = len(one.comparisons) > 1
-    parts = [
-        "\n".join([*([f"{tables.heading(each)}:"] if several else []), *sentences(each.claim, one.seeds)])
-        for each in one.comparisons
-    ]
-    return "\n\n".join(parts)
+    log.info("%s\n", tables.claims_text(one))
 
 
 def verdicts(one: Summary) -> str:

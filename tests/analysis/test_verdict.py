@@ -7,7 +7,7 @@ import math
 import pytest
 
 from camtrain.analysis.intervals import NOTHING, Interval
-from camtrain.analysis.verdict import Outcome, above, below, held_out_methods, judge, sentences
+from camtrain.analysis.verdict import Outcome, above, below, caution, held_out_methods, judge, sentences
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ReportConfig
 
@@ -64,7 +64,9 @@ def test_all_conditions_have_to_hold() -> None:
     assert claim.outcome is Outcome.met
     assert sentences(claim, SEEDS)[0] == "More interpretable over 5 seeds, by the rule."
     assert sentences(claim, [7])[0] == "More interpretable in this one run (seed 7), by the rule."
-    assert "One run is one seed" in sentences(claim, [7])[-1]
+    assert "One run is one seed" in caution([7])[0]
+    assert "Two seeds" in caution([7, 8])[0]
+    assert caution(SEEDS) == []
     assert len(claim.conditions) == 3 + 2 + 4 + 1 + 2
 
 
