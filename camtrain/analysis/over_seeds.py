@@ -13,11 +13,10 @@ from torch import Tensor
 from camtrain.analysis.comparison import Row, caveats, primary_tag, rows
 from camtrain.analysis.intervals import Interval, hierarchical, images_for, mean_interval
 from camtrain.analysis.verdict import DEAD_RATE, Claim, Outcome, held_out_methods, judge, measured_methods
-from camtrain.arms import BASELINE, REGULARISED
+from camtrain.arms import BASELINE, CONTROL, REGULARISED
 from camtrain.config import schema
 from camtrain.config.options import DatasetName
 from camtrain.config.schema import Config, ReportConfig, keys
-from camtrain.evaluation.sharpened import CONTROL
 
 GENERATED = (DatasetName.shapes, DatasetName.fake)
 """Sets whose images are others with every seed."""

@@ -13,8 +13,6 @@ from torch import Tensor
 from camtrain.cam.distribution import is_dead, positive_part
 from camtrain.metrics.concentration import entropy
 
-CONTROL = "control"
-
 LOWEST, HIGHEST = 1 / 64, 64.0
 """Powers that are tried."""
 

@@ -65,11 +65,11 @@ class Balance:
     classification: float = 0.0
     term: float = 0.0
     confidence: float = 0.0
-    risen: float = 0.0
-    """How far the means have risen from zero towards what they are means of."""
+    bias_correction: float = 0.0
+    """How far the means have bias_correction from zero towards what they are means of."""
 
-    apart: bool = True
-    """The term's norm has to be found by a gradient of its own: in what came of the last step it was but rounding."""
+    needs_own_backward: bool = True
+    """The term's norm has to be found by a backward pass of its own: in the last step it was below rounding error."""
 
     def update(self, classification: float, term: float, confidence: float) -> None:
         r"""Take in a step.
@@ -86,12 +86,12 @@ class Balance:
             self.classification += (1 - MEMORY) * (classification - self.classification)
             self.term += (1 - MEMORY) * (term - self.term)
             self.confidence += (1 - MEMORY) * (confidence - self.confidence)
-            self.risen += (1 - MEMORY) * (1 - self.risen)
+            self.bias_correction += (1 - MEMORY) * (1 - self.bias_correction)
 
     def take_in(
         self, classification: float, weighted_term: float, confidence: float, weight: float, floor: float
     ) -> None:
-        r"""Take in what a backward pass brought to the layer, or ask for a measurement apart where that is rounding.
+        r"""Take in what a backward pass brought to the layer; if that is below rounding error, ask for one of the term.
 
         Args:
             classification: :math:`G_\mathrm{CE}`.
@@ -101,13 +101,13 @@ class Balance:
             floor: see :meth:`AtLayer.norms`.
         """
         measured = weight > 0 and weighted_term > floor * classification
-        if measured and not self.apart:
+        if measured and not self.needs_own_backward:
             self.update(classification, weighted_term / weight, confidence)
-        self.apart = not measured
+        self.needs_own_backward = not measured
 
     def weight(self) -> float:
         r"""The weight :math:`\lambda`; 0 as long as no step counted."""
         if self.term == 0:
             return 0.0
-        share = self.share * self.confidence / self.risen
+        share = self.share * self.confidence / self.bias_correction
         return share / (1 - share) * self.classification / self.term

@@ -19,9 +19,8 @@ from camtrain.analysis.over_seeds import Summary
 from camtrain.analysis.over_seeds import notes as notes_on
 from camtrain.analysis.pareto import on_front
 from camtrain.analysis.verdict import VERDICTS, Claim, Condition, sentences
-from camtrain.arms import BASELINE, REGULARISED
-from camtrain.evaluation.after_training import CENTRED, SIZED, UNIFORM
-from camtrain.evaluation.sharpened import CONTROL
+from camtrain.arms import BASELINE, CONTROL, REGULARISED
+from camtrain.evaluation.localisation import CENTRED, SIZED, UNIFORM
 from camtrain.files import write_text
 from camtrain.metrics.catalogue import FAMILIES
 from camtrain.report import console, plots, tables

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from camtrain.arms import BASELINE, REGULARISED
-from camtrain.cam.targets import is_multilabel, regions_of_maps
+from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import CamConfig
 from camtrain.data.batches import one_batch
 from camtrain.data.images import ImageSet, image_name
 from camtrain.evaluation.forward import forward_maps
 from camtrain.files import write_atomically
 from camtrain.metrics import concentration, pointing
+from camtrain.networks.classifier import Classifier
 from camtrain.report import overlay
-from camtrain.training.arm import Arm
 
 ENERGY, ENTROPY = "cam/energy_in_mask", "cam/entropy"
 CHOSEN_BY = {ENERGY: "energy in mask", ENTROPY: "entropy"}
@@ -29,11 +29,10 @@ Figures = Mapping[str, Mapping[str, Tensor]]
 
 
 def draw(
-    arms: Sequence[Arm],
+    arms: Mapping[str, Classifier],
     image_set: ImageSet,
     shown: list[int],
     cam: CamConfig,
-    device: torch.device,
     prefer: Callable[[Figures], Tensor] | None = None,
 ) -> dict[int, overlay.Drawn]:
     """Every arm's map and prediction of the chosen validation images, by their number.
@@ -41,10 +40,10 @@ def draw(
     Of several classes in an image the one's map is drawn that is preferred most, given :data:`ENERGY` and
     :data:`ENTROPY` of all maps; the first one's, if there is no preference.
     """
-    batch = one_batch(image_set, shown, device)
-    mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
-    of = next(iter(mapped.values())).of
-    regions = regions_of_maps(batch.regions, batch.targets, of)
+    batch = one_batch(image_set, shown, next(iter(arms.values())).mean.device)
+    mapped = {name: forward_maps(net, batch.images, batch.targets, cam.variant) for name, net in arms.items()}
+    of = next(iter(mapped.values())).targets
+    regions = of.regions(batch.regions)
     figures = {
         name: {ENERGY: pointing.energy_in_mask(part.maps, regions), ENTROPY: concentration.entropy(part.maps)}
         for name, part in mapped.items()
@@ -58,7 +57,7 @@ def draw(
     rows, numbers = sorted(chosen), [chosen[row] for row in sorted(chosen)]
     classes = of.classes[numbers].tolist()
     density = {name: overlay.density(part.maps[numbers]) for name, part in mapped.items()}
-    said = {name: predictions(part.output.logits[rows], batch.targets[rows], classes) for name, part in mapped.items()}
+    said = {name: predictions(part.logits[rows], batch.targets[rows], classes) for name, part in mapped.items()}
     return {
         shown[row]: overlay.Drawn(
             batch.images[row],
@@ -99,7 +98,7 @@ def choose_gallery(each: Figures, shown: list[int]) -> Chosen:
 
 
 def write_gallery(
-    folder: Path, arms: Sequence[Arm], images: ImageSet, chosen: Chosen, cam: CamConfig, device: torch.device
+    folder: Path, arms: Mapping[str, Classifier], images: ImageSet, chosen: Chosen, cam: CamConfig
 ) -> list[dict[str, Any]]:
     """Write `pictures/NUMBER.png` for each of them, and say what is on it."""
     wall = []
@@ -110,7 +109,7 @@ def write_gallery(
     }
     for why, most in prefer.items():
         numbers: list[int] = getattr(chosen, why)
-        for number, drawn in draw(arms, images, numbers, cam, device, most).items() if numbers else ():
+        for number, drawn in draw(arms, images, numbers, cam, most).items() if numbers else ():
             path = folder / "pictures" / f"{why}-{number}.png"
             strip = overlay.strip(drawn, (BASELINE, REGULARISED))
             write_atomically(path, partial(overlay.save_png, strip))

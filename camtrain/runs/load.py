@@ -17,15 +17,14 @@ from camtrain.arms import BASELINE, REGULARISED
 from camtrain.cam import routes
 from camtrain.config.options import DatasetName
 from camtrain.config.schema import DATASETS, Config
-from camtrain.device import memory_format
+from camtrain.device import compute_dtype, memory_format
 from camtrain.errors import UserError
-from camtrain.networks.build import build_for
+from camtrain.networks.build import build
+from camtrain.networks.classifier import Classifier
 from camtrain.networks.weights import is_pretrained, read_state
 from camtrain.runs.result import NAME, SCHEMA
-from camtrain.streams import Stream
-from camtrain.training.arm import Arm
+from camtrain.streams import Stream, torch_seed
 from camtrain.training.checkpoint import WEIGHTS
-from camtrain.training.optim import make_optimiser
 
 
 class Finished(NamedTuple):
@@ -73,8 +72,8 @@ def read(folder: Path) -> Finished:
     return finished
 
 
-def arms(finished: Finished, device: torch.device) -> list[Arm]:
-    """Both arms as training left them, in evaluation mode.
+def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
+    """Every arm's network as training left it, in evaluation mode.
 
     Args:
         finished: their run.
@@ -84,26 +83,27 @@ def arms(finished: Finished, device: torch.device) -> list[Arm]:
         UserError: weights are missing, damaged, or not of this run's network.
     """
     config = finished.config
-    states = {name: _weights(finished.folder / name / WEIGHTS) for name in (BASELINE, REGULARISED)}
-    classes, multilabel, paths, rate = _facts(finished)
+    states = {name: _weights(finished.folder / name / WEIGHTS) for name in finished.result["arms"]}
+    classes, multilabel, routes = _facts(finished)
     # The file that pretrained weights came from may be gone by now, but that there was one says how images are
     # normalised: the run's own weights stand in for it.
-    weights = str(finished.folder / BASELINE / WEIGHTS) if is_pretrained(config.model) else None
+    weights = str(finished.folder / next(iter(states)) / WEIGHTS) if is_pretrained(config.model) else None
     own = replace(config.model, weights=weights)
-    model = build_for(config, own, len(classes), multilabel, Stream.weights).classifier
-    found = []
+    size, seed = config.dataset.image_size, torch_seed(config.seed, Stream.weights)
+    built = build(own, len(classes), size, seed, compute_dtype(config.trainer), multilabel).classifier
+    found = {}
     for name, state in states.items():
-        classifier = model if name == REGULARISED else copy.deepcopy(model)
+        network = copy.deepcopy(built)
         try:
-            classifier.backbone.load_state_dict(state)
+            network.backbone.load_state_dict(state)
         except RuntimeError as error:
             path = finished.folder / name / WEIGHTS
             raise UserError(
                 f"{path}: not the weights of the {config.model.name} that {NAME} tells of; train the run again"
             ) from error
-        classifier.to(device, memory_format=memory_format(config.trainer)).eval()  # type: ignore[call-overload]
-        optimiser = make_optimiser(classifier, config.optim, rate)
-        found.append(Arm(name, classifier, optimiser, name == REGULARISED, paths))
+        network.routes = routes
+        network.to(device, memory_format=memory_format(config.trainer)).eval()  # type: ignore[call-overload]
+        found[name] = network
     return found
 
 
@@ -111,7 +111,6 @@ class _Facts(NamedTuple):
     classes: list[str]
     multilabel: bool
     paths: routes.Routes
-    rate: float
 
 
 def _facts(finished: Finished) -> _Facts:
@@ -121,7 +120,6 @@ def _facts(finished: Finished) -> _Facts:
         [str(name) for name in data["classes"]],
         bool(data["multilabel"]),
         routes.Routes(routes.GradientRoute(path["training"]), routes.GradientRoute(path["evaluation"])),
-        float(finished.result["learning_rate"]),
     )
 
 
