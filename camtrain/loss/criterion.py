@@ -105,18 +105,17 @@ class CamTerm(NamedTuple):
         return (self.confidence * self.counts).sum() / self.counts.sum().clamp_min(1)
 
 
-def cam_term(maps: ClassMaps, cam: CamConfig, regions: Tensor | None = None) -> CamTerm:
+def cam_term(maps: Tensor, probability: Tensor, cam: CamConfig, regions: Tensor | None = None) -> CamTerm:
     """The CAM term of each map, in float32 or wider even under autocast.
 
     Args:
-        maps: of a batch; the term is detached from the network unless they were made to be trained through.
-        cam: method, term, unit and confidence exponent.
-        regions: (batch, image height, image width) uint8; needed by terms of :data:`NEED_REGIONS` alone.
+        maps: (maps, height, width), before ReLU.
+        probability: (maps,) of each map's class, detached.
+        cam: term, unit and confidence exponent.
+        regions: of each map, (maps, image height, image width) uint8; needed by terms of :data:`NEED_REGIONS` alone.
     """
-    made = maps.map(cam.variant)
-    own = maps.targets.regions(regions) if regions is not None and cam.term in NEED_REGIONS else None
-    value, counts = term_values(cam.term, made if maps.create_graph else made.detach(), own, cam.unit)
-    return CamTerm(value, maps.confidence() ** cam.confidence_exponent, counts)
+    value, counts = term_values(cam.term, maps, regions, cam.unit)
+    return CamTerm(value, probability**cam.confidence_exponent, counts)
 
 
 def schedule(cam: CamConfig, epochs_done: float) -> float:
@@ -178,8 +177,10 @@ class CamLoss:
 
     def term(self, logits: Tensor, activations: Tensor, target: Tensor, regions: Tensor | None, train: bool) -> CamTerm:
         """The term of each map, detached from the network unless it is to be trained."""
-        maps = ClassMaps(logits, activations, target, self.cam.score, self.route, self.class_weights(), train)
-        return cam_term(maps, self.cam, regions)
+        made = ClassMaps(logits, activations, target, self.cam.score, self.route, self.class_weights(), train)
+        maps = made.map(self.cam.variant)
+        own = made.targets.regions(regions) if regions is not None and self.cam.term in NEED_REGIONS else None
+        return cam_term(maps if train else maps.detach(), made.confidence(), self.cam, own)
 
     def _watch(
         self, logits: Tensor, activations: Tensor, target: Tensor, loss: Tensor, term: CamTerm, observe: bool
