@@ -30,9 +30,7 @@ from camtrain.config.options import (
     Task,
     setting,
 )
-from camtrain.config.options import (
-    CamConfig as CamConfig,
-)
+from camtrain.config.options import CamConfig as CamConfig
 
 MISSING = "???"
 """What OmegaConf takes for a value that must be given."""
