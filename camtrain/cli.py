@@ -155,7 +155,7 @@ def current_name(argument: str) -> str:
 
 
 def summarise(finished: list[FinishedJob]) -> None:
-    """Print one line per job of a sweep and where all of it is."""
+    """Print one line per job of a sweep, and where its results are."""
     from camtrain.report.console import tensorboard_command
     from camtrain.report.tables import sweep_text
 
