@@ -24,8 +24,7 @@ from torch import Tensor
 
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
-from camtrain.config.options import AUTO, Conflict
-from camtrain.config.schema import CamConfig
+from camtrain.config.options import AUTO, CamConfig, Conflict
 from camtrain.loss.balance import Balance, gradient_share
 from camtrain.loss.classification import classification_gradient, classification_loss
 from camtrain.loss.layer_gradient import LayerGradient, gradient_at

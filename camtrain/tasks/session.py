@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from camtrain.analysis import over_seeds, verdict
 from camtrain.cam.targets import is_multilabel
+from camtrain.config.hydra_store import to_tree
 from camtrain.config.schema import Config
 from camtrain.data.batches import all_batches
 from camtrain.data.images import ImageSet
@@ -69,10 +69,11 @@ class RunRecord:
 
     def save(self, status: str) -> dict[str, Any]:
         """Write `result.json`, whole."""
-        tree: Any = OmegaConf.to_container(OmegaConf.structured(self.config), enum_to_str=True)
         found = over_seeds.differences([self.each], shared=True)
         timing = {"seconds": time.perf_counter() - self.started, **self.timing()}
-        return result.write(self.folder, status, self.config.seed, tree, self.history, found, timing, self.facts)
+        return result.write(
+            self.folder, status, self.config.seed, to_tree(self.config), self.history, found, timing, self.facts
+        )
 
 
 class FinalMeasurements(NamedTuple):

@@ -8,19 +8,18 @@ import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from camtrain.arms import BASELINE, REGULARISED
 from camtrain.cam.targets import is_multilabel
 from camtrain.config import schema
+from camtrain.config.hydra_store import cam_of_arms, to_yaml
 from camtrain.config.options import AUTO
 from camtrain.config.schema import Config, EvaluateConfig, keys
 from camtrain.data.batches import Batch, steps_per_epoch, training_batches
@@ -117,7 +116,7 @@ def train(config: Config, folder: Path) -> dict[str, Any]:
             logging_redirect_tqdm([logging.getLogger()]),
         ):
             context.progress = bar.set_description
-            board.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.structured(config))}\n```")
+            board.text("config", f"```yaml\n{to_yaml(config)}\n```")
             log.info("%s", console.epoch_heading(setup.multilabel))
             while state.epoch < setup.plan.begun_epochs:
                 bar.set_description(f"epoch {state.epoch + 1}/{config.trainer.epochs}")
@@ -149,7 +148,7 @@ def set_up(config: Config) -> Setup:
         UserError: they do not.
     """
     device = prepare_device(config.trainer)
-    cams = {BASELINE: replace(config.cam, weight=0), REGULARISED: config.cam}
+    cams = cam_of_arms(config)
     guided = any(cam.term in NEED_REGIONS for cam in cams.values())
     train_set, val_set = build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
     multilabel = is_multilabel(train_set.targets)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from camtrain.cam.routes import Routes
-from camtrain.config.schema import CamConfig, OptimConfig
+from camtrain.config.options import CamConfig
+from camtrain.config.schema import OptimConfig
 from camtrain.loss.balance import default_share
 from camtrain.loss.criterion import CamLoss, Criterion
 from camtrain.networks.classifier import Classifier

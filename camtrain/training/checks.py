@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from camtrain.cam.routes import GradientRoute, Routes, probe
-from camtrain.config.options import CamVariant, GradientPath, Score
-from camtrain.config.schema import CamConfig
+from camtrain.config.options import CamConfig, CamVariant, GradientPath, Score
 from camtrain.data.batches import Batch
 from camtrain.errors import UserError
 from camtrain.loss.criterion import CamLoss

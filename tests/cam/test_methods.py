@@ -16,8 +16,8 @@ from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.scores import score
 from camtrain.cam.targets import MapTargets
-from camtrain.config.options import TRAINABLE, CamVariant, Score, Stem
-from camtrain.config.schema import CamConfig, ModelConfig
+from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, Score, Stem
+from camtrain.config.schema import ModelConfig
 from camtrain.loss.classification import classification_loss
 from camtrain.loss.criterion import CamLoss
 from camtrain.networks.build import Built, build

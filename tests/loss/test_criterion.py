@@ -14,8 +14,7 @@ from camtrain.cam.gradients import head_gradient
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.scores import probability
 from camtrain.cam.targets import MapTargets
-from camtrain.config.options import TRAINABLE, EntropyUnit, Score, Term
-from camtrain.config.schema import CamConfig
+from camtrain.config.options import TRAINABLE, CamConfig, EntropyUnit, Score, Term
 from camtrain.loss import terms
 from camtrain.loss.classification import classification_loss
 from camtrain.loss.criterion import CamLoss, CamTerm, Context, cam_term, schedule

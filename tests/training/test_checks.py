@@ -9,8 +9,8 @@ import torch
 from small import CLOSED, batch, classifier
 
 from camtrain.cam.routes import GradientRoute, Routes
-from camtrain.config.options import BatchNorm, CamVariant, GradientPath, Score, Term
-from camtrain.config.schema import CamConfig, ModelConfig
+from camtrain.config.options import BatchNorm, CamConfig, CamVariant, GradientPath, Score, Term
+from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError
 from camtrain.networks.build import build
 from camtrain.training.checks import check_alive, check_routes, probe_routes

@@ -10,8 +10,8 @@ import pytest
 import torch
 from small import CLOSED, batch, classifier
 
-from camtrain.config.options import Optimiser
-from camtrain.config.schema import CamConfig, OptimConfig
+from camtrain.config.options import CamConfig, Optimiser
+from camtrain.config.schema import OptimConfig
 from camtrain.training.arm import make_arms
 from camtrain.training.checkpoint import CHECKPOINT, load_state, save_state
 from camtrain.training.state import TrainingState

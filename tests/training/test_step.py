@@ -12,8 +12,8 @@ from torch import Tensor
 
 from camtrain.arms import BASELINE, REGULARISED
 from camtrain.cam.routes import GradientRoute, Routes
-from camtrain.config.options import TRAINABLE, CamVariant, Conflict, Score, Term
-from camtrain.config.schema import CamConfig, ModelConfig, OptimConfig
+from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, Conflict, Score, Term
+from camtrain.config.schema import ModelConfig, OptimConfig
 from camtrain.data.batches import Batch
 from camtrain.loss.classification import classification_gradient, classification_loss
 from camtrain.loss.criterion import CamLoss, CamTerm
