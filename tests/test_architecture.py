@@ -52,7 +52,7 @@ def floor(name: str) -> int:
         for entry in names
         if name == entry
         or (name.startswith(f"{entry}.") and entry != "config")
-        or (entry == "config" and "config" == name.split(".")[0] and name != "config.options")
+        or (entry == "config" and name.split(".")[0] == "config" and name != "config.options")
     ]
     assert len(places) == 1, f"{name} has no place of its own"
     return places[0]

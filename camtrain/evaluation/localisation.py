@@ -23,7 +23,7 @@ UNIFORM, CENTRED = "uniform", "centred Gaussian"
 """Trivial maps, which know nothing of the image."""
 
 SIZED = ("energy_in_mask", "pointing", "iou", "box_accuracy")
-"""Indicators that are told by the object's size."""
+"""Indicators that are reported by the size of the object."""
 
 SIZES = ("small", "middle", "large")
 

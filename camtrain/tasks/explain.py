@@ -1,4 +1,4 @@
-"""Maps of a finished run's arms over a person's own images: another composition root."""
+"""`task=explain`: maps of a finished run's arms over a user's own images."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def explain_batch(
 def describe(
     seen: Mapping[str, ArmOutput], at: int, path: Path, name: str, classes: Sequence[str]
 ) -> list[Explanation]:
-    """What is said of one image of a batch, for each arm."""
+    """One image of a batch as each arm explains it."""
     return [
         Explanation(
             printable(str(path)),
@@ -303,7 +303,7 @@ def write(
         folder: where `maps/` is.
         image: (3, side, side), 0..1.
         maps: by arm, (height, width) float32, before ReLU.
-        of_image: what is said of each arm's.
+        of_image: the explanation by each arm.
         asked: the map's class was, rather than predicted.
         path: of the image.
     """
@@ -371,7 +371,7 @@ def table(found: Sequence[Sequence[Explanation]], name: str | None) -> str:
     """The first images in a line each: what each arm predicts, and the entropy of its map in nats.
 
     Args:
-        found: of each image, what is said of each arm.
+        found: of each image, the explanation by each arm.
         name: of the class that was asked for, whose probability is given then, or None.
     """
     asked = [] if name is None else [f"p of {cut(name, 16)}"]
@@ -384,10 +384,10 @@ def table(found: Sequence[Sequence[Explanation]], name: str | None) -> str:
             cells.append("dead" if entry.dead else f"{entry.entropy:.2f}")
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    said = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     if len(found) > SHOWN:
-        said.append(f"and {len(found) - SHOWN} more")
-    return "\n".join(said)
+        rows.append(f"and {len(found) - SHOWN} more")
+    return "\n".join(rows)
 
 
 def cut(text: str, most: int, end: bool = False) -> str:

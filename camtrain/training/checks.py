@@ -74,8 +74,8 @@ def probe_routes(network: Classifier, images: Tensor, score: Score) -> Routes:
 def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig, route: GradientRoute) -> float:
     """Norm of the CAM term's gradient on the weights below the target layer, which has to be above zero.
 
-    A map that was detached somewhere would train nothing and be noticed by nobody. The first of the batches that has a
-    gradient is enough: a fresh network may well have no map at all in a small one.
+    A map that was detached somewhere would train nothing, and nothing else would show it. The first of the batches
+    that has a gradient is enough: a fresh network may well have no map at all in a small one.
 
     Raises:
         UserError: the gradient is zero or not finite in every batch.
