@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from served import Quiet
 
 from camtrain.data.download import Archive, extract, provide
 from camtrain.errors import UserError
-from camtrain.files import lock
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes = b"x", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
@@ -154,7 +154,8 @@ def test_addresses_that_are_no_addresses(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_fetch_into_one_another(tmp_path: Path) -> None:
     (tmp_path / ".mine.partial").mkdir()
-    with (tmp_path / ".mine.partial" / "lock").open("w") as held:
-        assert lock(held.fileno())
-        with pytest.raises(UserError, match="another process is fetching"):
-            provide(tmp_path / "mine", [Archive("http://127.0.0.1:9/a.tar", "0" * 32)])
+    with (
+        FileLock(tmp_path / ".mine.partial" / "lock"),
+        pytest.raises(UserError, match="another process is fetching"),
+    ):
+        provide(tmp_path / "mine", [Archive("http://127.0.0.1:9/a.tar", "0" * 32)])
