@@ -15,6 +15,12 @@ from camtrain.data.decode import region_of, size_of
 from camtrain.data.sources.folder import list_folder
 from camtrain.errors import UserError
 
+TRAINED_ALONE = (
+    *("evaluate.maps=[]", "evaluate.faithfulness_images=0", "evaluate.road_images=0", "evaluate.sanity_images=0"),
+    "evaluate.images=1",
+)
+"""Settings of a run in which little more than the training is done."""
+
 
 def write_folder(
     root: Path, mask: Callable[[int, int], np.ndarray] | None = None, classes: tuple[str, ...] = ("cat", "dog")

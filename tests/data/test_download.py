@@ -59,6 +59,17 @@ def test_hostile_tar(tmp_path: Path, name: str, kind: bytes, link: str, said: st
     assert not list(tmp_path.rglob("outside*"))
 
 
+def test_owners_and_special_permissions_are_not_unpacked(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as opened:
+        entry = tarfile.TarInfo("set/good.txt")
+        entry.mode, entry.uid, entry.uname = 0o6777, 12345, "somebody"
+        opened.addfile(entry)
+    extract(tmp_path / "a.tar", tmp_path / "into")
+    found = (tmp_path / "into" / "set" / "good.txt").stat()
+    assert found.st_mode & 0o7777 == 0o755
+    assert found.st_uid == tmp_path.stat().st_uid
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("../outside", "leads out"), ("/outside", "leads out"), ("link", "neither")]
 )
