@@ -10,7 +10,7 @@ from torch import Tensor
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import EvaluateConfig, ModelConfig
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.images import ImageSet
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.networks.build import build
@@ -36,7 +36,7 @@ def context_of(
     context = EvaluationContext(
         networks,
         count,
-        lambda chosen: all_batches(images, 4, CPU, chosen=chosen),
+        lambda chosen: all_batches(images, Batching(4), chosen),
         method,
         EvaluateConfig(),
         0,

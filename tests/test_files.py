@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import pytest
 
-from camtrain.files import write_atomically, write_text
+from camtrain.files import write_atomically, write_csv, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -22,3 +22,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_table_is_written_as_csv(tmp_path: Path) -> None:
+    write_csv(tmp_path / "table.csv", ("name", "value"), [("a, b", 1), ('"ä"', 0.5)])
+    assert (tmp_path / "table.csv").read_bytes() == 'name,value\n"a, b",1\n"""ä""",0.5\n'.encode()

@@ -16,7 +16,7 @@ from camtrain.analysis import over_seeds, verdict
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import to_tree
 from camtrain.config.schema import Config
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.images import ImageSet
 from camtrain.device import memory_format, worker_threads
 from camtrain.evaluation.after_training import measure_after_training
@@ -40,13 +40,14 @@ def evaluation_context(
     progress: Callable[[str], object] = lambda _: None,
 ) -> EvaluationContext:
     """Networks by arm in front of the validation images of a run."""
-    trainer, threads = config.trainer, worker_threads(config.trainer)
+    trainer = config.trainer
+    batching = Batching(trainer.batch_size, device, memory_format(trainer), worker_threads(trainer))
     classes, multilabel = len(val_set.classes), is_multilabel(val_set.targets)
     seed = torch_seed(config.seed, Stream.sanity)
     return EvaluationContext(
         networks,
         len(val_set.targets),
-        lambda chosen: all_batches(val_set, trainer.batch_size, device, memory_format(trainer), threads, chosen),
+        lambda chosen: all_batches(val_set, batching, chosen),
         config.cam.variant,
         config.evaluate,
         config.seed,

@@ -22,7 +22,7 @@ from camtrain.config import schema
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
 from camtrain.config.options import AUTO
 from camtrain.config.schema import Config, EvaluateConfig, keys
-from camtrain.data.batches import Batch, steps_per_epoch, training_batches
+from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.images import ImageSet, shared_files
@@ -186,18 +186,11 @@ def set_up(config: Config) -> Setup:
 
 def _batches(setup: Setup, epochs: int, at_most: int = sys.maxsize) -> Generator[Batch, None, None]:
     """Training batches from the first one on, made in as many threads as there are workers, or `at_most`."""
-    trainer, dataset = setup.config.trainer, setup.config.dataset
-    threads = min(worker_threads(trainer), at_most)
+    config = setup.config
+    threads = min(worker_threads(config.trainer), at_most)
+    batching = Batching(config.trainer.batch_size, setup.device, memory_format(config.trainer), threads)
     return training_batches(
-        setup.train_set,
-        trainer.batch_size,
-        epochs,
-        setup.config.seed,
-        augmentation(dataset),
-        dataset.image_size,
-        setup.device,
-        memory_format(trainer),
-        threads,
+        setup.train_set, batching, epochs, config.seed, augmentation(config.dataset), config.dataset.image_size
     )
 
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from measured import CPU, network
+from measured import network
 
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import FakeConfig, ShapesConfig
-from camtrain.data.batches import Batch, all_batches
+from camtrain.data.batches import Batch, Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.evaluation.every_epoch import evaluate, map_metrics
 from camtrain.evaluation.forward import forward_maps
@@ -27,9 +27,9 @@ def test_subset_is_measured_whatever_the_batches_hold() -> None:
     measured = torch.zeros(16, dtype=torch.bool)
     measured[[2, 3, 11]] = True
     figures = [
-        evaluate(networks(network()), all_batches(image_set, size, CPU), CamVariant.gradcam, measured).measured.means[
-            "baseline"
-        ]
+        evaluate(
+            networks(network()), all_batches(image_set, Batching(size)), CamVariant.gradcam, measured
+        ).measured.means["baseline"]
         for size in (2, 16)  # most batches of two hold no measured image
     ]
     for tag, value in figures[0].items():
@@ -52,7 +52,9 @@ def test_closed_form_and_autograd_measure_the_same() -> None:
 def test_values_of_each_image_are_means_over_its_maps() -> None:
     _, image_set = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=3), 0)
     measured = torch.arange(12) % 3 != 0
-    found = evaluate(networks(network(True, 8)), all_batches(image_set, 5, CPU), CamVariant.gradcam, measured).measured
+    found = evaluate(
+        networks(network(True, 8)), all_batches(image_set, Batching(5)), CamVariant.gradcam, measured
+    ).measured
     entropy, dead = (found.each["baseline"][f"cam/{name}"] for name in ("entropy", "dead_rate"))
     assert dead.isnan().tolist() == [not chosen for chosen in measured.tolist()]
     number = int((entropy.isfinite() & (image_set.targets.sum(1) > 1)).nonzero()[0])
@@ -69,16 +71,16 @@ def test_maps_of_some_images_are_found_again(objects: int) -> None:
     _, image_set = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=objects), 0)
     measured = torch.arange(12) % 4 != 1
     trained = network(True, 8)
-    evaluated = evaluate(networks(trained), all_batches(image_set, 5, CPU), CamVariant.gradcam, measured)
+    evaluated = evaluate(networks(trained), all_batches(image_set, Batching(5)), CamVariant.gradcam, measured)
     some = measured & (torch.arange(12) != 6)
-    for batch in all_batches(image_set, 4, CPU, chosen=some):
+    for batch in all_batches(image_set, Batching(4), some):
         logits, _, maps = forward_maps(trained, batch.images, batch.targets, CamVariant.gradcam)
         torch.testing.assert_close(evaluated.logits_of("baseline", batch), logits, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(evaluated.maps_of("baseline", batch), maps, atol=1e-5, rtol=1e-4)
-    everything = next(all_batches(image_set, 12, CPU))
+    everything = next(all_batches(image_set, Batching(12)))
     with pytest.raises(AssertionError):  # some were not measured
         evaluated.maps_of("baseline", everything)
-    backwards = Batch(*(part.flip(0) for part in next(all_batches(image_set, 12, CPU, chosen=some))))
+    backwards = Batch(*(part.flip(0) for part in next(all_batches(image_set, Batching(12), some))))
     with pytest.raises(AssertionError):
         evaluated.maps_of("baseline", backwards)
 
@@ -86,7 +88,7 @@ def test_maps_of_some_images_are_found_again(objects: int) -> None:
 def test_what_each_image_adds_is_under_its_number() -> None:
     _, images = build_data(ShapesConfig(image_size=32, train=8, val=9, objects=3), 0)
     everything = torch.ones(9, dtype=torch.bool)
-    batches = list(all_batches(images, 2, CPU))
+    batches = list(all_batches(images, Batching(2)))
     one, other = (
         evaluate(networks(network(True, 8)), order, CamVariant.gradcam, everything).measured
         for order in (batches, batches[::-1])
@@ -109,7 +111,7 @@ def test_several_classes_have_a_map_and_a_region_each(closed: bool) -> None:
     assert mapped.maps.shape == (int(image_set.targets.sum()), 4, 4)
     measured = torch.ones(12, dtype=torch.bool)
     figures = evaluate(
-        networks(network(closed, 8)), all_batches(image_set, 5, CPU), CamVariant.gradcam, measured
+        networks(network(closed, 8)), all_batches(image_set, Batching(5)), CamVariant.gradcam, measured
     ).measured.means["baseline"]
     assert 0 <= figures["average_precision/val"] <= 1
     assert "accuracy/val" not in figures

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measured import CPU, context_of, network
+from measured import context_of, network
 
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ShapesConfig
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.evaluation.every_epoch import evaluate
 from camtrain.evaluation.faithfulness import confidence_metrics, measure_faithfulness
@@ -27,9 +27,9 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     measured = torch.arange(10) >= 6
     trained = network(True, 8)
     nothing = torch.zeros(10, dtype=torch.bool)
-    batches = all_batches(image_set, 4, CPU, chosen=measured)
+    batches = all_batches(image_set, Batching(4), measured)
     context = context_of({"baseline": trained, "other": network(True, 8, seed=1)}, image_set, measured)
-    evaluated = evaluate(context.networks, all_batches(image_set, 3, CPU), CamVariant.gradcam, measured)
+    evaluated = evaluate(context.networks, all_batches(image_set, Batching(3)), CamVariant.gradcam, measured)
     found = measure_faithfulness(context, evaluated, batches, {"other": 2.0}, nothing)
     images, _ = image_set.gather([7])
     images, target = images.float() / 255, image_set.targets[7:8]
@@ -61,7 +61,7 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
 
 def test_several_kinds_of_maps_are_measured_as_one() -> None:
     _, image_set = build_data(ShapesConfig(image_size=32, train=8, val=4), 0)
-    trained, batch = network(True, 8), next(all_batches(image_set, 4, CPU))
+    trained, batch = network(True, 8), next(all_batches(image_set, Batching(4)))
     _, targets, maps = forward_maps(trained, batch.images, batch.targets, CamVariant.gradcam)
     kinds = [maps, maps.flip(2)]
     counted = []
@@ -86,9 +86,9 @@ def test_road_is_measured_on_its_own_subset_whatever_the_batches() -> None:
     imputed = torch.arange(8) < 3
     one = network(True, 8)
     context = context_of(networks(one), images, measured)
-    evaluated = evaluate(context.networks, all_batches(images, 3, CPU), CamVariant.gradcam, measured)
+    evaluated = evaluate(context.networks, all_batches(images, Batching(3)), CamVariant.gradcam, measured)
     found = [
-        measure_faithfulness(context, evaluated, all_batches(images, size, CPU, chosen=measured), {}, imputed)
+        measure_faithfulness(context, evaluated, all_batches(images, Batching(size), measured), {}, imputed)
         for size in (2, 8)
     ]
     roads = [part.each["baseline"]["faithfulness/road"] for part in found]

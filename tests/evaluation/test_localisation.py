@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from measured import CPU, context_of, network
+from measured import context_of, network
 
 from camtrain.cam import distribution
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ShapesConfig
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.evaluation.equivariance import measure_equivariance
 from camtrain.evaluation.every_epoch import evaluate
@@ -26,9 +26,9 @@ def test_place_is_that_of_each_map() -> None:
     measured = torch.ones(12, dtype=torch.bool)
     networks = {"baseline": network(True, 8), "regularised": network(True, 8, 1), "third": network(True, 8, 2)}
     context = context_of(networks, image_set, measured)
-    evaluated = evaluate(networks, all_batches(image_set, 5, CPU), CamVariant.gradcam, measured)
+    evaluated = evaluate(networks, all_batches(image_set, Batching(5)), CamVariant.gradcam, measured)
     maps = evaluated.maps
-    found = measure_localisation(context, evaluated, all_batches(image_set, 5, CPU))
+    found = measure_localisation(context, evaluated, all_batches(image_set, Batching(5)))
     images, regions = image_set.gather(range(12))
     controls = {}
     for name, treatment in (("control", "regularised"), ("control:third", "third")):

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from measured import CPU, context_of, network
+from measured import context_of, network
 
 from camtrain.config.options import TRAINABLE, CamVariant
 from camtrain.config.schema import FakeConfig
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.evaluation.every_epoch import evaluate
 from camtrain.evaluation.other_maps import measure_other_maps
@@ -36,6 +36,8 @@ def test_every_map_is_measured_alone_as_with_the_trained_one(variant: CamVariant
     assert (alike == pytest.approx(1, abs=1e-4)) == same
     assert 0 <= alone[f"other_maps/{variant.value}/entropy"] <= math.log(16)
     if variant in TRAINABLE:
-        whole = evaluate(networks(network()), all_batches(images, 4, CPU), variant, measured).measured.means["baseline"]
+        whole = evaluate(networks(network()), all_batches(images, Batching(4)), variant, measured).measured.means[
+            "baseline"
+        ]
         for tag, value in alone.items():
             assert value == pytest.approx(whole[f"cam/{tag.split('/')[2]}"], nan_ok=True)

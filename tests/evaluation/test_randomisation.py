@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from measured import CPU, context_of, network
+from measured import context_of, network
 
 from camtrain.cam import distribution
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ShapesConfig
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.evaluation.every_epoch import evaluate
 from camtrain.evaluation.forward import forward_maps
@@ -29,7 +29,7 @@ def test_randomising_ends_in_the_fresh_network() -> None:
     trained, other = network(True, 8), network(True, 8, seed=5)
     everything = torch.ones(8, dtype=torch.bool)
     context = context_of(networks(trained), image_set, everything)
-    batches = list(all_batches(image_set, 4, CPU))
+    batches = list(all_batches(image_set, Batching(4)))
     evaluated = evaluate(networks(trained), batches, CamVariant.gradcam, everything)
     found = randomisation_test(context, evaluated, batches, other.backbone.state_dict())
     curve = found.curves["baseline"]
