@@ -159,7 +159,7 @@ def shows(targets: Tensor, class_number: int) -> Tensor:
 
 
 def image_name(image_set: ImageSet, number: int) -> str:
-    """What to call an image: its file, or its number where it has none, in the words that pictures.csv has always had."""
+    """What to call an image: its file, or its number where it has none; in pictures.csv, whose words stay."""
     return str(image_set.files[number]) if image_set.files else f"picture {number}"
 
 
