@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from camtrain.analysis.intervals import LEVEL, NOTHING, Interval, holm
 from camtrain.arms import Contrast
-from camtrain.config.options import AUTO, Score
-from camtrain.config.schema import CamConfig
+from camtrain.config.options import AUTO, CamConfig, Score
 from camtrain.metrics.catalogue import CONCENTRATION, FAMILIES, INDICATORS, Indicator
 from camtrain.metrics.classification import metric_name
 

@@ -14,23 +14,16 @@ from camtrain.analysis.comparison import Figures, Row, caveats, primary_tag, row
 from camtrain.analysis.intervals import Interval, hierarchical, images_for, mean_interval
 from camtrain.analysis.verdict import DEAD_RATE, Claim, Outcome, held_out_methods, judge, measured_methods
 from camtrain.arms import Contrast, contrasts
-from camtrain.config import schema
+from camtrain.config.hydra_store import cam_of_arms
 from camtrain.config.options import DatasetName
-from camtrain.config.schema import Config, ReportConfig, keys
+from camtrain.config.schema import ReportConfig
 from camtrain.metrics.catalogue import is_rate
 from camtrain.metrics.classification import ACCURACY
 from camtrain.runs.result import RunResult
-from camtrain.runs.tree import cam_of_arms
+from camtrain.runs.settings import settings
 
 GENERATED = (DatasetName.shapes, DatasetName.fake)
 """Sets whose images are others with every seed."""
-
-NO_SETTINGS = (
-    *("seed", "run", "runs", "images", "class_name"),
-    *("trainer.device", "trainer.threads", "trainer.workers", "dataset.cache", "dataset.download"),
-    *("evaluate.images", "evaluate.image_epochs"),
-)
-"""Keys in which runs may differ and still be the same experiment."""
 
 Each = Mapping[str, Mapping[str, Tensor]]
 """By arm (or sharpened baseline) and tag: (images,), nan where not defined."""
@@ -43,10 +36,6 @@ class Run:
     folder: Path
     result: RunResult
     each: Each
-
-    @property
-    def config(self) -> Config:
-        return self.result.config
 
 
 @dataclass(frozen=True)
@@ -104,9 +93,9 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
             f"{shared_files} of the validation images were trained on: the figures do not say how well the arms do on"
             " new ones."
         )
-    cams = cam_of_arms(one.runs[0].config)
+    cams = cam_of_arms(one.runs[0].result.config)
     for comparison in one.comparisons:
-        cam = cams.get(comparison.contrast.treatment, one.runs[0].config.cam)
+        cam = cams[comparison.contrast.treatment]
         lines += caveats(comparison.contrast, one.final, comparison.intervals, cam)
         lines += _few_images(one, comparison)
     accuracy, data = one.reference.get(f"{ACCURACY}/val", math.nan), one.runs[0].result.data
@@ -139,25 +128,6 @@ def _few_images(one: Summary, comparison: Comparison) -> list[str]:
     ]
 
 
-def settings(config: Config) -> dict[str, str | float | bool]:
-    """Every key that makes another experiment, with its value."""
-    found: dict[str, str | float | bool] = {}
-    for key, value, _ in keys(config):
-        if key not in NO_SETTINGS and not key.startswith("report."):
-            found |= leaves(key, value)
-    return found
-
-
-def leaves(key: str, value: object) -> dict[str, str | float | bool]:
-    """The values below a key, each under its own; an empty mapping, as that of an arm without differences, is one."""
-    if isinstance(value, list):
-        return {key: f"[{','.join(str(schema.plain(part)) for part in value)}]"}
-    if not isinstance(value, Mapping):
-        return {key: schema.plain(value)}
-    below = (leaves(f"{key}.{name}", part) for name, part in value.items())
-    return {name: leaf for part in below for name, leaf in part.items()} or {key: "the default"}
-
-
 def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by their settings without the seed, under what sets these apart; in the order of their first run.
 
@@ -165,11 +135,11 @@ def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     found: dict[tuple[tuple[str, str | float | bool], ...], dict[int, Run]] = {}
     # Seeds by which networks of others were measured again; the network of that seed belongs to these.
-    foreign = {run.config.seed for run in runs if run.result.seed != run.config.seed}
+    foreign = {run.result.config.seed for run in runs if run.result.seed != run.result.config.seed}
     for run in runs:
-        own = settings(run.config)
-        if run.result.trained_seed is not None and run.config.seed in foreign:
-            own["seed"] = run.config.seed  # of the images
+        own = settings(run.result.config)
+        if run.result.trained_seed is not None and run.result.config.seed in foreign:
+            own["seed"] = run.result.config.seed  # of the images
         found.setdefault(tuple(sorted(own.items())), {})[run.result.seed] = run
     common = set.intersection(*(set(group) for group in found)) if found else set()
     return {
@@ -190,8 +160,8 @@ def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary
     """
     finals = [run.result.finals() for run in runs]
     final = {name: _means([parts.get(name, {}) for parts in finals]) for name in finals[0]}
-    one_set = len({run.config.seed for run in runs}) == 1  # networks of several seeds, measured again by one
-    shared = one_set or runs[0].config.dataset.name not in GENERATED
+    one_set = len({run.result.config.seed for run in runs}) == 1  # networks of several seeds, measured again by one
+    shared = one_set or runs[0].result.config.dataset.name not in GENERATED
     pairs = contrasts(runs[0].result.arms)
     return Summary(label, runs, final, [_compare(pair, runs, final, shared, margins) for pair in pairs])
 

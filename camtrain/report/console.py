@@ -8,13 +8,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from camtrain.config.options import Conflict, EntropyUnit, Precision, Term
-from camtrain.config.schema import CamConfig
+from camtrain.config.hydra_store import cam_of_arms
+from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term
 from camtrain.metrics.catalogue import INDICATORS, Place, at
 from camtrain.metrics.classification import metric_name
 from camtrain.report.tables import short
 from camtrain.runs.result import RunResult
-from camtrain.runs.tree import cam_of_arms
 
 SPLITS = {"train": "training", "val": "validation"}
 
@@ -47,7 +46,7 @@ def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
     cams = cam_of_arms(result.config)
     for number, (name, share) in enumerate(result.cam_shares.items()):
         arm = f"{name}: " if len(result.cam_shares) > 1 else ""
-        yield "" if number else "CAM term", f"{arm}{term(cams.get(name, result.config.cam), share)}"
+        yield "" if number else "CAM term", f"{arm}{term(cams[name], share)}"
     batch = min(trainer.batch_size, result.data.train or trainer.batch_size)
     yield (
         "training",

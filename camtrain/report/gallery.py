@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from camtrain.arms import Contrast
+from camtrain.cam.targets import MapTargets
+from camtrain.data.batches import Batch
 from camtrain.data.images import ImageSet, image_name
 from camtrain.files import write_atomically
 from camtrain.metrics.catalogue import Indicator, Place, at
@@ -37,6 +39,13 @@ class Views(NamedTuple):
     multilabel: bool  # images may have several classes
     maps: Mapping[str, Tensor]  # by arm: (maps, height, width), before ReLU
     logits: Mapping[str, Tensor]  # by arm: (images, classes)
+
+    @classmethod
+    def of(cls, batch: Batch, maps: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> Views:
+        """The images of a batch, with the maps of all their classes, and logits, by arm."""
+        targets = MapTargets.of(batch.targets)
+        numbers, regions = batch.indices.tolist(), targets.regions(batch.regions)
+        return cls(numbers, batch.images, targets.rows, targets.classes, regions, targets.multilabel, maps, logits)
 
 
 def draw(views: Views, class_names: Sequence[str], prefer: Gain | None = None) -> dict[int, overlay.Drawn]:
@@ -140,7 +149,7 @@ def write_gallery(
         folder: run folder.
         images: the validation images.
         chosen: which of them.
-        views: gives images by their numbers with the maps and logits that are held of them.
+        views: gives images by their numbers, in ascending order, with the maps and logits that are held of them.
     """
     entries = []
     prefer: dict[str, tuple[list[int], Gain | None]] = {
@@ -149,8 +158,9 @@ def write_gallery(
         "random": (chosen.random, None),
     }
     for why, (numbers, most) in prefer.items():
-        drawings = draw(views(numbers), images.classes, most) if numbers else {}
-        for number, drawn in drawings.items():
+        drawings = draw(views(sorted(numbers)), images.classes, most) if numbers else {}
+        for number in filter(drawings.__contains__, numbers):
+            drawn = drawings[number]
             file = f"{FOLDER}/{why}-{number}.png"
             write_atomically(folder / file, partial(overlay.save_png, overlay.strip(drawn)))
             captions = {arm: _caption(drawn, arm) for arm in drawn.density}

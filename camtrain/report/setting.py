@@ -13,13 +13,13 @@ from camtrain.analysis.comparison import Row
 from camtrain.analysis.over_seeds import Comparison, Run, Summary
 from camtrain.analysis.verdict import Claim, Condition
 from camtrain.arms import contrasts
+from camtrain.config.hydra_store import to_yaml
 from camtrain.config.schema import EvaluateConfig
 from camtrain.metrics.catalogue import Place, at
 from camtrain.report import console, plots, tables
 from camtrain.report.page import Cell, Part, Table, embedded_image, said
 from camtrain.report.tables import short
 from camtrain.runs.result import GalleryEntry, MapCaption
-from camtrain.runs.tree import to_yaml
 
 
 class Verdict(NamedTuple):
@@ -91,14 +91,14 @@ def view(one: Summary) -> SettingView:
             Part(heading, comparison_table(each), each.contrast.treatment, _power(each, len(one.runs) > 1))
             for heading, each in named
         ],
-        counts=first.config.evaluate,
+        counts=first.result.config.evaluate,
         sizes=by_size(one),
         other_maps_title=tables.other_maps_title(one.arms),
         other_maps=other_maps(one),
         curves=Markup(plots.curves(epochs)),
         settling=Markup(plots.settling(epochs)),
         randomised=Markup(plots.randomised(randomised) if randomised else ""),
-        configuration=to_yaml(first.config),
+        configuration=to_yaml(first.result.config),
         timing=list(timings(one)),
     )
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from camtrain.arms import Contrast, contrasts
 from camtrain.cam.routes import GradientRoute, Routes
+from camtrain.config.hydra_store import from_tree, to_tree
 from camtrain.config.schema import Config
 from camtrain.data.listing import Skipped
 from camtrain.errors import UserError
 from camtrain.files import write_text
-from camtrain.runs.tree import from_tree, to_tree
 
 SCHEMA = 1
 

@@ -1,4 +1,4 @@
-"""A finished run measured again, on its own or another data set, without training: another composition root."""
+"""`task=evaluate`: a finished run measured again, on its own or another data set, without training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from camtrain.analysis import over_seeds
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import Config, FakeConfig, ShapesConfig
 from camtrain.data.build import validation
@@ -23,16 +22,16 @@ from camtrain.device import prepare_device, worker_threads
 from camtrain.errors import UserError
 from camtrain.evaluation.every_epoch import evaluate
 from camtrain.runs import facts, result
-from camtrain.runs.load import Finished, arms, read
+from camtrain.runs.load import Finished, networks, read
 from camtrain.tasks import session
-from camtrain.tasks.session import EvaluationContext
+from camtrain.tasks.session import RunRecord
 from camtrain.training.checks import check_maps
 
 log = logging.getLogger("camtrain")
 
 
 def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, Any]:
-    """Measure both arms of a finished run, and leave what a run leaves, but for curves and weights.
+    """Measure every arm of a finished run, and leave what a run leaves, but for curves and weights.
 
     Args:
         config: checked; of it `run`, `evaluate`, `report` and the machine's part count, `dataset` if it was chosen, and
@@ -51,38 +50,34 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[
     device = prepare_device(config.trainer)
     finished = read(Path(config.run).expanduser())
     own = combined(config, finished, chosen)
-    both = arms(finished, device)
-    check_maps(own.evaluate.maps, both[0].paths, finished.result["model"]["layer"])
-    images = fitting(own, finished)
+    trained = networks(finished, device)
+    check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result["model"]["layer"])
+    val_set = fitting(own, finished)
     result.reserve_folder(folder)
-    scene = EvaluationContext(own, folder, both, images, device)
-    facts = described(finished, own, images, device)
+    facts = described(finished, own, val_set, device)
     log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result["data"]["name"])
     session.log_introduction(facts, own)
-    epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in both}
-    each: over_seeds.Each = {arm.name: {} for arm in both}
-
-    def save(status: str) -> dict[str, Any]:
-        return scene.save(status, epochs, each, facts, {})
+    record = RunRecord(folder, own, facts, {name: [] for name in trained}, {name: {} for name in trained})
 
     status = "failed"
-    save("running")
+    record.save("running")
     try:
         with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
-            evaluated = evaluate(both, scene.batches(), own.cam.variant, scene.measured)
-            seen = session.measure_final(scene, evaluated, bar.set_description)
-        facts |= seen.facts
-        each = seen.each
-        for arm in both:
-            epochs[arm.name] = [{**evaluated.measured.means[arm.name], **seen.means[arm.name]}]
-        settled = session.write_report(scene, save("running"), each, title(own, facts["trained_seed"]))
+            context = session.evaluation_context(own, trained, val_set, device, bar.set_description)
+            evaluated = evaluate(trained, context.batches(None), context.method, context.measured)
+            final = session.measure_final(context, evaluated, val_set, own, folder)
+        record.facts |= final.facts
+        record.each = final.each
+        for name in trained:
+            record.history[name] = [{**evaluated.measured.means[name], **final.means[name]}]
+        outcome = session.write_report(record, title(own, facts["trained_seed"]))
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        written = save(status)
-    session.log_summary(scene, settled)
+        written = record.save(status)
+    session.log_summary(folder, outcome)
     return written
 
 
@@ -105,7 +100,9 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
         size = config.dataset.image_size if "dataset.image_size" in chosen else dataset.image_size
         dataset = replace(config.dataset, image_size=size)
         if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
-            dataset = replace(dataset, train=theirs.dataset.train)  # nothing is trained on; what was, stays told
+            dataset = replace(
+                dataset, train=theirs.dataset.train
+            )  # nothing is trained on: what the run trained on stays on record
     elif settings:
         raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
     trainer = replace(

@@ -84,7 +84,7 @@ def verdicts(one: Summary) -> str:
 
 def measured_on(run: Run) -> tuple[str, int, bool]:
     """What tells apart the images that runs were measured on."""
-    return data_name(run.config.dataset), run.result.data.val, run.result.trained_seed is not None
+    return data_name(run.result.config.dataset), run.result.data.val, run.result.trained_seed is not None
 
 
 def collect(runs: str) -> tuple[list[Run], list[str]]:
@@ -124,8 +124,8 @@ def _natural(path: Path) -> tuple[str, int, str]:
 
 
 def title(summaries: Sequence[Summary]) -> str:
-    names = dict.fromkeys(data_name(run.config.dataset) for one in summaries for run in one.runs)
-    networks = dict.fromkeys(run.config.model.name for one in summaries for run in one.runs)
+    names = dict.fromkeys(data_name(run.result.config.dataset) for one in summaries for run in one.runs)
+    networks = dict.fromkeys(run.result.config.model.name for one in summaries for run in one.runs)
     runs = sum(len(one.runs) for one in summaries)
     return f"{', '.join(names)}; {', '.join(networks)}; {runs} run{'s' * (runs > 1)}"
 

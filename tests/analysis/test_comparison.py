@@ -13,8 +13,7 @@ from scipy.stats import t
 from camtrain.analysis import comparison, over_seeds
 from camtrain.analysis.intervals import Interval
 from camtrain.arms import contrasts
-from camtrain.config.options import Score
-from camtrain.config.schema import CamConfig
+from camtrain.config.options import CamConfig, Score
 from camtrain.report import tables
 
 NAN = math.nan

@@ -12,18 +12,19 @@ import torch
 from runs.made import TAGS, THREE, made_run
 
 from camtrain.analysis.intervals import hierarchical
-from camtrain.analysis.over_seeds import Run, group_by_settings, leaves, notes, summarise
+from camtrain.analysis.over_seeds import Run, group_by_settings, notes, summarise
 from camtrain.analysis.pareto import on_front
 from camtrain.analysis.verdict import Outcome
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ReportConfig
 from camtrain.runs.facts import data_name
+from camtrain.runs.settings import leaves
 
 
 def run(seed: int, images: int = 30, share: float | None = None, files: bool = False, **more: Any) -> Run:
     """A run with made-up figures; the regularised arm's entropy is lower by 1."""
     one = made_run(seed, images=images, files=files, **more)
-    one.config.cam.share = share
+    one.result.config.cam.share = share
     return one
 
 
@@ -40,7 +41,7 @@ def test_runs_with_the_same_settings_belong_together() -> None:
     runs = [run(1, share=0.3), run(0, share=0.3), run(0, share=0.5), run(0, share=0.3)]
     groups = group_by_settings(runs)
     assert list(groups) == ["cam.share=0.3", "cam.share=0.5"]
-    assert [one.config.seed for one in groups["cam.share=0.3"]] == [0, 1]
+    assert [one.result.config.seed for one in groups["cam.share=0.3"]] == [0, 1]
     assert groups["cam.share=0.3"][0] is runs[3]  # the later one
     assert list(group_by_settings([run(0), run(1)])) == [""]
     assert list(group_by_settings([run(0), run(0, share=0.3)])) == ["cam.share=null", "cam.share=0.3"]
@@ -48,9 +49,13 @@ def test_runs_with_the_same_settings_belong_together() -> None:
 
 def test_what_is_no_setting_does_not_set_apart() -> None:
     other = run(1)
-    other.config.trainer.threads, other.config.run, other.config.report.accuracy_margin = 7, "x", 0.5
+    other.result.config.trainer.threads, other.result.config.run, other.result.config.report.accuracy_margin = (
+        7,
+        "x",
+        0.5,
+    )
     assert len(group_by_settings([run(0), other])) == 1
-    other.config.evaluate.faithfulness_images = 7
+    other.result.config.evaluate.faithfulness_images = 7
     assert len(group_by_settings([run(0), other])) == 2
 
 
@@ -187,9 +192,9 @@ def test_the_sharpened_baseline_is_compared_image_by_image() -> None:
 
 def test_several_objects_are_in_the_name_of_the_set() -> None:
     one = run(0)
-    assert data_name(one.config.dataset) == "shapes"
-    one.config.dataset.objects = 3  # type: ignore[attr-defined]
-    assert data_name(one.config.dataset) == "shapes, 1 to 3 objects"
+    assert data_name(one.result.config.dataset) == "shapes"
+    one.result.config.dataset.objects = 3  # type: ignore[attr-defined]
+    assert data_name(one.result.config.dataset) == "shapes, 1 to 3 objects"
 
 
 def test_front_of_a_sweep() -> None:

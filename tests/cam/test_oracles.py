@@ -32,8 +32,8 @@ from camtrain.cam.gradients import autograd_gradient, head_gradient
 from camtrain.cam.make import make_maps
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.targets import map_targets
-from camtrain.config.options import TRAINABLE, CamVariant, EntropyUnit, Score, Stem
-from camtrain.config.schema import CamConfig, ModelConfig
+from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, EntropyUnit, Score, Stem
+from camtrain.config.schema import ModelConfig
 from camtrain.evaluation.forward import forward_maps
 from camtrain.loss import terms
 from camtrain.loss.criterion import cam_term

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from measured import network
 from report.three import views
 from torch import Tensor
 
 from camtrain.arms import contrasts
+from camtrain.config.options import CamVariant
+from camtrain.config.schema import ShapesConfig
+from camtrain.data.batches import one_batch
+from camtrain.data.build import build as build_data
 from camtrain.data.images import in_memory
-from camtrain.report.gallery import choose_gallery, draw, gain, write_gallery
+from camtrain.evaluation.every_epoch import map_metrics
+from camtrain.evaluation.forward import forward_maps
+from camtrain.metrics.catalogue import INDICATORS
+from camtrain.report.gallery import Chosen, Views, choose_gallery, draw, gain, write_gallery
 from camtrain.report.overlay import GAP, TILE
 from camtrain.report.setting import caption_figures
 from camtrain.runs.result import MapCaption
@@ -110,3 +118,33 @@ def test_what_stands_under_a_map(energy: float | None, entropy: float | None, ex
     )
     assert caption_figures(caption(8.2)) == expected
     assert caption_figures(caption(0.0)) == "dead map"
+
+
+@pytest.mark.parametrize("by", ["energy_in_mask", "entropy"])
+def test_of_several_classes_the_one_that_gained_or_lost_most_is_drawn(by: str, tmp_path: Path) -> None:
+    _, image_set = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=3), 0)
+    pair = contrasts(["plain", "other"])[0]
+    networks = {pair.reference: network(True, 8), pair.treatment: network(True, 8, seed=1)}
+    shown = list(range(12))
+    batch = one_batch(image_set, shown, torch.device("cpu"))
+    mapped = {
+        name: forward_maps(net, batch.images, batch.targets, CamVariant.gradcam) for name, net in networks.items()
+    }
+    maps, logits = ({name: part[at] for name, part in mapped.items()} for at in (2, 0))
+    chosen = Chosen(shown[::-1], shown, shown, INDICATORS[f"cam/{by}"], pair)
+    entries = write_gallery(tmp_path, image_set, chosen, lambda _: Views.of(batch, maps, logits))
+    assert [entry.file for entry in entries[:12]] == [f"pictures/best-{number}.png" for number in chosen.best]
+    of = mapped["plain"].targets
+    before, after = (map_metrics(part.maps, of.regions(batch.regions)) for part in mapped.values())
+    change = after[by] - before[by]
+    gained = change if by == "energy_in_mask" else -change
+    assert of.occurrence.max() > 0
+    for number in shown:
+        here = (of.rows == number).nonzero().flatten()
+        best, worst = (here[(sign * gained[here]).nan_to_num(nan=-torch.inf).argmax()] for sign in (1, -1))
+        for why, which in (("best", best), ("worst", worst), ("random", here[0])):
+            (entry,) = (entry for entry in entries if entry.file == f"pictures/{why}-{number}.png")
+            assert entry.truth == image_set.classes[int(of.classes[which])]
+            for name, figures in (("plain", before), ("other", after)):
+                for figure, value in entry.arms[name].figures.items():
+                    assert value == pytest.approx(float(figures[figure][which]), abs=1e-4, nan_ok=True)

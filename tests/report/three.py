@@ -44,7 +44,7 @@ def three_arms(folder: Path, seed: int = 0) -> Run:
     changes, margins = differences_of_run({name: arm.final for name, arm in arms.items()}, each)
     result: RunResult = replace(
         old,
-        config=replace(old.config, seed=seed),
+        config=replace(old.config, seed=seed, arms=old.config.arms | {ADDED: {"cam": {"term": "area"}}}),
         arms=arms,
         cam_shares=old.cam_shares | {ADDED: 0.3},
         timing=replace(old.timing, step=old.timing.step | {ADDED: 0.02}),

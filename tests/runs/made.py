@@ -69,6 +69,10 @@ def made_run(seed: int, arms: Sequence[str] = TWO, images: int = 30, files: bool
         finals[name] |= {"cam/dead_rate": 0.0, "cam/energy_in_mask": math.nan}
         finals[name]["cam/pxap"] = 0.4 + seed / 100 + len(name) / 100
     controls = {pair.treatment: Control(2.0, finals[pair.control]) for pair in contrasts(arms)}
-    result = made_result(made_config(seed, files, **more), {name: finals[name] for name in arms}, controls)
+    result = made_result(
+        made_config(seed, files, arms={name: {} for name in arms}, **more),
+        {name: finals[name] for name in arms},
+        controls,
+    )
     result.differences, result.margins = differences_of_run({name: finals[name] for name in arms}, each)
     return Run(Path(f"run {seed}"), result, each)

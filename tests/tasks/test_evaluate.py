@@ -16,7 +16,7 @@ from PIL import Image
 
 from camtrain.config.options import DatasetName
 from camtrain.config.schema import Config, FakeConfig, ModelConfig, ShapesConfig
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build, validation
 from camtrain.data.images import relabelled
 from camtrain.evaluation.forward import forward_maps
@@ -92,7 +92,7 @@ def test_other_images_with_some_of_the_classes(trained: Path, command: Command, 
     config = read(trained).config
     config.dataset.root = str(tmp_path / "other")  # type: ignore[attr-defined]
     image_set = relabelled(validation(config.dataset, 0), ["blue", "green", "red"])
-    (batch,) = all_batches(image_set, 8, torch.device("cpu"))
+    (batch,) = all_batches(image_set, Batching(8))
     assert sorted(set(batch.targets.tolist())) == [1, 2]
     logits = forward_maps(network, batch.images, batch.targets, config.cam.variant).output.logits
     accuracy = float((logits.argmax(1) == batch.targets).float().mean())

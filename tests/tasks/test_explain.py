@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 from camtrain.cam.routes import GradientRoute as GradientPath
 from camtrain.cam.routes import Routes
 from camtrain.config.options import CamVariant
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
@@ -122,7 +122,7 @@ def test_the_restored_arms_have_the_accuracy_of_the_run(which: str, request: pyt
     for arm in load.arms(read, CPU):
         assert not arm.model.training
         right = []
-        for batch in all_batches(val, 8, CPU):
+        for batch in all_batches(val, Batching(8)):
             with torch.no_grad():
                 right += (arm.model(batch.images).logits.argmax(1) == batch.targets).tolist()
         assert sum(right) / len(right) == pytest.approx(read.result["arms"][arm.name]["final"]["accuracy/val"])

@@ -456,7 +456,8 @@ def test_help_names_every_choice_and_does_not_import_torch(tmp_path: Path) -> No
 
 
 def test_version_and_configuration(command: Command, tmp_path: Path) -> None:
-    assert re.fullmatch(r"camtrain \d+\.\d+\.\d+\n", command("--version").stdout)
+    commit = r" \(commit [0-9a-f]{7}\)" if (ROOT / ".git").exists() else ""
+    assert re.fullmatch(rf"camtrain \d+\.\d+\.\d+{commit}\n", command("--version").stdout)
     shown = command("--cfg", "job", "experiment=paper", "dataset.root=x").stdout
     for line in ("name: resnet50", "weights: IMAGENET1K_V1", "score: logit", "unit: nats", "weight: 100"):
         assert line in shown
