@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,13 +22,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from omegaconf import DictConfig, open_dict
 
-from camtrain.arms import contrasts
 from camtrain.config.hydra_store import register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import RENAMED, Config
 from camtrain.config.validate import check_taken
 from camtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from camtrain.runs.result import RunResult
 
 log = logging.getLogger("camtrain")
 
@@ -59,7 +61,7 @@ class FinishedJob(NamedTuple):
 
     folder: Path
     overrides: list[str]
-    result: dict[str, Any]  # what `result.json` holds
+    result: RunResult
 
 
 def main() -> None:
@@ -163,7 +165,7 @@ def summarise(finished: list[FinishedJob]) -> None:
     jobs = []
     for done in finished:
         own = " ".join(override for override in done.overrides if override not in common)
-        finals = {arm: part["final"] for arm, part in done.result["arms"].items()}
+        finals = {arm: part.final for arm, part in done.result.arms.items()}
         jobs.append((f"{done.folder.name}: {own}", finals))
     arms = dict.fromkeys(arm for _, finals in jobs for arm in finals)
     sweep = finished[0].folder.parent
@@ -296,7 +298,7 @@ def job(cfg: DictConfig, existing: set[Path], failed: list[Path], finished: list
     return treatment_accuracy(result)
 
 
-def perform(config: Config, folder: Path) -> dict[str, Any] | None:
+def perform(config: Config, folder: Path) -> RunResult | None:
     """Carry out the task; what `result.json` holds, if it measures something."""
     match config.task:
         case Task.train:
@@ -331,11 +333,11 @@ def set_by_user() -> set[str]:
     return {override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
 
 
-def treatment_accuracy(result: dict[str, Any]) -> float:
+def treatment_accuracy(result: RunResult) -> float:
     """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
     from camtrain.analysis.comparison import primary_tag
 
-    final = result["arms"][contrasts(result["arms"])[0].treatment]["final"]
+    final = result.arms[result.contrasts[0].treatment].final
     return float(final[primary_tag(final)])
 
 

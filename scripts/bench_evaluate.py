@@ -144,7 +144,7 @@ def prepared(run: Path, image_set: int | None) -> Case:
             left -= len(batch.indices)
     normalised = [(batch.images - network.mean) / network.std for batch in batches]
     plain = plain_network(finished, network)
-    layer = f"network.{finished.result['model']['layer']}"
+    layer = f"network.{finished.result.model.layer}"
     return Case(network, plain, layer, batches, normalised, config.trainer.batch_size, context)
 
 
@@ -164,16 +164,16 @@ class Plain(nn.Module):
 
 def plain_network(finished: Finished, trained: Classifier) -> nn.Module:
     """torchvision's network with the trained weights."""
-    name, classes = finished.config.model.name, len(finished.result["data"]["classes"])
+    name, classes = finished.config.model.name, len(finished.result.data.classes)
     options = {"image_size": finished.config.dataset.image_size} if name.startswith("vit_") else {}
     network = SmallResNet(classes) if name == SMALL_RESNET else get_model(name, num_classes=classes, **options)
     network.load_state_dict(trained.backbone.state_dict())
     module: Any
-    for stem in finished.result["model"]["stem_strides_lowered"]:
+    for stem in finished.result.model.stem_strides_lowered:
         module = network.get_submodule(stem)
         module.stride = (1, 1)
     names = [name for name, _ in network.named_modules()]
-    for name in names[names.index(finished.result["model"]["layer"]) :]:
+    for name in names[names.index(finished.result.model.layer) :]:
         module = network.get_submodule(name)
         if hasattr(module, "inplace"):
             module.inplace = False  # it would overwrite the activations of the layer

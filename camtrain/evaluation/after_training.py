@@ -14,7 +14,7 @@ from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.equivariance import measure_equivariance
 from camtrain.evaluation.every_epoch import Evaluated
 from camtrain.evaluation.faithfulness import measure_faithfulness
-from camtrain.evaluation.localisation import measure_localisation
+from camtrain.evaluation.localisation import SizeGroup, measure_localisation
 from camtrain.evaluation.other_maps import measure_other_maps
 from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.evaluation.subset import evenly_spaced
@@ -25,7 +25,7 @@ class AfterTraining:
     """What was measured once."""
 
     measured: Measured  # of every arm and sharpened baseline
-    by_size: list[dict[str, object]]
+    by_size: list[SizeGroup]
     powers: dict[str, float]  # by treatment: of its sharpened baseline
     randomisation: dict[str, list[float]] = field(default_factory=dict)  # by arm; empty where it was not measured
 

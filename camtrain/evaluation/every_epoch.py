@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from camtrain.cam import distribution
 from camtrain.cam.targets import MapTargets, is_multilabel
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
 from camtrain.evaluation.accumulate import Measured, Values, tagged
 from camtrain.evaluation.forward import forward_maps
-from camtrain.metrics import concentration, pointing
+from camtrain.metrics import concentration
+from camtrain.metrics.catalogue import map_indicators
 from camtrain.metrics.classification import (
     ACCURACY,
     PRECISION,
@@ -127,16 +127,10 @@ def classification_metrics(logits: Tensor, target: Tensor) -> Iterator[tuple[str
 
 
 def map_metrics(maps: Tensor, regions: Tensor) -> dict[str, Tensor]:
-    """Every indicator of each map, by name."""
-    return {
-        "entropy": concentration.entropy(maps),
-        "area": concentration.area(maps),
-        "dispersion": concentration.dispersion(maps),
-        "contrast": concentration.contrast(maps),
-        "gini": concentration.gini(maps),
-        "top_tenth": concentration.top_tenth(maps),
-        "border_mass": concentration.border_mass(maps),
-        "dead_rate": distribution.is_dead(maps).float(),
-        "energy_in_mask": pointing.energy_in_mask(maps, regions),
-        "pointing": pointing.pointing(maps, regions),
-    }
+    """Every indicator of each map, (maps,) by name.
+
+    Args:
+        maps: (maps, height, width), before ReLU.
+        regions: of each map, (maps, image height, image width) uint8.
+    """
+    return {name: measure(maps, regions) for name, measure in map_indicators().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, image_of_each_map, map_metrics, peak_entropy
 from camtrain.evaluation.sharpened import power_for, sharpened
 from camtrain.metrics import localisation
+from camtrain.metrics.catalogue import Place, at
 from camtrain.metrics.concentration import entropy
 from camtrain.metrics.pointing import energy_in_mask, pointing
 from camtrain.regions import has_object
@@ -22,17 +24,25 @@ from camtrain.regions import has_object
 UNIFORM, CENTRED = "uniform", "centred Gaussian"
 """Trivial maps, which know nothing of the image."""
 
-SIZED = ("energy_in_mask", "pointing", "iou", "box_accuracy")
-"""Indicators that are reported by the size of the object."""
-
 SIZES = ("small", "middle", "large")
+
+
+@dataclass
+class SizeGroup:
+    """Plausibility of the images whose objects take a similar share of the image."""
+
+    size: str  # small, middle, large or all
+    images: int
+    low: float  # share of the image that the object takes, 0..1
+    high: float
+    figures: Mapping[str, Mapping[str, float]]  # by arm, sharpened baseline or trivial map, then by name
 
 
 class Localisation(NamedTuple):
     """Where the maps lie, beside two trivial maps."""
 
     measured: Measured  # of every arm and sharpened baseline
-    by_size: list[dict[str, object]]  # one line per third of the images by the object's size, and one for all
+    by_size: list[SizeGroup]  # thirds of the images by the object's size, and all of them
     powers: dict[str, float]  # by treatment: of its sharpened baseline
 
 
@@ -118,7 +128,7 @@ class _Curves:
         return float(localisation.pixel_average_precision(torch.stack(self.pixels).sum(0)))
 
 
-def by_size(each: Mapping[str, Mapping[str, Tensor]], share: Tensor) -> list[dict[str, object]]:
+def by_size(each: Mapping[str, Mapping[str, Tensor]], share: Tensor) -> list[SizeGroup]:
     """Means over thirds of the images, by how much of the image the object takes.
 
     Args:
@@ -126,25 +136,25 @@ def by_size(each: Mapping[str, Mapping[str, Tensor]], share: Tensor) -> list[dic
         share: (images,) of the image that is the object; nan where none is known.
 
     Returns:
-        For each third and for all: its `size`, the number of `pictures`, `from` and `to` which share, and by map the
-        indicators of :data:`SIZED`. Nothing where no object is known.
+        Each third, and all of them. Nothing where no object is known.
     """
     known = share.isfinite().nonzero().flatten()
     if len(known) < len(SIZES):
         return []
     ascending = known[share[known].argsort(stable=True)]
     parts = [(name, part) for name, part in zip(SIZES, ascending.tensor_split(len(SIZES)), strict=True)]
+    tags = [indicator.tag for indicator in at(Place.sizes)]
     return [
-        {
-            "size": name,
-            "pictures": len(part),
-            "from": float(share[part].min()),
-            "to": float(share[part].max()),
-            **{
-                of: {tag: float(tags[f"cam/{tag}"][part].nanmean()) for tag in SIZED}
-                for of, tags in each.items()
-                if f"cam/{SIZED[0]}" in tags
+        SizeGroup(
+            name,
+            len(part),
+            float(share[part].min()),
+            float(share[part].max()),
+            {
+                of: {tag.rpartition("/")[2]: float(values[tag][part].nanmean()) for tag in tags}
+                for of, values in each.items()
+                if tags[0] in values
             },
-        }
+        )
         for name, part in [*parts, ("all", ascending)]
     ]

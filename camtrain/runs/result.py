@@ -16,6 +16,7 @@ from camtrain.config.hydra_store import from_tree, to_tree
 from camtrain.config.schema import Config
 from camtrain.data.listing import Skipped
 from camtrain.errors import UserError
+from camtrain.evaluation.localisation import SizeGroup
 from camtrain.files import write_text
 
 SCHEMA = 1
@@ -82,17 +83,6 @@ class Control:
 
 
 @dataclass
-class SizeGroup:
-    """Plausibility of the images whose objects take a similar share of the image."""
-
-    size: str  # small, middle, large or all
-    images: int
-    low: float  # share of the image that the object takes, 0..1
-    high: float
-    figures: dict[str, Figures]  # by arm, sharpened baseline or trivial map, then by name
-
-
-@dataclass
 class MapCaption:
     """What stands under a map."""
 
@@ -127,8 +117,8 @@ class RunResult:
     environment: dict[str, str]  # versions, and what is computed on
     timing: Timing
     trained_seed: int | None = None  # of a run that was measured again
-    differences: dict[str, Figures] = field(default_factory=dict)  # by treatment and tag: treatment minus reference
-    margins: dict[str, Figures] = field(default_factory=dict)  # half of the 95 % interval of each over images
+    differences: Mapping[str, Figures] = field(default_factory=dict)  # by treatment and tag: treatment minus reference
+    margins: Mapping[str, Figures] = field(default_factory=dict)  # half of the 95 % interval of each over images
     controls: dict[str, Control] = field(default_factory=dict)  # by treatment
     by_size: list[SizeGroup] | None = None
     sanity: dict[str, list[float]] | None = None  # by arm: likeness after each stage of randomisation

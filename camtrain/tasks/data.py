@@ -44,7 +44,7 @@ def inspect_data(config: Config, folder: Path) -> None:
         "validation": inspect.summarise(val_set, scans[1]),
     }
     duplicates = inspect.find_duplicates(train_set, val_set, scans)
-    log.info("%s, %d px\n", facts.data_name(config), dataset.image_size)
+    log.info("%s, %d px\n", facts.data_name(config.dataset), dataset.image_size)
     log.info("%s\n", inspect.describe(summaries, duplicates))
     if duplicates:
         write_csv(folder / inspect.DUPLICATES, inspect.HEADING, (duplicate.row() for duplicate in duplicates))

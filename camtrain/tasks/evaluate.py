@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +20,11 @@ from camtrain.data.images import ImageSet, relabelled
 from camtrain.device import prepare_device, worker_threads
 from camtrain.errors import UserError
 from camtrain.evaluation.every_epoch import evaluate
-from camtrain.runs import facts, result
+from camtrain.runs import result
+from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
+from camtrain.runs.facts import title as run_title
 from camtrain.runs.load import Finished, networks, read
+from camtrain.runs.result import ArmResult, RunResult, Timing
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.checks import check_maps
@@ -30,7 +32,7 @@ from camtrain.training.checks import check_maps
 log = logging.getLogger("camtrain")
 
 
-def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, Any]:
+def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunResult:
     """Measure every arm of a finished run, and leave what a run leaves, but for curves and weights.
 
     Args:
@@ -51,13 +53,12 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[
     finished = read(Path(config.run).expanduser())
     own = combined(config, finished, chosen)
     trained = networks(finished, device)
-    check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result["model"]["layer"])
+    check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result.model.layer)
     val_set = fitting(own, finished)
     result.reserve_folder(folder)
-    facts = described(finished, own, val_set, device)
-    log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result["data"]["name"])
-    session.log_introduction(facts, own)
-    record = RunRecord(folder, own, facts, {name: [] for name in trained}, {name: {} for name in trained})
+    record = RunRecord(folder, first_result(finished, own, val_set, device), {name: {} for name in trained})
+    log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result.data.name)
+    session.log_introduction(record)
 
     status = "failed"
     record.save("running")
@@ -65,12 +66,11 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[
         with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
             context = session.evaluation_context(own, trained, val_set, device, bar.set_description)
             evaluated = evaluate(trained, context.batches(None), context.method, context.measured)
-            final = session.measure_final(context, evaluated, val_set, own, folder)
-        record.facts |= final.facts
-        record.each = final.each
+            after = session.measure_final(context, evaluated, val_set, record)
         for name in trained:
-            record.history[name] = [{**evaluated.measured.means[name], **final.means[name]}]
-        outcome = session.write_report(record, title(own, facts["trained_seed"]))
+            figures = {**evaluated.measured.means[name], **after.measured.means[name]}
+            record.result.arms[name] = ArmResult([figures])
+        outcome = session.write_report(record, title(own, record.result.seed))
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -84,7 +84,7 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[
 def title(config: Config, trained_seed: int) -> str:
     """Of the report: the network by the seed of its training, the images by theirs if it is another one."""
     drawn = f" on images of seed {config.seed}" if config.seed != trained_seed else ""
-    return f"{facts.title(replace(config, seed=trained_seed))}, measured again{drawn}"
+    return f"{run_title(config.dataset, config.model.name, trained_seed)}, measured again{drawn}"
 
 
 def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Config:
@@ -132,7 +132,7 @@ def fitting(config: Config, finished: Finished) -> ImageSet:
     """
     check = partial(check_classes, finished=finished)
     images = validation(config.dataset, config.seed, worker_threads(config.trainer), check)
-    return relabelled(images, finished.result["data"]["classes"])
+    return relabelled(images, finished.result.data.classes)
 
 
 def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -> None:
@@ -142,12 +142,10 @@ def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -
         UserError: they have a class that the networks do not know, or one class per image where those know several,
             or the other way round.
     """
-    data = finished.result["data"]
-    several = is_multilabel(targets)
-    if several != bool(data["multilabel"]):
+    several, names = is_multilabel(targets), finished.result.data.classes
+    if several != finished.result.data.multilabel:
         words = ("one class per image", "several classes per image")
         raise UserError(f"dataset: it has {words[several]}, the run was trained with {words[not several]}")
-    names = [str(name) for name in data["classes"]]
     unknown = [name for name in classes if name not in names]
     if unknown:
         known = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
@@ -156,19 +154,21 @@ def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -
         raise UserError("dataset: with several classes per image it needs the run's classes in the run's order")
 
 
-def described(finished: Finished, config: Config, images: ImageSet, device: torch.device) -> dict[str, Any]:
-    """Facts for `result.json`: the run's about the network, new ones about data and machine."""
+def first_result(finished: Finished, config: Config, val_set: ImageSet, device: torch.device) -> RunResult:
+    """What `result.json` says before anything was measured: the run's word on the network, data and machine anew."""
     theirs = finished.result
-    data = {
-        **theirs["data"],
-        "name": facts.data_name(config),
-        "train": None,  # nothing is trained on
-        "middle_side": int(images.sizes.amin(1).median()),
-        "val": len(images.targets),
-        "val_with_region": images.with_region,
-        "skipped": {"train": [], "val": [entry._asdict() for entry in images.skipped]},
-    }
-    same = ("model", "learning_rate", "cam_share")
-    environment = facts.environment(device, config.trainer)
-    trained = {"trained_seed": theirs.get("trained_seed", theirs["seed"])}
-    return {"data": data, **{key: theirs[key] for key in same}, **trained, "environment": environment}
+    return replace(
+        theirs,
+        status="running",
+        config=config,
+        arms={name: ArmResult([]) for name in theirs.arms},
+        data=data_facts_of_evaluation(data_name(config.dataset), theirs.data.classes, val_set),
+        environment=environment(device, config.trainer),
+        timing=Timing(0.0),
+        trained_seed=theirs.seed,
+        controls={},
+        by_size=None,
+        sanity=None,
+        gallery=None,
+        gallery_by=None,
+    )

@@ -88,7 +88,7 @@ def explain_images(config: Config, folder: Path) -> None:
     assert config.images is not None
     device, threads = prepare_device(config.trainer), worker_threads(config.trainer)
     finished = read(Path(config.run).expanduser())
-    classes = [str(name) for name in finished.result["data"]["classes"]]
+    classes = finished.result.data.classes
     kind = None if config.class_name is None else number_of(config.class_name, classes)
     paths = find(config.images)
     names = distinct(paths)
@@ -98,7 +98,6 @@ def explain_images(config: Config, folder: Path) -> None:
 
     found: list[list[Explanation]] = []
     skipped: list[Skipped] = []
-    multilabel = bool(finished.result["data"]["multilabel"])
     side, layout = finished.config.dataset.image_size, memory_format(finished.config.trainer)
     with (
         closing(batches(paths, side, config.trainer.batch_size, threads, skipped)) as made,
@@ -108,7 +107,7 @@ def explain_images(config: Config, folder: Path) -> None:
         for numbers, pixels in made:
             images = pixels.to(device).float().div_(255).contiguous(memory_format=layout)
             target = None if kind is None else torch.full((len(images),), kind, device=device)
-            several = len(classes) if multilabel else None
+            several = len(classes) if finished.result.data.multilabel else None
             seen = {
                 name: explain_batch(network, images, finished.config.cam.variant, target, several)
                 for name, network in trained.items()
@@ -128,13 +127,13 @@ def explain_images(config: Config, folder: Path) -> None:
 
 def introduction(finished: Finished, images: int, name: str | None) -> list[tuple[str, str]]:
     """Labelled lines that say what is about to be drawn."""
-    config, model = finished.config, finished.result["model"]
-    side, grid = config.dataset.image_size, " x ".join(map(str, model["grid"]))
+    config, model = finished.config, finished.result.model
+    side, grid = config.dataset.image_size, " x ".join(map(str, model.grid))
     whose = "the class that each arm predicts" if name is None else name
     return [
-        ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result['data']['name']}"),
+        ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result.data.name}"),
         ("pictures", f"{images}, of each the middle square at {side} x {side} pixels"),
-        ("maps", f"{config.cam.variant.value} of {model['layer']}, {grid} cells, of {whose}"),
+        ("maps", f"{config.cam.variant.value} of {model.layer}, {grid} cells, of {whose}"),
     ]
 
 
@@ -309,7 +308,7 @@ def write(
     """
     nowhere = torch.zeros(image.shape[1:], dtype=torch.uint8)
     density = {arm: overlay.density(cells[None])[0] for arm, cells in maps.items()}
-    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}, {}), list(maps))
+    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}))
     captions = [[file_name(path.name)], *(caption(entry, asked) for entry in of_image)]
     png = overlay.captioned(strip, captions)
     write_atomically(folder / of_image[0].png, partial(overlay.save_png, png))

@@ -7,26 +7,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from camtrain.analysis import over_seeds, verdict
+from camtrain.analysis import over_seeds
 from camtrain.cam.targets import is_multilabel
-from camtrain.config.hydra_store import to_tree
 from camtrain.config.schema import Config
-from camtrain.data.batches import Batching, all_batches
+from camtrain.data.batches import Batching, all_batches, one_batch
 from camtrain.data.images import ImageSet
 from camtrain.device import memory_format, worker_threads
-from camtrain.evaluation.after_training import measure_after_training
+from camtrain.evaluation.after_training import AfterTraining, measure_after_training
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
 from camtrain.networks.build import untrained
 from camtrain.networks.classifier import Classifier
 from camtrain.report import build, console, tables
-from camtrain.report.gallery import CHOSEN_BY, choose_gallery, write_gallery
+from camtrain.report.gallery import Views, choose_gallery, write_gallery
 from camtrain.runs import result
+from camtrain.runs.images import write_images
+from camtrain.runs.result import Control, RunResult
 from camtrain.streams import Stream, torch_seed
 
 log = logging.getLogger("camtrain")
@@ -58,100 +57,94 @@ def evaluation_context(
 
 @dataclass
 class RunRecord:
-    """What is known of a run so far, as `result.json` holds it."""
+    """What is known of a run so far, and its folder."""
 
     folder: Path
-    config: Config
-    facts: dict[str, Any]
-    history: dict[str, list[dict[str, float]]]
-    each: over_seeds.Each
-    timing: Callable[[], Mapping[str, Any]] = dict
+    result: RunResult
+    each: over_seeds.Each  # figures of every validation image; empty where none was measured yet
     started: float = field(default_factory=time.perf_counter)
 
-    def save(self, status: str) -> dict[str, Any]:
+    def save(self, status: str) -> RunResult:
         """Write `result.json`, whole."""
-        found = over_seeds.differences([self.each], shared=True)
-        timing = {"seconds": time.perf_counter() - self.started, **self.timing()}
-        return result.write(
-            self.folder, status, self.config.seed, to_tree(self.config), self.history, found, timing, self.facts
-        )
-
-
-class FinalMeasurements(NamedTuple):
-    """What was found once, after training."""
-
-    means: Mapping[str, Mapping[str, float]]  # by arm, and of the sharpened baselines
-    each: over_seeds.Each
-    facts: dict[str, Any]  # for result.json: `control`, `by_size`, `sanity`, `wall`, `wall_by`
+        final = {name: arm.final for name, arm in self.result.arms.items()}
+        self.result.status = status
+        self.result.differences, self.result.margins = over_seeds.differences_of_run(final, self.each)
+        self.result.timing.seconds = time.perf_counter() - self.started
+        result.write(self.folder, self.result)
+        return self.result
 
 
 def measure_final(
-    context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, config: Config, folder: Path
-) -> FinalMeasurements:
+    context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, record: RunRecord
+) -> AfterTraining:
     """Measure what takes longer, draw the gallery, write down the figures of every image.
 
     Args:
         context: networks and images.
         evaluated: of these images, by :func:`camtrain.evaluation.every_epoch.evaluate`.
         val_set: the images.
-        config: of the run.
-        folder: of the run.
+        record: of the run; takes all but the arms' figures.
     """
     after = measure_after_training(context, evaluated)
-    quick = evaluated.measured.each
-    each = {name: {**quick.get(name, {}), **tags} for name, tags in after.measured.each.items()}
-    control = context.contrasts[0]
-    facts: dict[str, Any] = {
-        "control": {"power": after.powers[control.treatment], "final": after.measured.means[control.control]},
-        "by_size": after.by_size,
+    quick, found = evaluated.measured.each, record.result
+    record.each = {name: {**quick.get(name, {}), **tags} for name, tags in after.measured.each.items()}
+    found.controls = {
+        pair.treatment: Control(after.powers[pair.treatment], after.measured.means[pair.control])
+        for pair in context.contrasts
     }
-    if after.randomisation:
-        facts["sanity"] = after.randomisation
+    found.by_size, found.sanity = after.by_size, after.randomisation or None
     if context.shown:
-        chosen = choose_gallery(each, context.shown)
-        wall = write_gallery(folder, context.networks, val_set, chosen, config.cam)
-        facts |= {"wall": wall, "wall_by": CHOSEN_BY[chosen.by]}
-    result.write_images(folder, val_set, each)
-    return FinalMeasurements(after.measured.means, each, facts)
+        chosen = choose_gallery(record.each, context.shown, context.contrasts[0])
+        found.gallery_by = chosen.by.label
+        found.gallery = write_gallery(
+            record.folder, val_set, chosen, lambda numbers: views_of(context, evaluated, val_set, numbers)
+        )
+    write_images(record.folder, val_set, record.each)
+    return after
 
 
-class ReportOutcome(NamedTuple):
-    one: over_seeds.Summary
+def views_of(context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, numbers: list[int]) -> Views:
+    """Validation images, in ascending order, with the maps and logits that the evaluation holds of them."""
+    batch = one_batch(val_set, numbers, next(iter(context.networks.values())).mean.device)
+    maps = {name: evaluated.maps_of(name, batch) for name in context.networks}
+    logits = {name: evaluated.logits_of(name, batch) for name in context.networks}
+    return Views.of(batch, maps, logits)
+
+
+@dataclass(frozen=True)
+class ReportOutcome:
+    """The comparison of a run's arms, and what a reader has to know before believing it."""
+
+    summary: over_seeds.Summary
     notes: list[str]
 
 
-def write_report(record: RunRecord, title: str, shared: int = 0) -> ReportOutcome:
+def write_report(record: RunRecord, title: str, shared_files: int = 0) -> ReportOutcome:
     """Judge the claim and write report.html.
 
     Args:
         record: of the run.
         title: of the page.
-        shared: files that the arms were trained on and are validated on.
+        shared_files: validation images that the arms were trained on.
     """
-    run = over_seeds.Run(record.folder, record.config, record.save("running"), record.each)
-    one = over_seeds.summarise("", [run], record.config.report)
-    notes = over_seeds.notes(one, shared)
-    build.write(record.folder / build.NAME, title, [one], notes)
-    return ReportOutcome(one, notes)
+    run = over_seeds.Run(record.folder, record.save("running"), record.each)
+    summary = over_seeds.summarise("", [run], record.result.config.report)
+    notes = over_seeds.notes(summary, shared_files)
+    build.write(record.folder / build.NAME, title, [summary], notes)
+    return ReportOutcome(summary, notes)
+
+
+def log_introduction(record: RunRecord) -> None:
+    """Say what will be done."""
+    for label, text in console.introduction(record.result):
+        log.info("%-9s %s", label, text)
 
 
 def log_summary(folder: Path, outcome: ReportOutcome) -> None:
-    """Print the tables, the claim and the notes."""
-    log.info("\n%s\n", tables.as_text(outcome.one.final, outcome.one.rows))
-    log.info("%s", "\n".join(verdict.sentences(outcome.one.claim, outcome.one.seeds)))
+    """Print the tables, the claims and the notes."""
+    log.info("\n%s\n", tables.as_text(outcome.summary))
+    log.info("%s", tables.claims_text(outcome.summary))
     for note in outcome.notes:
         log.warning("Note: %s", note)
     log.info("\nrun folder   %s", folder)
     log.info("report       %s", folder / build.NAME)
-
-
-def log_introduction(facts: Mapping[str, Any], config: Config) -> None:
-    """Say what will be done."""
-    for label, text in console.introduction(facts, config):
-        log.info("%-9s %s", label, text)
-
-
-def per_image(evaluated: Evaluated) -> over_seeds.Each:
-    """The figures of every image that are measured after each epoch."""
-    each: Mapping[str, Mapping[str, Tensor]] = evaluated.measured.each
-    return each

@@ -11,17 +11,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.cam.targets import is_multilabel
-from camtrain.config import schema
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
 from camtrain.config.options import AUTO
-from camtrain.config.schema import Config, EvaluateConfig, keys
+from camtrain.config.schema import Config, EvaluateConfig, keys, plain
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
@@ -35,12 +33,12 @@ from camtrain.metrics import classification, learning_curves
 from camtrain.networks.build import Built, build
 from camtrain.networks.compile import compile_network
 from camtrain.networks.weights import is_pretrained
-from camtrain.report import console, overlay, tables
+from camtrain.report import console, tables
 from camtrain.report.console import tensorboard_command
-from camtrain.report.gallery import draw
+from camtrain.report.gallery import strips
 from camtrain.runs import result
-from camtrain.runs.facts import facts as run_facts
-from camtrain.runs.facts import title as title_of
+from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
+from camtrain.runs.result import ArmResult, RunResult, Timing
 from camtrain.runs.tensorboard import Board
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
@@ -80,7 +78,7 @@ class Setup:
         return f"{classification.metric_name(self.multilabel)}/val"
 
 
-def train(config: Config, folder: Path) -> dict[str, Any]:
+def train(config: Config, folder: Path) -> RunResult:
     """Train every arm, measure it after every epoch, and leave everything in the run folder.
 
     Args:
@@ -99,11 +97,8 @@ def train(config: Config, folder: Path) -> dict[str, Any]:
     state = TrainingState(setup.arms)
     networks = {arm.name: arm.network for arm in setup.arms}
     context = session.evaluation_context(config, networks, setup.val_set, setup.device)
-    facts = _facts(setup)
-    record = RunRecord(
-        folder, config, facts, state.history, {name: {} for name in networks}, lambda: step_times(state.history)
-    )
-    session.log_introduction(facts, config)
+    record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
+    session.log_introduction(record)
 
     # ---- train, measure, report
     status = "failed"
@@ -117,14 +112,14 @@ def train(config: Config, folder: Path) -> dict[str, Any]:
         ):
             context.progress = bar.set_description
             board.text("config", f"```yaml\n{to_yaml(config)}\n```")
-            log.info("%s", console.epoch_heading(setup.multilabel))
+            log.info("%s", console.epoch_heading(setup.multilabel, list(networks)))
             while state.epoch < setup.plan.begun_epochs:
                 bar.set_description(f"epoch {state.epoch + 1}/{config.trainer.epochs}")
                 trained = train_epoch(state, batches, setup.plan, bar.update)
                 evaluated = evaluate(networks, context.batches(None), context.method, context.measured)
                 _keep_epoch(state, record, trained, evaluated)
                 save_state(state, folder)
-                _show_epoch(setup, state, context, board)
+                _show_epoch(setup, state, context, evaluated, board)
                 record.save("running")
             for arm in state.arms:
                 save_weights(arm, folder / arm.name)
@@ -194,19 +189,21 @@ def _batches(setup: Setup, epochs: int, at_most: int = sys.maxsize) -> Generator
     )
 
 
-def _facts(setup: Setup) -> dict[str, Any]:
-    """What `result.json` says of data, network and machine."""
-    config = setup.config
-    share = config.cam.share or default_share(is_pretrained(config.model))
-    return run_facts(
-        config,
-        setup.train_set,
-        setup.val_set,
-        setup.built,
-        setup.arms[0].network.routes,
-        setup.plan.rate,
-        share if config.cam.weight == AUTO else None,
-        setup.device,
+def _first_result(setup: Setup, state: TrainingState) -> RunResult:
+    """What `result.json` says before anything was trained; the arms' figures are those of the state."""
+    config, network = setup.config, setup.arms[0].network
+    share = default_share(is_pretrained(config.model))
+    treatments = list(cam_of_arms(config).items())[1:]
+    return RunResult(
+        status="running",
+        config=config,
+        arms={name: ArmResult(rows) for name, rows in state.history.items()},
+        data=data_facts(data_name(config.dataset), setup.train_set, setup.val_set),
+        model=model_facts(config.model.name, setup.built, network.routes),
+        learning_rate=setup.plan.rate,
+        cam_shares={name: (cam.share or share) if cam.weight == AUTO else None for name, cam in treatments},
+        environment=environment(setup.device, config.trainer),
+        timing=Timing(0.0, {}),
     )
 
 
@@ -220,17 +217,19 @@ def _keep_epoch(
         state.kept_maps[arm.name].append(learning_curves.keep(evaluated.maps[arm.name]))
     state.seconds = time.perf_counter() - record.started
     record.each = evaluated.measured.each
+    record.result.timing.step = step_times(state.history)
 
 
-def _show_epoch(setup: Setup, state: TrainingState, context: EvaluationContext, board: Board) -> None:
+def _show_epoch(
+    setup: Setup, state: TrainingState, context: EvaluationContext, evaluated: Evaluated, board: Board
+) -> None:
     """An epoch's figures in TensorBoard and in a line of the log, and its maps where they are asked for."""
     figures = {arm.name: state.history[arm.name][-1] for arm in state.arms}
     board.scalars(figures, state.epoch)
     wanted = state.epoch == setup.plan.begun_epochs or state.epoch in image_epochs(setup.config.evaluate)
     if context.shown and wanted:
-        drawn = draw(context.networks, setup.val_set, context.shown, setup.config.cam)
-        strips = [overlay.strip(image, list(context.networks)) for image in drawn.values()]
-        board.strips(context.contrasts[0].treatment, strips, state.epoch)
+        views = session.views_of(context, evaluated, setup.val_set, context.shown)
+        board.strips(context.contrasts[0].treatment, list(strips(views, setup.val_set.classes)), state.epoch)
     log.info("%s", console.epoch_line(state.epoch, figures, setup.multilabel))
 
 
@@ -247,20 +246,18 @@ def _finish(
     courses = {
         name: learning_curves.course(rows, state.kept_maps[name], setup.metric) for name, rows in state.history.items()
     }
-    final = session.measure_final(context, evaluated, setup.val_set, config, record.folder)
-    record.facts |= final.facts
-    record.each = final.each
+    after = session.measure_final(context, evaluated, setup.val_set, record)
     for name, course in courses.items():
-        course[-1] |= final.means[name]
+        course[-1] |= after.measured.means[name]
         for row, late in zip(state.history[name], course, strict=True):
             row |= late
     for number in range(epochs):
         board.scalars({name: course[number] for name, course in courses.items()}, number + 1)
     shared = len(shared_files(setup.train_set, setup.val_set))
-    outcome = session.write_report(record, title_of(config), shared)
+    outcome = session.write_report(record, title(config.dataset, config.model.name, config.seed), shared)
+    board.text("comparison", tables.as_markdown(outcome.summary), epochs)
     last = {name: rows[-1] for name, rows in state.history.items()}
-    board.text("comparison", tables.as_markdown(last, outcome.one.rows), epochs)
-    board.hparams({key: schema.plain(value) for key, value, _ in keys(config)}, last)
+    board.hparams({key: plain(value) for key, value, _ in keys(config)}, last)
     return outcome
 
 
@@ -269,10 +266,7 @@ def image_epochs(config: EvaluateConfig) -> Sequence[int]:
     return config.image_epochs if config.image_epochs is not None else [2**power for power in range(32)]
 
 
-def step_times(history: History) -> dict[str, Any]:
-    """Seconds of a training step of each arm, the median over epochs of the epochs' medians, and their ratio."""
+def step_times(history: History) -> dict[str, float]:
+    """Seconds of a training step of each arm: the median over epochs of the epochs' medians."""
     times = {arm: sorted(row["time/step"] for row in rows if "time/step" in row) for arm, rows in history.items()}
-    medians = {arm: values[len(values) // 2] for arm, values in times.items() if values}
-    reference, treatment = list(history)[:2]
-    ratio = medians[treatment] / medians[reference] if {reference, treatment} <= set(medians) else None
-    return {"step": medians, "step_ratio": ratio}
+    return {arm: values[len(values) // 2] for arm, values in times.items() if values}
