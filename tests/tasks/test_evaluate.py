@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command, camtrain
+from conftest import Command, in_process, made_once
 from PIL import Image
 
 from camtrain.config.options import DatasetName
@@ -43,25 +43,28 @@ def paint(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) ->
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run folder of a short training on three colours."""
-    place = tmp_path_factory.mktemp("again")
-    paint(place / "set" / "train", COLOURS, 8)
-    paint(place / "set" / "val", COLOURS, 3)
-    small = ("dataset.image_size=32", "dataset.crop_scale=[1.0,1.0]", "trainer.epochs=3", "trainer.batch_size=8")
-    done = camtrain("dataset=folder", f"dataset.root={place / 'set'}", *small, *FEW, "hydra.run.dir=run", cwd=place)
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(place / "set" / "train")  # not needed any more
-    return place / "run"
+    """Run folder of a short training on three colours, whose images are still there for validation only."""
+
+    def make(place: Path) -> None:
+        paint(place / "set" / "train", COLOURS, 8)
+        paint(place / "set" / "val", COLOURS, 3)
+        small = ("dataset.image_size=32", "dataset.crop_scale=[1.0,1.0]", "trainer.epochs=3", "trainer.batch_size=8")
+        data = ("dataset=folder", f"dataset.root={place / 'set'}", *small)
+        done = in_process(*data, *FEW, "hydra.run.dir=run", cwd=place)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(place / "set" / "train")
+
+    return made_once(tmp_path_factory, "colours", make) / "run"
 
 
 def result_of(folder: Path) -> Any:
     return json.loads((folder / "result.json").read_text())
 
 
-def test_the_same_images_give_the_same_figures(trained: Path, command: Command, tmp_path: Path) -> None:
-    done = command("task=evaluate", f"run={trained}", *FEW, "hydra.run.dir=again")
+def test_the_same_images_give_the_same_figures(trained: Path, run_command: Command, tmp_path: Path) -> None:
+    done = run_command("task=evaluate", f"run={trained}", *FEW, "hydra.run.dir=again")
     assert done.returncode == 0, done.stderr
     before, after = result_of(trained), result_of(tmp_path / "again")
     assert after["status"] == "completed"
@@ -76,9 +79,9 @@ def test_the_same_images_give_the_same_figures(trained: Path, command: Command, 
     assert "weights.pt" not in [entry.name for entry in (tmp_path / "again").rglob("*")]
 
 
-def test_other_images_with_some_of_the_classes(trained: Path, command: Command, tmp_path: Path) -> None:
+def test_other_images_with_some_of_the_classes(trained: Path, run_command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "other" / "val", {name: COLOURS[name] for name in ("red", "green")}, 4)
-    done = command(
+    done = run_command(
         "task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", *FEW, "hydra.run.dir=again"
     )
     assert done.returncode == 0, done.stderr
@@ -99,9 +102,9 @@ def test_other_images_with_some_of_the_classes(trained: Path, command: Command, 
     assert after["arms"]["baseline"]["final"]["accuracy/val"] == pytest.approx(accuracy)
 
 
-def test_a_set_of_one_class(trained: Path, command: Command, tmp_path: Path) -> None:
+def test_a_set_of_one_class(trained: Path, run_command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "other" / "val", {"green": COLOURS["green"]}, 4)
-    done = command(
+    done = run_command(
         "task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", *FEW, "hydra.run.dir=again"
     )
     assert done.returncode == 0, done.stderr
@@ -109,7 +112,7 @@ def test_a_set_of_one_class(trained: Path, command: Command, tmp_path: Path) -> 
     assert 0 <= result_of(tmp_path / "again")["arms"]["regularised"]["final"]["accuracy/val"] <= 1
 
 
-def test_mistakes_are_one_line_and_write_nothing(trained: Path, command: Command, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_write_nothing(trained: Path, run_command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "other" / "val", {"red": COLOURS["red"], "violet": (150, 40, 150)}, 2)
     cases = {
         (f"run={trained}", "dataset=folder", "dataset.root=other"): "does not know the class violet",
@@ -120,7 +123,7 @@ def test_mistakes_are_one_line_and_write_nothing(trained: Path, command: Command
         (): "run is not set",
     }
     for arguments, message in cases.items():
-        done = command("task=evaluate", *arguments)
+        done = run_command("task=evaluate", *arguments)
         assert done.returncode == 2, arguments
         (line,) = done.stderr.splitlines()
         assert message in line
@@ -138,9 +141,11 @@ def test_other_images_of_a_generated_set() -> None:
     assert title(own, 7) == "shapes, small_resnet, seed 7, measured again"
 
 
-def test_images_of_other_classes_are_not_decoded(trained: Path, command: Command, tmp_path: Path) -> None:
+def test_images_of_other_classes_are_not_decoded(trained: Path, run_command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "other" / "val", {"red": COLOURS["red"], "violet": (150, 40, 150)}, 2)
-    done = command(*("task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", "dataset.cache=cached"))
+    done = run_command(
+        *("task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", "dataset.cache=cached")
+    )
     assert done.returncode == 2
     assert not (tmp_path / "cached").exists()
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOGRAPHS, TINY, camtrain
+from conftest import PHOTOGRAPHS, TINY, FinishedRun, finish, in_process
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -33,46 +33,27 @@ from camtrain.tasks.explain import Explanation, batches, distinct, explain_batch
 from camtrain.training.arm import Arm
 
 ARMS = ("baseline", "regularised")
-QUICK = ("evaluate.maps=[]", "evaluate.faithfulness_images=0", "evaluate.sanity_images=0", "evaluate.images=0")
 ONE_THREAD = ("trainer.threads=1", "trainer.device=cpu")
 CPU = torch.device("cpu")
 
 
-def trained(folder: Path, *overrides: str) -> Path:
-    done = camtrain(*overrides, *QUICK, *ONE_THREAD, "hydra.run.dir=run", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+@pytest.fixture
+def run(fake_run: FinishedRun) -> Path:
+    return fake_run.folder
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run; its classes are those of dataset=fake, its images 32 pixels wide."""
-    return trained(tmp_path_factory.mktemp("run"), *TINY)
-
-
-@pytest.fixture(scope="module")
-def of_several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run with several classes per image."""
-    small = ("dataset.train=32", "dataset.val=16", "dataset.image_size=32", "trainer.epochs=1", "trainer.batch_size=8")
-    return trained(tmp_path_factory.mktemp("several"), "dataset=shapes_multi", *small)
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run from pretrained weights, whose file is gone; on real photographs where there are some."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    weights = folder / "weights.pth"
-    data: tuple[str, ...]
     if (PHOTOGRAPHS / "tiny_animals").is_dir():
-        shutil.copy(PHOTOGRAPHS / "pretrained" / "squeezenet1_0_deepcompression.pth", weights)
-        data = ("dataset=folder", f"dataset.root={PHOTOGRAPHS / 'tiny_animals'}", "model=squeezenet1_0")
-    else:
-        torch.save(SmallResNet(3).state_dict(), weights)
-        data = ("dataset=fake", "model.name=small_resnet")
-    small = ("dataset.image_size=64", "trainer.max_steps=2", "trainer.batch_size=8")
-    of_run = trained(folder, *data, *small, f"model.weights={weights}")
+        finished: FinishedRun = request.getfixturevalue("animals_run")
+        return finished.folder
+    weights = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save(SmallResNet(3).state_dict(), weights)
+    network = ("model.name=small_resnet", f"model.weights={weights}", "evaluate.maps=[]")
+    finished = finish(tmp_path_factory, "pretrained", *TINY, *network, "trainer.max_steps=2")
     weights.unlink()
-    return of_run
+    return finished.folder
 
 
 def write_image(path: Path, number: int = 0, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> Path:
@@ -85,7 +66,7 @@ def write_image(path: Path, number: int = 0, size: tuple[int, int] = (32, 32), m
 
 def explained(run: Path, cwd: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], str]:
     """Folder, table and output of the command."""
-    done = camtrain("task=explain", f"run={run}", *arguments, *ONE_THREAD, "hydra.run.dir=maps of mine", cwd=cwd)
+    done = in_process("task=explain", f"run={run}", *arguments, *ONE_THREAD, "hydra.run.dir=maps of mine", cwd=cwd)
     assert done.returncode == 0, done.stderr
     folder = cwd / "maps of mine"
     with (folder / "explanations.csv").open(newline="", encoding="utf-8") as opened:
@@ -148,7 +129,7 @@ def test_keys_that_came_later_have_their_defaults(run: Path, tmp_path: Path) -> 
     config = load.read(tmp_path).config
     assert (config.seed, config.cam.conflict.value) == (0, "project")
     assert type(config.dataset).__name__ == "FakeConfig"
-    assert config.trainer.batch_size == 8
+    assert config.trainer.batch_size == 4
 
 
 def damaged(run: Path, folder: Path, **changes: Any) -> Path:
@@ -264,13 +245,13 @@ def test_the_map_of_a_class_that_was_asked_for(run: Path, tmp_path: Path) -> Non
         assert float(row["predicted probability"]) == pytest.approx(float(probability.max()), abs=1e-5)
 
 
-def test_several_classes_per_image(of_several: Path, tmp_path: Path) -> None:
+def test_several_classes_per_image(multilabel_run: FinishedRun, tmp_path: Path) -> None:
     path = write_image(tmp_path / "one (1).png", 5)
-    folder, rows, _ = explained(of_several, tmp_path, f'images="{path}"')
-    classes = json.loads((of_several / "result.json").read_text())["data"]["classes"]
+    folder, rows, _ = explained(multilabel_run.folder, tmp_path, f'images="{path}"')
+    classes = json.loads((multilabel_run.folder / "result.json").read_text())["data"]["classes"]
     assert [row["arm"] for row in rows] == list(ARMS)
     for row in rows:
-        arm = arm_of(of_several, row["arm"])
+        arm = arm_of(multilabel_run.folder, row["arm"])
         with torch.no_grad():
             probability = arm.model(as_batch(path)).logits.sigmoid()[0]
         best = int(probability.argmax())
@@ -281,7 +262,6 @@ def test_several_classes_per_image(of_several: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(np.load(folder / row["npy"]), maps[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("photographs")
 def test_photographs(pretrained: Path) -> None:
     """The network's autograd path, and images cut and shrunk as validation's are."""
     read = load.read(pretrained)
@@ -321,7 +301,7 @@ def test_a_dead_map_is_said_to_be_one(run: Path, tmp_path: Path) -> None:
 def refused(cwd: Path, *arguments: str) -> str:
     """The one line that the command ends with; nothing may be written."""
     before = sorted(cwd.rglob("*"))
-    done = camtrain("task=explain", *arguments, "trainer.threads=1", cwd=cwd)
+    done = in_process("task=explain", *arguments, "trainer.threads=1", cwd=cwd)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith("camtrain: error: ")
     assert done.stderr.count("\n") == 1, done.stderr
