@@ -91,6 +91,13 @@ class SizeGroup:
     high: float
     figures: dict[str, Figures]  # by arm, sharpened baseline or trivial map, then by name
 
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> SizeGroup:
+        """A line of `by_size`."""
+        line = dict(tree)
+        size, images, low, high = (line.pop(key) for key in ("size", "pictures", "from", "to"))
+        return cls(size, images, _number(low), _number(high), _by_name(line))
+
 
 @dataclass
 class MapCaption:
@@ -226,7 +233,9 @@ class RunResult:
             controls={
                 name: Control(_number(part["power"]), _figures(part["final"])) for name, part in controls.items()
             },
-            by_size=[_size_group(line) for line in tree["by_size"]] if tree.get("by_size") is not None else None,
+            by_size=[SizeGroup.from_json(line) for line in tree["by_size"]]
+            if tree.get("by_size") is not None
+            else None,
             sanity=(
                 {name: [_number(value) for value in curve] for name, curve in tree["sanity"].items()}
                 if "sanity" in tree
@@ -259,12 +268,6 @@ def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:
         predicted, probability, peak = (figures.pop(key) for key in ("predicted", "probability", "peak"))
         captions[name] = MapCaption(predicted, _number(probability), _number(peak), _figures(figures))
     return GalleryEntry(tree["file"], tree["why"], tree["picture"], tree["truth"], captions)
-
-
-def _size_group(tree: Mapping[str, Any]) -> SizeGroup:
-    line = dict(tree)
-    size, images, low, high = (line.pop(key) for key in ("size", "pictures", "from", "to"))
-    return SizeGroup(size, images, _number(low), _number(high), _by_name(line))
 
 
 def _by_name(tree: Mapping[str, Any]) -> dict[str, Figures]:
