@@ -227,9 +227,7 @@ def differences(
     return dict(zip(tags, hierarchical(values, same, rates=rates), strict=True))
 
 
-def differences_of_run(
-    final: Mapping[str, Figures], each: Each
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+def differences_of_run(final: Mapping[str, Figures], each: Each) -> tuple[dict[str, Figures], dict[str, Figures]]:
     """By treatment and tag, the difference to the reference in one run, and half of its 95 % interval over images.
 
     Of a tag that is known of every image the difference is the mean over the images that both arms have a value of,
@@ -240,12 +238,13 @@ def differences_of_run(
         final: last figures of each arm, the reference first.
         each: figures of every image; empty where none was measured yet.
     """
-    changes, margins = {}, {}
+    changes: dict[str, Figures] = {}
+    margins: dict[str, Figures] = {}
     for reference, treatment, _ in contrasts(final):
         before, after = final[reference], final[treatment]
         found = differences([each], reference, treatment, shared=True)
         known = {tag: interval.estimate for tag, interval in found.items() if math.isfinite(interval.estimate)}
-        changes[treatment] = {tag: after[tag] - before[tag] for tag in before if tag in after} | known
+        changes[treatment] = {**{tag: after[tag] - before[tag] for tag in before if tag in after}, **known}
         margins[treatment] = {tag: interval.margin for tag, interval in found.items()}
     return changes, margins
 
