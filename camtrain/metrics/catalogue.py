@@ -328,7 +328,7 @@ FAMILIES = {
             "cam/border_mass",
             "mass at the border",
             "lower",
-            "share of the map in the outermost cells, where a reading of the padding shows",
+            "share of the map in the outermost cells, where effects of the padding gather",
             "share of L⁺ in the outermost cells",
             "0 to 1",
             measure=_of_map(concentration.border_mass),

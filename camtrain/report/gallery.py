@@ -97,7 +97,7 @@ def predictions(logits: Tensor, drawn: Sequence[int] | None) -> list[tuple[int, 
 
     Args:
         logits: (maps, classes).
-        drawn: with several classes per image, the class of each map, whose probability is told; else None: the
+        drawn: with several classes per image, the class of each map, whose probability is given; else None: the
             predicted class.
     """
     if drawn is not None:

@@ -277,7 +277,7 @@ def other_maps(one: Summary) -> Table | None:
     if not lines:
         return None
     head, *rows = [[Cell(text) for text in line] for line in lines]
-    return Table("maps by other methods than the trained one", head, [("", rows)])
+    return Table("maps by other methods than the trained one", head, [("", rows)], "dense")
 
 
 def timings(one: Summary) -> Iterator[tuple[str, str]]:

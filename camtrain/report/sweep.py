@@ -92,7 +92,7 @@ def settings_table(summaries: Sequence[Summary]) -> Table:
         )
     titles = [*(indicator.title for indicator in shown), "overfitting"]
     head = [Cell("setting"), Cell("seeds"), Cell("claim", "word"), *map(Cell, titles)]
-    return Table("settings of the sweep", head, [("", rows)], "settings")
+    return Table("settings of the sweep", head, [("", rows)], "dense")
 
 
 def overfitting(one: Summary, arm: str) -> float:

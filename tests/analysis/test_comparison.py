@@ -137,7 +137,7 @@ def test_text_table() -> None:
     assert tables.comparison_markdown(PAIR, shown).count("\n") == 1 + len(families) + sum(map(len, shown.values()))
 
 
-def test_the_interval_is_told_in_the_unit_of_the_figure() -> None:
+def test_the_interval_is_given_in_the_unit_of_the_figure() -> None:
     figures = final()
     found = {"time/step": Interval(0.0005, 0.0002, CERTAIN)}
     (row,) = rows(figures, found)["training"]
