@@ -221,7 +221,7 @@ def interval_of(ups: int, downs: int, n: int) -> Interval:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("pictures", [3, 10, 200])
+@pytest.mark.parametrize("images", [3, 10, 200])
 def test_one_seed_is_the_t_test_over_its_images(shared: bool, images: int) -> None:
     values = np.random.default_rng(0).normal(0.1, 1, (images, 3))
     for tag, found in enumerate(hierarchical([values], shared, replicates=20_000)):
@@ -393,7 +393,7 @@ def test_draws_depend_on_the_seed_alone(shared: bool, monkeypatch: pytest.Monkey
     np.testing.assert_allclose(hierarchical([each[:, :1] for each in values], shared), first[:1], rtol=1e-9)
 
 
-@pytest.mark.parametrize("pictures", [2, 10, 1000])
+@pytest.mark.parametrize("images", [2, 10, 1000])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_p_of_a_certain_difference_is_tiny(n: int, images: int) -> None:
     values = [each * 1e-150 + 1 for each in np.random.default_rng(0).normal(size=(n, images, 1))]

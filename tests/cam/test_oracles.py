@@ -18,8 +18,6 @@ import torch
 from captum.attr import LayerGradCam
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.base_cam import BaseCAM
-from quantus.functions.complexity_func import entropy as entropy_of_quantus
-from quantus.metrics.complexity import Complexity, Sparseness
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, log_softmax
@@ -90,8 +88,10 @@ class Pair(NamedTuple):
 
 def plain_network(built: Built, name: str, size: int) -> nn.Module:
     options = {"image_size": size} if name.startswith("vit_") else {}
-    plain = SmallResNet(CLASSES) if name == "small_resnet" else get_model(name, num_classes=CLASSES, **options)
-    plain.load_state_dict(built.classifier.backbone.state_dict())
+    with torch.device("meta"):  # weights of its own would take seconds to draw
+        plain = SmallResNet(CLASSES) if name == "small_resnet" else get_model(name, num_classes=CLASSES, **options)
+    state = {key: value.clone() for key, value in built.classifier.backbone.state_dict().items()}
+    plain.load_state_dict(state, assign=True)
     for module in plain.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
@@ -235,7 +235,7 @@ def test_gradcam_of_other_layouts_equals_the_grad_cam_package(
 
 @pytest.mark.parametrize("variant", [CamVariant.gradcam, CamVariant.hirescam])
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
-def test_maps_of_several_classes_of_a_image_equal_the_grad_cam_package(name: str, variant: CamVariant) -> None:
+def test_maps_of_several_classes_of_an_image_equal_the_grad_cam_package(name: str, variant: CamVariant) -> None:
     network = pair(name)
     target = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 1, 0]])
     rows, classes = target.nonzero(as_tuple=True)
@@ -425,6 +425,9 @@ def test_first_and_second_derivatives_of_the_entropy_equal_finite_differences(va
 
 @pytest.mark.parametrize("lift", [1e-3, -0.2])  # every cell positive; some cells dark
 def test_entropy_equals_quantus(lift: float) -> None:
+    from quantus.functions.complexity_func import entropy as entropy_of_quantus  # takes seconds to import
+    from quantus.metrics.complexity import Complexity
+
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(4, 7, 5, generator=generator, dtype=torch.float64) ** 2 + lift
     positive = maps.relu().numpy()
@@ -442,6 +445,8 @@ def test_entropy_equals_quantus(lift: float) -> None:
 
 
 def test_gini_equals_quantus() -> None:
+    from quantus.metrics.complexity import Sparseness
+
     maps = torch.rand(4, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 2
     metric = Sparseness(normalise=False, disable_warnings=True)
     theirs = metric(
