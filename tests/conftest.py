@@ -30,7 +30,15 @@ FEW = ("evaluate.faithfulness_images=2", "evaluate.road_images=1", "evaluate.san
 
 TINY = ("dataset=fake", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.images=2", *FEW)
 
+QUICK = (
+    *("evaluate.maps=[]", "evaluate.images=0"),
+    *("evaluate.faithfulness_images=0", "evaluate.road_images=0", "evaluate.sanity_images=0"),
+)
+"""Nothing is measured that takes longer than an epoch's own figures."""
+
 SEVERAL = ("dataset=shapes_multi", "dataset.train=64", "dataset.val=24", "dataset.image_size=32", "trainer.epochs=2")
+
+PRESETS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
 Completed = subprocess.CompletedProcess[str]
 Command = Callable[..., Completed]

@@ -14,8 +14,9 @@ from camtrain.config.schema import TrainerConfig
 
 PAGES_TAKEN = """
 import resource, statistics, torch
-from camtrain import machine
-from camtrain.config.schema import Device, TrainerConfig
+from camtrain.config.options import Device
+from camtrain.config.schema import TrainerConfig
+from camtrain.device import prepare_device
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -24,7 +25,7 @@ def pages():
 
 pages()
 before = pages()
-machine.prepare(TrainerConfig(device=Device.cpu))
+prepare_device(TrainerConfig(device=Device.cpu))
 pages()
 print(before, statistics.median(pages() for _ in range(7)))  # now and then a small block lies in the way
 """

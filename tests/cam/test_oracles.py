@@ -18,8 +18,6 @@ import torch
 from captum.attr import LayerGradCam
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.base_cam import BaseCAM
-from quantus.functions.complexity_func import entropy as entropy_of_quantus
-from quantus.metrics.complexity import Complexity, Sparseness
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, log_softmax
@@ -29,14 +27,13 @@ from torchvision.models import get_model
 
 from camtrain.cam import distribution, methods
 from camtrain.cam.gradients import autograd_gradient, head_gradient
-from camtrain.cam.make import make_maps
 from camtrain.cam.routes import GradientRoute
-from camtrain.cam.targets import map_targets
+from camtrain.cam.targets import MapTargets
 from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, EntropyUnit, Score, Stem
 from camtrain.config.schema import ModelConfig
 from camtrain.evaluation.forward import forward_maps
 from camtrain.loss import terms
-from camtrain.loss.criterion import cam_term
+from camtrain.loss.criterion import CamLoss, cam_term
 from camtrain.metrics import concentration
 from camtrain.metrics.classification import (
     average_precision,
@@ -45,9 +42,9 @@ from camtrain.metrics.classification import (
     mean_average_precision,
 )
 from camtrain.networks.build import Built, build
+from camtrain.networks.classifier import Classifier
 from camtrain.networks.small_resnet import SmallResNet
-from camtrain.training.arm import Arm
-from camtrain.training.checks import probe_paths
+from camtrain.training.checks import probe_routes
 
 CLASSES = 5
 SEED = 2  # of the networks: one with which every map of the classes below is alive
@@ -78,20 +75,23 @@ class Pair(NamedTuple):
     def layer(self) -> nn.Module:
         return self.plain.get_submodule(self.built.layer)
 
-    def arm(self) -> Arm:
-        model = self.built.classifier
-        paths = probe_paths(model, self.images, CamConfig(weight=0))  # any layer will do where nothing is trained
-        return Arm("ours", model, torch.optim.SGD(model.parameters()), False, paths)
+    def ours(self) -> Classifier:
+        """With the routes of its gradients."""
+        network = self.built.classifier
+        network.routes = probe_routes(network, self.images, Score.centred)
+        return network
 
     def maps(self, variant: CamVariant, target: Tensor | None = None) -> Tensor:
         """Our maps, before ReLU."""
-        return forward_maps(self.arm(), self.images, self.target if target is None else target, variant).maps
+        return forward_maps(self.ours(), self.images, self.target if target is None else target, variant).maps
 
 
 def plain_network(built: Built, name: str, size: int) -> nn.Module:
     options = {"image_size": size} if name.startswith("vit_") else {}
-    plain = SmallResNet(CLASSES) if name == "small_resnet" else get_model(name, num_classes=CLASSES, **options)
-    plain.load_state_dict(built.classifier.backbone.state_dict())
+    with torch.device("meta"):  # weights of its own would take seconds to draw
+        plain = SmallResNet(CLASSES) if name == "small_resnet" else get_model(name, num_classes=CLASSES, **options)
+    state = {key: value.clone() for key, value in built.classifier.backbone.state_dict().items()}
+    plain.load_state_dict(state, assign=True)
     for module in plain.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
@@ -203,7 +203,7 @@ AUTOGRAD = [("mobilenet_v3_small", None), ("squeezenet1_0", None), ("small_resne
 @pytest.mark.parametrize(("name", "layer"), CLOSED_FORM + AUTOGRAD)
 def test_map_equals_the_grad_cam_package(name: str, layer: str | None, variant: CamVariant) -> None:
     network = pair(name, layer)
-    assert network.arm().paths.evaluation is (
+    assert network.ours().routes.evaluation is (
         GradientRoute.closed if (name, layer) in CLOSED_FORM else GradientRoute.autograd
     )
     check(network.maps(variant), *theirs(METHODS[variant], network, network.target))
@@ -235,7 +235,7 @@ def test_gradcam_of_other_layouts_equals_the_grad_cam_package(
 
 @pytest.mark.parametrize("variant", [CamVariant.gradcam, CamVariant.hirescam])
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
-def test_maps_of_several_classes_of_a_image_equal_the_grad_cam_package(name: str, variant: CamVariant) -> None:
+def test_maps_of_several_classes_of_an_image_equal_the_grad_cam_package(name: str, variant: CamVariant) -> None:
     network = pair(name)
     target = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 1, 0]])
     rows, classes = target.nonzero(as_tuple=True)
@@ -246,12 +246,12 @@ def gradcampp(network: Pair, scale: float, epsilon: float) -> list[Tensor]:
     """Our Grad-CAM++ of scaled logits, by autograd and, where the network has it, in closed form."""
     model, target = network.built.classifier, network.target
     logits, activations = model(network.images)
-    of = map_targets(target)
-    gradients = [autograd_gradient(scale * logits, target, Score.logit, of, activations, create_graph=False)]
-    if network.arm().paths.evaluation is GradientRoute.closed:
+    targets = MapTargets.of(target)
+    gradients = [autograd_gradient(scale * logits, targets, Score.logit, activations, create_graph=False)]
+    if network.ours().routes.evaluation is GradientRoute.closed:
         weights, cells = model.class_weights(), math.prod(network.built.grid)
         assert weights is not None
-        gradients.append(scale * head_gradient(logits, target, Score.logit, of, weights, cells))
+        gradients.append(scale * head_gradient(logits, targets, Score.logit, weights, cells))
     return [methods.gradcampp(activations, gradient, epsilon) for gradient in gradients]
 
 
@@ -350,10 +350,8 @@ def test_gradient_of_the_entropy_with_respect_to_all_weights_equals_captums(
     model, plain = network.built.classifier.double().train(training), network.plain.double().train(training)
     network = network._replace(images=network.images.double())
     target = network.target
-    of = map_targets(target)
-    output = model(network.images)
-    maps = make_maps(model, output, target, of, CamVariant.gradcam, kind, path, train=True)
-    term = cam_term(maps, output.logits, target, of, CamConfig(confidence_exponent=0.0))
+    criterion = CamLoss(CamConfig(score=kind, confidence_exponent=0.0), path, model.class_weights)
+    term = criterion.term(*model(network.images), target, None, True)
     assert term.counts.all()
     parameters = dict(model.backbone.named_parameters())
     ours = torch.autograd.grad(term.mean(), list(parameters.values()), allow_unused=True)
@@ -392,15 +390,15 @@ def term_of_a_small_head(
     average pooling and linear.
     """
     target = torch.tensor([0, 2])
-    of = map_targets(target)
+    targets = MapTargets.of(target)
     if variant is CamVariant.cam:
         logits = activations.mean((2, 3)) @ last[:, :4].T
-        gradient = head_gradient(logits, target, kind, of, last[:, :4], cells=9)
+        gradient = head_gradient(logits, targets, kind, last[:, :4], cells=9)
     else:
         logits = torch.tanh(adaptive_avg_pool2d(activations, 2).flatten(1) @ hidden.T) @ last.T
-        gradient = autograd_gradient(logits, target, kind, of, activations, create_graph=True)
-    maps = methods.class_activation_map(variant, activations, gradient)
-    return cam_term(maps, logits, target, of, CamConfig(confidence_exponent=0.0)).value, maps
+        gradient = autograd_gradient(logits, targets, kind, activations, create_graph=True)
+    maps = methods.METHODS[variant](activations, gradient)
+    return cam_term(maps, torch.ones(2), CamConfig(confidence_exponent=0.0)).value, maps
 
 
 @pytest.mark.parametrize("kind", list(Score))
@@ -425,6 +423,9 @@ def test_first_and_second_derivatives_of_the_entropy_equal_finite_differences(va
 
 @pytest.mark.parametrize("lift", [1e-3, -0.2])  # every cell positive; some cells dark
 def test_entropy_equals_quantus(lift: float) -> None:
+    from quantus.functions.complexity_func import entropy as entropy_of_quantus  # takes seconds to import
+    from quantus.metrics.complexity import Complexity
+
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(4, 7, 5, generator=generator, dtype=torch.float64) ** 2 + lift
     positive = maps.relu().numpy()
@@ -442,6 +443,8 @@ def test_entropy_equals_quantus(lift: float) -> None:
 
 
 def test_gini_equals_quantus() -> None:
+    from quantus.metrics.complexity import Sparseness
+
     maps = torch.rand(4, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 2
     metric = Sparseness(normalise=False, disable_warnings=True)
     theirs = metric(

@@ -1,4 +1,4 @@
-"""The command as a user runs it: what it writes, prints and refuses."""
+"""task=train: what a run leaves, and that every network, map, term and preset trains."""
 
 from __future__ import annotations
 
@@ -6,32 +6,21 @@ import csv
 import html.parser
 import json
 import math
-import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import FEW, ROOT, TINY, Command, FinishedRun, in_process
+from conftest import FEW, PRESETS, QUICK, ROOT, TINY, Command, FinishedRun, in_process
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.models import get_model
 
 from camtrain.loss.balance import default_share
 from camtrain.networks.small_resnet import SmallResNet
-
-QUICK = (
-    *("evaluate.maps=[]", "evaluate.images=0"),
-    *("evaluate.faithfulness_images=0", "evaluate.road_images=0", "evaluate.sanity_images=0"),
-)
-"""Nothing is measured that takes longer than an epoch's own figures."""
 
 TAGS = {
     "accuracy/train",
@@ -253,69 +242,6 @@ def test_sweep(sweep: FinishedRun) -> None:
     assert f"--logdir {folder}" in summary
 
 
-def test_a_sweep_is_checked_before_its_first_job(tmp_path: Path, run_command: Command) -> None:
-    done = run_command("-m", *TINY, "cam.weight=0.1,-1")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "camtrain: error: cam.weight=-1 is out of range: it must be at least 0\n",
-    )
-    assert not list(tmp_path.iterdir())
-
-
-WRONG = {
-    "model=resnet19": r"model=resnet19: no such choice; choose one of .*resnet18",
-    "dataset=folder": r"dataset.root is not set",
-    "dataset=folder dataset.root=nowhere": r"dataset.root=nowhere: there is no such folder",
-    "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, term, weight",
-    "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number or auto",
-    "cam.weight=-1": r"cam.weight=-1 is out of range: it must be at least 0",
-    "cam.variant=camgrad": r"cam.variant: camgrad does not fit; it must be one of cam, .*, layercam$",
-    "cam.score=prob": r"cam.score: prob does not fit; it must be one of logit, centred, log_prob",
-    "trainer.batch_size=0": r"trainer.batch_size=0 is out of range: it must be at least 2",
-    "trainer.epochs=1.5": r"trainer.epochs: 1.5 does not fit; it must be a whole number",
-    "optim.lr=0": r"optim.lr=0 is out of range: it must be above 0",
-    "dataset.crop_scale=[0.9,0.2]": r"dataset.crop_scale=\[0.9, 0.2\] must be two shares",
-    "dataset.flip=maybe": r"dataset.flip: maybe does not fit; it must be true or false",
-    "dataset.root=x": r"dataset.root: no such key; dataset has name, image_size",
-    "sed=1": r"sed: no such key \(did you mean seed\?\); there are dataset, model",
-    "epochs=3": r"epochs: no such key \(did you mean trainer.epochs\?\)",
-    "--epochs 3": r"--epochs: no such flag; settings are written KEY=VALUE",
-    "dataset=folder dataset.root=~/x": r"cannot read 'dataset.root=~/x'; .*quotes: 'dataset.root=\"~/x\"'",
-    "cam.weight=[1": r"cannot read 'cam.weight=\[1'; a value with special characters",
-    "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer; it has .*layer3 \(4 x 4\)",
-    "model.name=resnet19": r"model.name=resnet19: no such network",
-    "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",
-    "cam=cam model=squeezenet1_0": r"cam.variant=cam needs global average pooling",
-    "cam.variant=eigencam": r"cam.variant=eigencam can be measured, by evaluate.maps=\[eigencam\], but not trained",
-    "+cam.wieght=5": r"cam.wieght: no such key",
-    "cam=null": r".*cam=null: a group is set to the name of one of its choices",
-    "cam.weight=1,2": r"cam.weight=1,2: several values for one key are a sweep; write camtrain -m",
-    "cam.weight=null": r"cam.weight: this value does not fit; it must be a number or auto",
-    "cam.weight=inf": r"cam.weight=inf is out of range: it must be at least 0 and finite",
-    "model=resnet18 model.layer=layer2 dataset.image_size=64": r"model.layer=layer2: a batch norm behind it",
-    "model=vit_b_16 dataset.image_size=40": r"dataset.image_size=40: this network cannot take it",
-    "model.batch_norm=frozen": r"model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights",
-    "dataset.crop_scale=[magic,1]": r"dataset.crop_scale\[0\]: magic does not fit; it must be a number",
-    "evaluate.maps=[magic]": r"evaluate.maps\[0\]: magic does not fit; it must be one of cam, gradcam",
-    "dataset.name=shapes": r"dataset.name=shapes: choose the data set with dataset=shapes",
-    "trainer.device=cuda": r"trainer.device=cuda: torch finds no CUDA device",
-}
-
-
-@pytest.mark.parametrize("overrides", WRONG)
-def test_wrong_overrides_are_one_line_and_write_nothing(overrides: str, tmp_path: Path, run_command: Command) -> None:
-    if "cuda" in overrides and torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
-    arguments = overrides.split() if "dataset=folder" in overrides else ["dataset=fake", *overrides.split()]
-    done = run_command(*arguments)
-    said = done.stderr
-    assert done.returncode == 2, said
-    assert not done.stdout
-    assert said.count("\n") == 1, said
-    assert re.match(f"camtrain: error: {WRONG[overrides]}", said), said
-    assert not list(tmp_path.iterdir())
-
-
 def tiny_folder(root: Path, size: int = 40) -> Path:
     for split in ("train", "val"):
         for kind, name in enumerate(("cat", "dog")):
@@ -358,118 +284,12 @@ def test_bad_data_and_weights_are_one_line_and_write_nothing(tmp_path: Path) -> 
     assert "weights of another network" in said(whole, "model=resnet18", f"model.weights={tmp_path / 'other.pth'}")
 
 
-def test_an_output_folder_that_cannot_be_written(tmp_path: Path, run_command: Command) -> None:
-    (tmp_path / "outputs").write_text("a file where the folder should be")
-    done = run_command(*TINY)
-    assert done.returncode == 2
-    assert re.fullmatch(r"camtrain: error: .*outputs.*; choose another folder with hydra.run.dir=FOLDER\n", done.stderr)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["outputs"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into read-only folders")
-def test_a_read_only_folder(tmp_path: Path, run_command: Command) -> None:
-    tmp_path.chmod(0o555)
-    done = run_command(*TINY)
-    assert done.returncode == 2
-    assert "Permission denied" in done.stderr
-
-
-def test_two_runs_cannot_share_a_folder(tmp_path: Path, command: Command) -> None:
-    """In processes of their own: one that trains, and one that a mistake ends."""
-    done = command(*TINY, "trainer.max_steps=1", "hydra.run.dir=here")
-    assert (done.returncode, done.stderr) == (0, "")
-    files = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
-    before = {path: path.read_bytes() for path in files}
-    again = command(*TINY, "cam.weight=0.777", "hydra.run.dir=here")
-    assert again.returncode == 2
-    assert re.fullmatch("camtrain: error: .* already holds a run: .*\n", again.stderr)
-    assert {path: path.read_bytes() for path in files} == before
-
-
-def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path, run_command: Command) -> None:
-    (tmp_path / "mine").mkdir()
-    done = run_command("dataset=fake", "model.layer=layer9", "hydra.run.dir=mine")
-    assert done.returncode == 2
-    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
-    assert not list((tmp_path / "mine").iterdir())
-
-
-def test_a_sweep_goes_on_after_a_job_that_cannot_run(tmp_path: Path, run_command: Command) -> None:
-    done = run_command(*TINY, *QUICK, "-m", "trainer.max_steps=1", "model.layer=layer9,layer3")
-    assert done.returncode == 2
-    assert done.stderr.count("camtrain: error: model.layer=layer9") == 1
-    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    assert {entry.name for entry in sweep.iterdir()} == {"1", "multirun.yaml"}
-
-
-def test_a_sweep_of_which_no_job_can_run_leaves_nothing(tmp_path: Path, run_command: Command) -> None:
-    assert run_command("-m", *TINY, "model.layer=layer9", "seed=0,1").returncode == 2
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_loss_that_explodes_is_said_and_the_result_is_marked(tmp_path: Path, run_command: Command) -> None:
     diverging = ("optim.name=sgd", "optim.lr=1e12", "optim.schedule=constant", "trainer.epochs=3")
     done = run_command(*TINY, *QUICK, *diverging)
     assert done.returncode == 2
     assert re.search(r"arm's loss is (nan|inf) in epoch \d+, step \d+: lower optim.lr", done.stdout + done.stderr)
     assert only_result(tmp_path)["status"] == "failed"
-
-
-def test_interrupt(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "camtrain", "dataset=fake", "dataset.train=64", "trainer.epochs=1000"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A job that a shell started in the background ignores the signal, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("outputs/runs/*/regularised/checkpoint.pt")) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    (run,) = (tmp_path / "outputs" / "runs").iterdir()
-    assert errors.strip().endswith(f"camtrain: interrupted; what was done so far is in {run}")
-    assert "Traceback" not in errors
-    assert only_result(tmp_path)["status"] == "interrupted"
-
-
-def test_help_names_every_choice_and_does_not_import_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.argv = ['camtrain', '--help']; from camtrain.cli import main; main();"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    for group in ("dataset", "model", "cam", "optim", "trainer", "experiment"):
-        assert group in done.stdout
-        for choice in (ROOT / "conf" / group).glob("*.yaml"):
-            assert choice.stem in done.stdout, f"{group}={choice.stem} is not in the help"
-
-
-def test_version_and_configuration(run_command: Command, tmp_path: Path) -> None:
-    commit = r" \(commit [0-9a-f]{7}\)" if (ROOT / ".git").exists() else ""
-    assert re.fullmatch(rf"camtrain \d+\.\d+\.\d+{commit}\n", run_command("--version").stdout)
-    shown = run_command("--cfg", "job", "experiment=paper", "dataset.root=x").stdout
-    for line in ("name: resnet50", "weights: IMAGENET1K_V1", "score: logit", "unit: nats", "weight: 100"):
-        assert line in shown
-    assert not list(tmp_path.iterdir())
-
-
-def test_tab_completion(run_command: Command) -> None:
-    for line, expected in (
-        ("camtrain model=res", {"model=resnet18", "model=resnet34", "model=resnet50"}),
-        ("camtrain cam.sc", {"cam.score="}),
-        ("camtrain datas", {"dataset=", "dataset."}),
-    ):
-        done = run_command("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
-        assert expected <= set(done.stdout.split()), done.stdout + done.stderr
 
 
 LARGE = {"vgg11"}  # its checkpoints of both arms take 3 GB
@@ -533,18 +353,6 @@ def test_several_classes_per_image(multilabel_run: FinishedRun) -> None:
         assert "confidence/calibration_error" not in final
 
 
-PRESETS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
-
-
-def test_every_preset_says_what_was_seen_and_is_in_the_help(run_command: Command) -> None:
-    shown = run_command("--help").stdout
-    for name in PRESETS:
-        text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
-        assert re.search(r"^#   camtrain .*experiment=" + name, text, re.MULTILINE), name
-        assert re.search("[Ss]een|Expect", text), name
-        assert re.search(rf"\b{name}\b", shown), name
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_run(name: str, run_command: Command, tmp_path: Path) -> None:
     root = [] if name == "quick" else [f"dataset.root={tmp_path}"]
@@ -574,33 +382,6 @@ def test_other_maps_are_measured_after_the_last_epoch(run_command: Command, tmp_
     for other in ("cam", "hirescam", "xgradcam"):
         assert last[f"other_maps/{other}/entropy"] == pytest.approx(last["cam/entropy"], rel=1e-3)
     assert last["other_maps/layercam/entropy"] != last["cam/entropy"]
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["task=layers"], ["task=data", "dataset=fake"]])
-def test_a_reader_that_has_had_enough(tmp_path: Path, arguments: list[str]) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "camtrain", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-        env=environment,
-    ) as running:
-        assert running.stdout is not None
-        assert running.stderr is not None
-        running.stdout.close()
-        assert running.stderr.read() == b""
-        assert running.wait() in (0, 141)
-
-
-def test_layers_are_listed_and_nothing_is_written(run_command: Command, tmp_path: Path) -> None:
-    done = run_command("task=layers", "model=resnet18", "dataset.image_size=64")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^-> +layer4 +512 +4 x 4 +closed form +closed form$", done.stdout, re.MULTILINE)
-    assert re.search(
-        r"^ +layer3\.0\.bn1 +256 +8 x 8 +model\.batch_norm=frozen only +autograd$", done.stdout, re.MULTILINE
-    )
-    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_trains(run_command: Command, tmp_path: Path) -> None:
