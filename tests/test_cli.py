@@ -140,7 +140,7 @@ def test_interrupt(tmp_path: Path) -> None:
     )
     try:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("outputs/runs/*/regularised/checkpoint.pt")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("outputs/runs/*/checkpoint.safetensors")) and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
