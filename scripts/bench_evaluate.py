@@ -85,8 +85,7 @@ from camtrain.metrics import faithfulness, localisation
 from camtrain.metrics.equivariance import SHIFT, stability
 from camtrain.metrics.randomisation import stages
 from camtrain.networks.classifier import Classifier
-from camtrain.networks.small_resnet import SmallResNet
-from camtrain.networks.zoo import SMALL_RESNET
+from camtrain.networks.zoo import OWN
 from camtrain.runs.load import Finished, networks, read
 from camtrain.tasks.evaluate import fitting
 from camtrain.tasks.session import evaluation_context
@@ -166,7 +165,7 @@ def plain_network(finished: Finished, trained: Classifier) -> nn.Module:
     """torchvision's network with the trained weights."""
     name, classes = finished.config.model.name, len(finished.result.data.classes)
     options = {"image_size": finished.config.dataset.image_size} if name.startswith("vit_") else {}
-    network = SmallResNet(classes) if name == SMALL_RESNET else get_model(name, num_classes=classes, **options)
+    network = OWN[name](classes) if name in OWN else get_model(name, num_classes=classes, **options)
     network.load_state_dict(trained.backbone.state_dict())
     module: Any
     for stem in finished.result.model.stem_strides_lowered:

@@ -78,6 +78,7 @@ def test_run_folder(fake_run: FinishedRun) -> None:
     assert {entry.name for entry in run.iterdir()} == {
         ".hydra",
         "camtrain.log",
+        "checkpoint.safetensors",
         "tb",
         "baseline",
         "regularised",
