@@ -167,9 +167,8 @@ def summarise(finished: list[FinishedJob]) -> None:
         own = " ".join(override for override in done.overrides if override not in common)
         finals = {arm: part.final for arm, part in done.result.arms.items()}
         jobs.append((f"{done.folder.name}: {own}", finals))
-    arms = dict.fromkeys(arm for _, finals in jobs for arm in finals)
     sweep = finished[0].folder.parent
-    print(f"\n{' > '.join(arms)}\n{sweep_text(jobs)}\n\nsweep        {sweep}")
+    print(f"\n{sweep_text(jobs)}\n\nsweep        {sweep}")
     print(f"compare      camtrain task=report runs={shlex.quote(str(sweep))}")
     print(f"TensorBoard  {tensorboard_command()} --logdir {shlex.quote(str(sweep))}")
 
@@ -201,8 +200,8 @@ def preflight(arguments: list[str]) -> set[Path]:
     jobs = jobs_to_check([part for part in arguments if not part.startswith("-")], sweep=bool(flags))
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         for overrides in jobs:
-            folder = checked_folder(overrides)
-            if not flags and folder.exists():
+            folder = checked_folder(overrides, sweep=bool(flags))
+            if folder is not None and folder.exists():
                 refuse_used(folder)
                 existing.add(folder)
     return existing
@@ -237,14 +236,14 @@ def jobs_to_check(arguments: list[str], sweep: bool) -> list[list[str]]:
     return [first, *others]
 
 
-def checked_folder(overrides: list[str]) -> Path:
-    """Compose and check a job; its run folder, if it is no job of a sweep."""
+def checked_folder(overrides: list[str], sweep: bool) -> Path | None:
+    """Compose and check a job; its run folder, or None for a job of a sweep."""
     try:
         cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
     except ValueError as error:  # Hydra's way to refuse a group that is not set to a name
         wrong = [text for text in overrides if "." not in text.partition("=")[0]]
         raise UserError(f"{' '.join(wrong)}: a group is set to the name of one of its choices") from error
-    folder = Path(cfg.hydra.run.dir).absolute()
+    folder = None if sweep else Path(cfg.hydra.run.dir).absolute()
     with open_dict(cfg):
         del cfg["hydra"]
     typed(cfg)

@@ -122,18 +122,21 @@ def maps_die(reference: Figures, treatment: Figures) -> bool:
     return after > DEAD_LIMIT and after >= before
 
 
-def caveats(contrast: Contrast, final: Mapping[str, Figures], found: Intervals, cam: CamConfig) -> Iterator[str]:
+def caveats(
+    contrast: Contrast, final: Mapping[str, Figures], found: Intervals, cams: Mapping[str, CamConfig]
+) -> Iterator[str]:
     """What a reader must know before believing a comparison.
 
     Args:
         contrast: which arms.
         final: last figures of each arm.
         found: intervals of the differences.
-        cam: the CAM term of the treatment.
+        cams: by arm, the settings of its CAM term.
     """
     names = contrast.reference, contrast.treatment
     reference, treatment = (final[name] for name in names)
-    if cam.weight == 0:
+    cam = cams[contrast.treatment]
+    if cam.weight == cams[contrast.reference].weight == 0:
         yield f"cam.weight is 0: the {names[0]} and {names[1]} arms are the same training."
     lower = "cam.share" if cam.weight == AUTO else "cam.weight"
     if maps_die(reference, treatment):

@@ -95,8 +95,7 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
         )
     cams = cam_of_arms(one.runs[0].result.config)
     for comparison in one.comparisons:
-        cam = cams[comparison.contrast.treatment]
-        lines += caveats(comparison.contrast, one.final, comparison.intervals, cam)
+        lines += caveats(comparison.contrast, one.final, comparison.intervals, cams)
         lines += _few_images(one, comparison)
     accuracy, data = one.reference.get(f"{ACCURACY}/val", math.nan), one.runs[0].result.data
     chance = 1 / len(data.classes)
@@ -184,8 +183,11 @@ def _compare(
     both_correct.pop(primary, None)  # 0 by choice
     beside = differences(eaches, control, treatment, shared)
     figures = [figures for part in arms for figures in part.values()]
-    held_out = held_out_methods(figures)
-    equivalent = [method for method in measured_methods(figures) if method not in held_out]
+    # A map that the treatment was trained through is no evidence of its own, though another one is measured.
+    own = cam_of_arms(runs[0].result.config)[treatment].variant
+    distinct = held_out_methods(figures)
+    held_out = [method for method in distinct if method is not own]
+    equivalent = [method for method in measured_methods(figures) if method not in distinct]
     powers = [run.result.controls[treatment].power for run in runs if treatment in run.result.controls]
     return Comparison(
         contrast,

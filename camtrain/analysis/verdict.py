@@ -23,7 +23,8 @@ HELD_OUT_NEEDED = 2
 """Held-out methods that have to be no less faithful: methods whose maps were not trained on."""
 
 SAME_MAP = 0.99
-"""Correlation of maps from which on, in all arms, a method is equivalent to another one, and no further evidence.
+"""Correlation of maps from which on, in both arms of a comparison, a method is equivalent to another one, and is no
+further evidence.
 
 In all arms, because very sharp maps are alike however they are made.
 """
@@ -200,7 +201,7 @@ VERDICTS = {
 HEADLINES = {
     Outcome.met: "More interpretable {where}, by {rule}.",
     Outcome.failed: "Not more interpretable {where}, by {rule}.",
-    Outcome.open: "Not settled {where}: by {rule} it is neither shown nor refuted to be more interpretable.",
+    Outcome.open: "Not settled {where}: {rule} neither shows nor refutes that it is more interpretable.",
 }
 
 

@@ -40,7 +40,7 @@ class GradientRoute(enum.Enum):
 
 
 class Routes(NamedTuple):
-    """A layer's path in training and in evaluation mode, which dropout and batch norm make differ."""
+    """A layer's route in training and in evaluation mode, which dropout and batch norm make differ."""
 
     training: GradientRoute
     evaluation: GradientRoute
@@ -52,7 +52,7 @@ def probe(
     kind: Score,
     class_weights: Tensor | None,
 ) -> dict[str, GradientRoute]:
-    """The path of every layer in the mode that the network is in.
+    """The route to every layer in the mode that the network is in.
 
     Args:
         forward: from images to logits (batch, classes) and the grid (batch, channels, height, width) of each layer.

@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from camtrain.config.reference import EACH, accepted_values, one_of
 from camtrain.config.schema import RENAMED, Config, keys
+from camtrain.errors import first_line
 
 
 def message(error: Exception) -> str:
@@ -30,7 +31,7 @@ def message(error: Exception) -> str:
         return message(cause)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _about_key(error)
-    return _first_line(error)
+    return first_line(error)
 
 
 def _about_key(error: OmegaConfBaseException) -> str:
@@ -57,7 +58,7 @@ def _about_key(error: OmegaConfBaseException) -> str:
             kind = kind.removeprefix(EACH).removesuffix(" or null")
         if kind:
             return f"{key}: {_said(error)} does not fit; it must be {kind}"
-    return f"{key}: {_first_line(error)}"
+    return f"{key}: {first_line(error)}"
 
 
 def _field_type(node: Any, name: str) -> Any:
@@ -73,12 +74,8 @@ def _meant(key: str) -> str | None:
 
 def _said(error: OmegaConfBaseException) -> str:
     # OmegaConf keeps the offending value only in its sentence, in quotes.
-    quoted = _first_line(error).split("'")
+    quoted = first_line(error).split("'")
     return quoted[1] if len(quoted) > 2 and quoted[1] not in (error.key, error.full_key) else "this value"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)

@@ -199,7 +199,7 @@ class EvaluateConfig:
         32, "of these, images for ROAD: 9 forward passes for each map, and as many imputed images", low=0
     )
     sanity_images: int = setting(
-        32, "images for the randomisation test, whose maps are made anew with fresh weights", low=0
+        32, "images for the randomisation test, whose maps are computed again with untrained weights", low=0
     )
     scorecam_images: int = setting(32, "images for scorecam: a forward pass for each channel of each image", low=1)
     image_epochs: list[int] | None = setting(

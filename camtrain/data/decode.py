@@ -78,7 +78,7 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
     image = _decode(listing.paths[number], rule)
     if abs(image.shape[1] * size[1] - image.shape[0] * size[0]) > size[0] + size[1]:
         found, expected = (f"{width}x{height}" for width, height in (image.shape[1::-1], size))
-        raise BadImage(f"{listing.paths[number]}: {expected} pixels by its header, {found} when decoded; save it anew")
+        raise BadImage(f"{listing.paths[number]}: {expected} pixels by its header, {found} when decoded; save it again")
 
     def box(pixels: np.ndarray) -> Pixels:
         height, width = pixels.shape[:2]

@@ -66,7 +66,7 @@ class Balance:
     term: float = 0.0
     confidence: float = 0.0
     bias_correction: float = 0.0
-    """How far the means have bias_correction from zero towards what they are means of."""
+    """How far the exponential means, which start from 0, have come: they are divided by it."""
 
     needs_own_backward: bool = True
     """The term's norm has to be found by a backward pass of its own: in the last step it was below rounding error."""

@@ -64,7 +64,7 @@ class Criterion(Protocol):
     """Under which its term is logged: `loss/TERM_NAME`."""
 
     strength: str | None
-    """The setting that presses the term less if it is lowered; None if the term does not enter the loss."""
+    """The setting that weakens the term if it is lowered; None if the term does not enter the loss."""
 
     def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, context: Context) -> Tensor:
         """The loss, a scalar.
@@ -208,8 +208,8 @@ class CamLoss:
     @torch.no_grad()
     def observed(self) -> Observed:
         """See :class:`Criterion`. To be called once after each backward pass: it also moves the automatic weight."""
-        assert self._last is not None, "nothing went forward yet"
-        loss, classification, term, at_layer, weight, observe = self._last
+        assert self._last is not None, "no pass went forward since the last call"
+        (loss, classification, term, at_layer, weight, observe), self._last = self._last, None
         share = torch.zeros_like(loss)
         if at_layer is not None and at_layer.measure and term is not None:
             norms = at_layer.norms()

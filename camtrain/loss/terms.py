@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from camtrain.cam.distribution import covariance_determinant, distribution, shannon
 from camtrain.config.options import EntropyUnit, Term
-from camtrain.regions import VOID, has_object
+from camtrain.regions import has_object, known_mask, object_mask
 
 
 def entropy(shares: Tensor, unit: EntropyUnit) -> Tensor:
@@ -92,7 +92,7 @@ def energy_outside(shares: Tensor, region: Tensor) -> Tensor:
     Source: as a loss, Ross et al., IJCAI 2017 (right for the right reasons), there on input gradients; the energy is
     that of Wang et al., CVPR-W 2020.
     """
-    inside, known = (region > 0) & (region != VOID), region != VOID
+    inside, known = object_mask(region), known_mask(region)
     rows = _stretching(region.shape[1], shares.shape[1], shares)
     columns = _stretching(region.shape[2], shares.shape[2], shares)
     on_object, on_known = (rows.mT @ mask.to(shares.dtype) @ columns for mask in (inside, known))

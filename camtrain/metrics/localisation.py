@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from camtrain.cam.distribution import is_dead, upsample
-from camtrain.regions import VOID, has_object
+from camtrain.regions import VOID, has_object, known_mask, object_mask
 
 THRESHOLDS = 100
 r"""Number of thresholds :math:`\tau` = 0, 0.01, ..., 0.99. WSOL's default is 1000 of them, in steps of 0.001."""
@@ -114,7 +114,7 @@ def box_overlap(maps: Tensor, region: Tensor) -> Tensor:
     """
     marks = scaled(maps, (region.shape[-2], region.shape[-1]))
     keys = _keys(marks).cpu().numpy()
-    inside = ((region > 0) & (region != VOID)).cpu().numpy()
+    inside = object_mask(region).cpu().numpy()
     curves = np.full((len(keys), THRESHOLDS), np.nan)
     for curve, key, objects in zip(curves, keys, inside, strict=True):
         labels, number = ndimage.label(objects, np.ones((3, 3), dtype=np.int64))
@@ -207,7 +207,7 @@ def pixel_average_precision(counts: Tensor) -> Tensor:
 
 def size_share(region: Tensor) -> Tensor:
     """Share of the known pixels, those that are not void, that are the object, 0..1; (maps,), nan without object."""
-    known = region != VOID
+    known = known_mask(region)
     share: Tensor = ((region > 0) & known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
     return share.masked_fill(~has_object(region), torch.nan)
 

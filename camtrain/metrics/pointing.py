@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from camtrain.cam.distribution import is_dead, upsample
-from camtrain.regions import VOID, has_object
+from camtrain.regions import has_object, known_mask, object_mask
 
 
 def energy_in_mask(maps: Tensor, region: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def energy_in_mask(maps: Tensor, region: Tensor) -> Tensor:
         (maps,); 0 for dead maps, nan where the region holds no object.
     """
     stretched = upsample(maps, (region.shape[-2], region.shape[-1]))
-    inside, known = (region > 0) & (region != VOID), region != VOID
+    inside, known = object_mask(region), known_mask(region)
     total = (stretched * known).sum((1, 2))
     share = (stretched * inside).sum((1, 2)) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return _scored(torch.where(is_dead(maps), torch.zeros_like(share), share), region)
@@ -36,8 +36,8 @@ def pointing(maps: Tensor, region: Tensor) -> Tensor:
         (maps,); 0 for dead maps, nan where the region holds no object.
     """
     stretched = upsample(maps, (region.shape[-2], region.shape[-1]))
-    inside = (region > 0) & (region != VOID)
-    at = stretched.masked_fill(region == VOID, -1).flatten(1).argmax(1)
+    inside = object_mask(region)
+    at = stretched.masked_fill(~known_mask(region), -1).flatten(1).argmax(1)
     hit = inside.flatten(1).gather(1, at[:, None])[:, 0] & ~is_dead(maps)
     return _scored(hit.to(stretched.dtype), region)
 

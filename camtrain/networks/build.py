@@ -92,7 +92,7 @@ def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dic
         UserError: as for :func:`build`.
     """
     network, layers, name, _ = _prepare(config, classes, image_size, seed=0)
-    training, evaluation = (_paths(network, layers, classes, image_size, mode) for mode in (True, False))
+    training, evaluation = (_routes(network, layers, classes, image_size, mode) for mode in (True, False))
     return name, {key: (layer, Routes(training[key], evaluation[key])) for key, layer in layers.items()}
 
 
@@ -133,10 +133,10 @@ def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], c
             f" camtrain task=layers model.name={config.name} lists"
         )
     name = config.layer or list(layers)[-1]
-    if _paths(network, {name: layers[name]}, classes, image_size, training=False)[name] is not GradientRoute.unreached:
+    if _routes(network, {name: layers[name]}, classes, image_size, training=False)[name] is not GradientRoute.unreached:
         return name
-    paths = _paths(network, layers, classes, image_size, training=False)
-    reached = [key for key in layers if paths[key] is not GradientRoute.unreached]
+    routes = _routes(network, layers, classes, image_size, training=False)
+    reached = [key for key in layers if routes[key] is not GradientRoute.unreached]
     if config.layer is None and reached:
         return reached[-1]
     raise UserError(
@@ -145,17 +145,17 @@ def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], c
     )
 
 
-def _paths(
+def _routes(
     network: nn.Module, layers: Mapping[str, Layer], classes: int, image_size: int, training: bool
 ) -> dict[str, GradientRoute]:
-    """The path of each layer in one mode, on two images of noise."""
+    """The route to each layer in one mode, on two images of noise."""
     network = copy.deepcopy(network)  # training mode moves batch norm's statistics
     traced = trace(network, layers).train(training)
     linear = linear_head(network, classes)
     weights = network.get_submodule(linear).weight if linear else None
 
-    def forward(image_set: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        out = dict(traced(image_set))
+    def forward(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        out = dict(traced(batch))
         return out.pop(LOGITS), out
 
     with torch.random.fork_rng():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision import ops
 
-from camtrain.errors import UserError
+from camtrain.errors import UserError, first_line
 
 _WHOLE = tuple(kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module))
 """What torchvision's tracer takes as a single operation: the blocks of torchvision.ops."""
@@ -101,7 +101,7 @@ def _hidden(network: nn.Module, name: str) -> bool:
 
 def wrong_size(image_size: int, error: Exception) -> UserError:
     """What to say of images that a network cannot take."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return UserError(f"dataset.image_size={image_size}: this network cannot take it ({reason}); use another size")
 
 

@@ -14,7 +14,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from camtrain.config.schema import ModelConfig
-from camtrain.errors import UserError
+from camtrain.errors import UserError, first_line
 from camtrain.networks.head_layer import final_layer
 from camtrain.networks.zoo import OWN
 from camtrain.normalisation import DEVIATION, MEAN
@@ -83,5 +83,5 @@ def _state(weights: str, name: str) -> dict[str, Tensor]:
     try:
         return dict(models.get_model_weights(name)[weights].get_state_dict(progress=True, check_hash=True))
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"model.weights={weights}: cannot be downloaded ({reason}); give a file instead") from error

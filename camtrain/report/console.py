@@ -84,9 +84,10 @@ def _about_data(result: RunResult) -> Iterator[tuple[str, str]]:
 
 def epoch_heading(multilabel: bool, arms: Sequence[str]) -> str:
     """Two lines over those of :func:`epoch_line`: indicators, and under each the arms."""
+    names = _briefly(arms)
     width = 9 * len(arms) - 1
     top = "".join(f"  {INDICATORS[tag].label:^{width}}" for tag in _main_tags(multilabel)).rstrip()
-    below = " ".join(f"{_brief(arm):>8}" for arm in arms)
+    below = " ".join(f"{name:>8}" for name in names)
     return f"\n{'':>5}{top}\n{'epoch':>5}" + f"  {below}" * len(_main_tags(multilabel))
 
 
@@ -100,9 +101,10 @@ def _main_tags(multilabel: bool) -> list[str]:
     return [f"{metric_name(multilabel)}/val", *(indicator.tag for indicator in at(Place.epochs))]
 
 
-def _brief(name: str) -> str:
-    """A name in at most 8 characters."""
-    return name if len(name) <= 8 else f"{name[:7]}."
+def _briefly(arms: Sequence[str]) -> list[str]:
+    """Names in at most 8 characters; by number where that would make two alike."""
+    names = [name if len(name) <= 8 else f"{name[:7]}." for name in arms]
+    return names if len(set(names)) == len(names) else [f"arm {number}" for number in range(1, len(names) + 1)]
 
 
 def tensorboard_command() -> str:

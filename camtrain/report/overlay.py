@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from camtrain.cam.distribution import distribution
-from camtrain.regions import VOID
+from camtrain.regions import object_mask
 
 TILE = 192
 """Side of one image in a strip, pixels."""
@@ -99,9 +99,8 @@ def fitted(line: Line, font: ImageFont.FreeTypeFont, width: int) -> str:
         "".join(char if char.isprintable() else "\N{WHITE VERTICAL RECTANGLE}" for char in part) for part in line
     )
     kept, shortest = len(text), 0
-    if (
-        font.getlength(text + rest) > width
-    ):  # the largest number of characters that fit, by bisection: names may be long
+    if font.getlength(text + rest) > width:
+        # The largest number of characters that fit, by bisection: names may be long.
         while shortest < kept:
             middle = -(-(shortest + kept) // 2)
             if font.getlength(f"{text[:middle]}\N{HORIZONTAL ELLIPSIS}{rest}") > width:
@@ -157,7 +156,7 @@ def _stretch(cells: Tensor) -> NDArray[np.float32]:
 
 def _outline(region: Tensor) -> NDArray[np.bool_]:
     """Pixels along the edge of the object."""
-    object_ = ((region > 0) & (region != VOID)).cpu().numpy().astype(np.uint8) * 255
+    object_ = object_mask(region).cpu().numpy().astype(np.uint8) * 255
     large = Image.fromarray(object_).resize((TILE, TILE), Image.Resampling.NEAREST)
     grown = large.filter(ImageFilter.MaxFilter(5))
     edge: NDArray[np.bool_] = (np.asarray(grown) > 0) & (np.asarray(large) == 0)

@@ -46,15 +46,19 @@ def view(summaries: Sequence[Summary]) -> SweepView:
     """All that is shown of the settings together."""
     claim = summaries[0].comparisons[0].claim
     margins = f": {'; '.join(claim.changed)}" if claim.changed else ""
-    names = list(dict.fromkeys(arm for one in summaries for arm in one.arms))
     return SweepView(
         outcomes=outcomes(summaries),
         rule=f"{claim.rule}{margins}",
         single=[number for number, one in enumerate(summaries, start=1) if len(one.runs) == 1],
-        order=joined(names),
+        order=joined(arms_of(summaries)),
         table=settings_table(summaries),
         fronts=fronts(summaries),
     )
+
+
+def arms_of(summaries: Sequence[Summary]) -> list[str]:
+    """Every arm that a setting has."""
+    return list(dict.fromkeys(arm for one in summaries for arm in one.arms))
 
 
 def outcomes(summaries: Sequence[Summary]) -> list[Counted]:
@@ -77,6 +81,7 @@ def settings_table(summaries: Sequence[Summary]) -> Table:
     """A line per setting."""
     primary = primary_tag(summaries[0].reference)
     shown = [INDICATORS[primary], *at(Place.settings)]
+    arms = arms_of(summaries)
     rows = []
     for number, one in enumerate(summaries, start=1):
         several = len(one.comparisons) > 1
@@ -86,8 +91,8 @@ def settings_table(summaries: Sequence[Summary]) -> Table:
                 Cell(one.label, "long", setting=number),
                 Cell(str(len(one.runs))),
                 Cell(kind="word", signs=claims),
-                *(Cell(figures(one.final, one.arms, indicator.tag)) for indicator in shown),
-                Cell(series([overfitting(one, arm) for arm in one.arms])),
+                *(Cell(figures(one.final, arms, indicator.tag)) for indicator in shown),
+                Cell(series([overfitting(one, arm) if arm in one.arms else math.nan for arm in arms])),
             ]
         )
     titles = [*(indicator.title for indicator in shown), "overfitting"]

@@ -128,21 +128,22 @@ def series(values: Sequence[float]) -> str:
 
 def figures(final: Mapping[str, Figures], arms: Sequence[str], tag: str) -> str:
     """A tag's figures of the arms in one cell."""
-    return series([final[arm].get(tag, math.nan) for arm in arms])
+    return series([final.get(arm, {}).get(tag, math.nan) for arm in arms])
 
 
 def sweep_text(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
-    """One line per job of a sweep, the arms' figures in each cell.
+    """The arms of a sweep, and a table with one line per job and the arms' figures in each cell.
 
     Args:
         jobs: what sets each job apart, and the last figures of each arm, the reference first.
     """
     primary = INDICATORS[primary_tag(next(iter(jobs[0][1].values())))]
     shown = [primary, *at(Place.epochs)]
+    arms = list(dict.fromkeys(arm for _, final in jobs for arm in final))
     lines: list[tuple[str, ...]] = [("", *(indicator.title for indicator in shown))]
     for name, final in jobs:
-        lines.append((name, *(figures(final, list(final), indicator.tag) for indicator in shown)))
-    return numbers(lines)
+        lines.append((name, *(figures(final, arms, indicator.tag) for indicator in shown)))
+    return f"{joined(arms)}\n{numbers(lines)}"
 
 
 def numbers(lines: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from camtrain.data.images import ImageSet, class_names, image_name
 from camtrain.errors import UserError
-from camtrain.files import write_text
+from camtrain.files import write_csv
 
 NAME = "pictures.csv"
 
@@ -27,16 +26,15 @@ def write_images(folder: Path, images: ImageSet, each: Mapping[str, Mapping[str,
         each: of each arm and sharpened baseline, and tag, (images,); what is not defined is left empty.
     """
     columns = [(f"{name} {tag}", value.tolist()) for name, tags in each.items() for tag, value in tags.items()]
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["picture", "class", *(name for name, _ in columns)])
-    for number in range(len(images.targets)):
-        classes = "; ".join(class_names(images, number))
-        values = (column[number] for _, column in columns)
-        rows.writerow(
-            [image_name(images, number), classes, *(f"{value:.7g}" if math.isfinite(value) else "" for value in values)]
-        )
-    write_text(folder / NAME, text.getvalue())
+    rows = (
+        [
+            image_name(images, number),
+            "; ".join(class_names(images, number)),
+            *(f"{column[number]:.7g}" if math.isfinite(column[number]) else "" for _, column in columns),
+        ]
+        for number in range(len(images.targets))
+    )
+    write_csv(folder / NAME, ["picture", "class", *(name for name, _ in columns)], rows)
 
 
 def read_images(folder: Path) -> dict[str, dict[str, Tensor]]:

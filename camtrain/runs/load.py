@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camtrain.config.schema import Config
 from camtrain.device import compute_dtype, memory_format
-from camtrain.errors import UserError
+from camtrain.errors import UserError, first_line
 from camtrain.networks.build import build
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.weights import is_pretrained, read_state
@@ -58,7 +58,7 @@ def read(folder: Path) -> Finished:
             arm.final["cam/dead_rate"]
         result.environment["torch"]
     except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(
             f"{path}: not what this camtrain writes ({type(error).__name__}: {reason}); train the run again"
         ) from error

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from camtrain.config import schema
-from camtrain.config.schema import Config, keys
+from camtrain.config.schema import Config, keys, plain
 
 NO_SETTINGS = (
     *("seed", "run", "runs", "images", "class_name"),
@@ -17,18 +14,8 @@ NO_SETTINGS = (
 
 def settings(config: Config) -> dict[str, str | float | bool]:
     """Every key that makes another experiment, with its value."""
-    found: dict[str, str | float | bool] = {}
-    for key, value, _ in keys(config):
-        if key not in NO_SETTINGS and not key.startswith("report."):
-            found |= leaves(key, value)
-    return found
-
-
-def leaves(key: str, value: object) -> dict[str, str | float | bool]:
-    """The values below a key, each under its own; an empty mapping, as that of an arm without differences, is one."""
-    if isinstance(value, list):
-        return {key: f"[{','.join(str(schema.plain(part)) for part in value)}]"}
-    if not isinstance(value, Mapping):
-        return {key: schema.plain(value)}
-    below = (leaves(f"{key}.{name}", part) for name, part in value.items())
-    return {name: leaf for part in below for name, leaf in part.items()} or {key: "the default"}
+    return {
+        key: f"[{','.join(str(plain(part)) for part in value)}]" if isinstance(value, list) else plain(value)
+        for key, value, _ in keys(config)
+        if key not in NO_SETTINGS and not key.startswith("report.")
+    }

@@ -100,9 +100,8 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
         size = config.dataset.image_size if "dataset.image_size" in chosen else dataset.image_size
         dataset = replace(config.dataset, image_size=size)
         if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
-            dataset = replace(
-                dataset, train=theirs.dataset.train
-            )  # nothing is trained on: what the run trained on stays on record
+            # Nothing is trained on here: what the run was trained on stays on record.
+            dataset = replace(dataset, train=theirs.dataset.train)
     elif settings:
         raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
     trainer = replace(

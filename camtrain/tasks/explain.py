@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import glob
-import io
 import logging
 import os
 from collections import Counter
@@ -30,7 +28,7 @@ from camtrain.data.listing import SUFFIXES, Listing, Rule, Skipped
 from camtrain.device import memory_format, prepare_device, worker_threads
 from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
-from camtrain.files import write_atomically, write_text
+from camtrain.files import write_atomically, write_csv, write_text
 from camtrain.metrics import concentration
 from camtrain.networks.classifier import Classifier
 from camtrain.report import overlay
@@ -71,7 +69,7 @@ class Explanation(NamedTuple):
 
 
 def explain_images(config: Config, folder: Path) -> None:
-    """Draw both arms' maps over images, and write the maps and a table.
+    """Draw every arm's maps over images, and write the maps and a table.
 
     In the folder: `maps/NAME.png`, `maps/NAME.ARM.npy` (float32, (height, width), before ReLU), `explanations.csv`, and
     `left_out.txt` where images could not be read.
@@ -119,7 +117,8 @@ def explain_images(config: Config, folder: Path) -> None:
             bar.update(numbers[-1] + 1 - bar.n)
     if not found:
         raise UserError(f"images={config.images}: none can be read; the first: {printable(skipped[0].reason)}")
-    write_text(folder / TABLE, as_csv(found))
+    rows = ([cell(entry) for cell in COLUMNS.values()] for of_image in found for entry in of_image)
+    write_csv(folder / TABLE, COLUMNS, rows)
     if skipped:
         write_text(folder / LEFT_OUT, "".join(f"{printable(entry.reason)}\n" for entry in skipped))
     report(folder, found, skipped, config.class_name)
@@ -132,7 +131,7 @@ def introduction(finished: Finished, images: int, name: str | None) -> list[tupl
     whose = "the class that each arm predicts" if name is None else name
     return [
         ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result.data.name}"),
-        ("pictures", f"{images}, of each the middle square at {side} x {side} pixels"),
+        ("images", f"{images}, of each the middle square at {side} x {side} pixels"),
         ("maps", f"{config.cam.variant.value} of {model.layer}, {grid} cells, of {whose}"),
     ]
 
@@ -345,16 +344,6 @@ COLUMNS: dict[str, Callable[[Explanation], str]] = {
 }
 
 
-def as_csv(found: Sequence[Sequence[Explanation]]) -> str:
-    """A line for each image and arm."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    for of_image in found:
-        rows.writerows([cell(entry) for cell in COLUMNS.values()] for entry in of_image)
-    return text.getvalue()
-
-
 def report(folder: Path, found: Sequence[Sequence[Explanation]], skipped: Sequence[Skipped], name: str | None) -> None:
     """Say what was found, what was left out, and where everything is."""
     log.info("\n%s\n", table(found, name))
@@ -374,7 +363,7 @@ def table(found: Sequence[Sequence[Explanation]], name: str | None) -> str:
         name: of the class that was asked for, whose probability is given then, or None.
     """
     asked = [] if name is None else [f"p of {cut(name, 16)}"]
-    lines = [["picture", *(head for entry in found[0] for head in (entry.arm, *asked, "entropy"))]]
+    lines = [["image", *(head for entry in found[0] for head in (entry.arm, *asked, "entropy"))]]
     for of_image in found[:SHOWN]:
         cells = [cut(of_image[0].image, 48, end=True)]
         for entry in of_image:
@@ -390,7 +379,7 @@ def table(found: Sequence[Sequence[Explanation]], name: str | None) -> str:
 
 
 def cut(text: str, most: int, end: bool = False) -> str:
-    """At most so many signs of a text: its beginning, or its end, and an ellipsis."""
+    """At most so many characters of a text: its beginning, or its end, and an ellipsis."""
     if len(text) <= most:
         return text
     return f"…{text[1 - most :]}" if end else f"{text[: most - 1]}…"

@@ -61,7 +61,7 @@ def report_runs(config: Config, folder: Path) -> None:
             (f"{one.label}, {one.counted}: {verdicts(one)}", {arm: one.final[arm] for arm in one.arms})
             for one in summaries
         ]
-        log.info("\n%s\n%s\n", tables.joined(summaries[0].arms), tables.sweep_text(lines))
+        log.info("\n%s\n", tables.sweep_text(lines))
     for note in notes:
         log.warning("Note: %s", note)
     build.write(folder / build.NAME, title(summaries), summaries, notes)

@@ -113,7 +113,7 @@ def train(config: Config, folder: Path) -> RunResult:
             context.progress = bar.set_description
             board.text("config", f"```yaml\n{to_yaml(config)}\n```")
             log.info("%s", console.epoch_heading(setup.multilabel, list(networks)))
-            while state.epoch < setup.plan.begun_epochs:
+            while state.steps_done(setup.plan.steps_per_epoch) < setup.plan.steps:
                 bar.set_description(f"epoch {state.epoch + 1}/{config.trainer.epochs}")
                 trained = train_epoch(state, batches, setup.plan, bar.update)
                 evaluated = evaluate(networks, context.batches(None), context.method, context.measured)
@@ -193,7 +193,6 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
     """What `result.json` says before anything was trained; the arms' figures are those of the state."""
     config, network = setup.config, setup.arms[0].network
     share = default_share(is_pretrained(config.model))
-    treatments = list(cam_of_arms(config).items())[1:]
     return RunResult(
         status="running",
         config=config,
@@ -201,7 +200,11 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
         data=data_facts(data_name(config.dataset), setup.train_set, setup.val_set),
         model=model_facts(config.model.name, setup.built, network.routes),
         learning_rate=setup.plan.rate,
-        cam_shares={name: (cam.share or share) if cam.weight == AUTO else None for name, cam in treatments},
+        cam_shares={
+            name: (cam.share or share) if cam.weight == AUTO else None
+            for number, (name, cam) in enumerate(cam_of_arms(config).items())
+            if number or cam.weight != 0
+        },
         environment=environment(setup.device, config.trainer),
         timing=Timing(0.0, {}),
     )
@@ -225,12 +228,13 @@ def _show_epoch(
 ) -> None:
     """An epoch's figures in TensorBoard and in a line of the log, and its maps where they are asked for."""
     figures = {arm.name: state.history[arm.name][-1] for arm in state.arms}
-    board.scalars(figures, state.epoch)
-    wanted = state.epoch == setup.plan.begun_epochs or state.epoch in image_epochs(setup.config.evaluate)
+    board.scalars(figures, state.epochs_begun)
+    number = state.epochs_begun
+    wanted = number == setup.plan.epochs_begun or number in image_epochs(setup.config.evaluate)
     if context.shown and wanted:
         views = session.views_of(context, evaluated, setup.val_set, context.shown)
-        board.strips(context.contrasts[0].treatment, list(strips(views, setup.val_set.classes)), state.epoch)
-    log.info("%s", console.epoch_line(state.epoch, figures, setup.multilabel))
+        board.strips(context.contrasts[0].treatment, list(strips(views, setup.val_set.classes)), number)
+    log.info("%s", console.epoch_line(number, figures, setup.multilabel))
 
 
 def _finish(
@@ -242,7 +246,7 @@ def _finish(
     board: Board,
 ) -> session.ReportOutcome:
     """Measure what takes longer, once, and what is known only now of every epoch; judge and report."""
-    config, epochs = setup.config, state.epoch
+    config, epochs = setup.config, state.epochs_begun
     courses = {
         name: learning_curves.course(rows, state.kept_maps[name], setup.metric) for name, rows in state.history.items()
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from camtrain.files import write_atomically
@@ -28,8 +28,7 @@ def save_state(state: TrainingState, folder: Path) -> None:
     """Write :data:`CHECKPOINT`."""
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_without_tensors(state.state_dict(), "", tensors))
-    content = save(tensors, metadata={_HEADER: header})
-    write_atomically(folder / CHECKPOINT, lambda opened: opened.write(content))
+    write_atomically(folder / CHECKPOINT, lambda opened: save_file(tensors, opened.name, metadata={_HEADER: header}))
 
 
 def load_state(state: TrainingState, folder: Path) -> None:

@@ -41,7 +41,7 @@ class Plan:
     device: torch.device
 
     @property
-    def begun_epochs(self) -> int:
+    def epochs_begun(self) -> int:
         """Epochs that are at least begun."""
         return -(-self.steps // self.steps_per_epoch)
 
@@ -87,7 +87,7 @@ class EpochRecord:
 def train_epoch(
     state: TrainingState, batches: Iterator[Batch], plan: Plan, on_step: Callable[[], object]
 ) -> dict[str, EpochRecord]:
-    """Train every arm for the rest of the state's epoch on the same batches, and count it as done.
+    """Train every arm for the rest of the state's epoch on the same batches.
 
     Arms take turns in going first, so that none always finds the batch in the cache.
 
@@ -124,7 +124,8 @@ def train_epoch(
                 raise _diverged(arm, float(taken.loss), epoch, step)
         state.step = step + 1
         on_step()
-    state.epoch, state.step = epoch + 1, 0
+    if state.step == plan.steps_per_epoch:
+        state.epoch, state.step = epoch + 1, 0
     return records
 
 

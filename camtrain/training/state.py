@@ -39,6 +39,15 @@ class TrainingState:
             self.history.setdefault(arm.name, [])
             self.kept_maps.setdefault(arm.name, [])
 
+    @property
+    def epochs_begun(self) -> int:
+        """Whole epochs done, and one more if part of another is."""
+        return self.epoch + (self.step > 0)
+
+    def steps_done(self, steps_per_epoch: int) -> int:
+        """In all."""
+        return self.epoch * steps_per_epoch + self.step
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values in nested dictionaries and lists."""
         return {
@@ -70,6 +79,6 @@ class TrainingState:
             arm.network.backbone.load_state_dict(own["network"])
             arm.optimiser.load_state_dict(own["optimiser"])
             arm.criterion.load_state_dict(own["criterion"])
+            self.history[arm.name][:] = state["history"][arm.name]
+            self.kept_maps[arm.name][:] = own["kept_maps"]
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.history = {arm.name: list(state["history"][arm.name]) for arm in self.arms}
-        self.kept_maps = {arm.name: list(state["arms"][arm.name]["kept_maps"]) for arm in self.arms}

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from runs.made import TAGS, THREE, made_run
+from runs.made import TAGS, THREE, made_config, made_run
 
 from camtrain.analysis.intervals import hierarchical
 from camtrain.analysis.over_seeds import Run, group_by_settings, notes, summarise
 from camtrain.analysis.pareto import on_front
 from camtrain.analysis.verdict import Outcome
-from camtrain.config.options import CamVariant
 from camtrain.config.schema import ReportConfig
 from camtrain.runs.facts import data_name
-from camtrain.runs.settings import leaves
+from camtrain.runs.settings import settings
 
 
 def run(seed: int, images: int = 30, share: float | None = None, files: bool = False, **more: Any) -> Run:
@@ -232,5 +231,8 @@ def test_differences_of_a_run_are_those_of_each_treatment() -> None:
 
 
 def test_settings_of_arms_are_told_apart_key_by_key() -> None:
-    assert leaves("arms", {"a": {"cam": {"weight": 0}}, "b": {}}) == {"arms.a.cam.weight": 0, "arms.b": "the default"}
-    assert leaves("evaluate.maps", [CamVariant.gradcam, CamVariant.eigencam]) == {"evaluate.maps": "[gradcam,eigencam]"}
+    config = made_config()
+    assert not any(key.startswith("arms") for key in settings(config)), "the default arms make no other experiment"
+    config.arms["area"] = {"cam": {"term": "area"}}
+    assert settings(config)["arms.area.cam.term"] == "area"
+    assert settings(config)["evaluate.maps"] == "[gradcam,gradcampp,layercam,eigencam]"
