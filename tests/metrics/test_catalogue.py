@@ -45,7 +45,7 @@ def test_figures_of_a_map_in_the_order_of_the_files() -> None:
     tree = json.loads((ROOT / "tests" / "runs" / "old_run" / "result.json").read_text())
     first = tree["arms"]["baseline"]["epochs"][0]
     names = [tag.removeprefix("cam/") for tag in first if tag.startswith("cam/") and tag != "cam/peak_entropy"]
-    assert list(map_indicators()) == names
+    assert [name for name in map_indicators() if name in names] == names
     maps, regions = torch.rand(3, 4, 5), torch.ones(3, 8, 10, dtype=torch.uint8)
     for measure in map_indicators().values():
         assert measure(maps, regions).shape == (3,)

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.models import get_model
 
 from camtrain.loss.balance import default_share
+from camtrain.metrics.catalogue import map_indicators
 from camtrain.networks.small_resnet import SmallResNet
 
 TAGS = {
@@ -41,6 +42,7 @@ TAGS = {
     "cam/dead_rate",
     "cam/energy_in_mask",
     "cam/pointing",
+    *(f"cam/{name}" for name in map_indicators()),
     "confidence/top_probability",
     "confidence/margin",
     "confidence/entropy",
@@ -54,10 +56,7 @@ TAGS = {
 OTHER = {
     f"other_maps/{variant}/{name}"
     for variant in ("gradcampp", "layercam", "eigencam")
-    for name in (
-        *("entropy", "area", "dispersion", "contrast", "gini", "top_tenth", "border_mass", "dead_rate"),
-        *("energy_in_mask", "pointing", "with_trained", "deletion", "insertion"),
-    )
+    for name in (*map_indicators(), "with_trained", "deletion", "insertion")
 } | {
     "other_maps/layercam/like_gradcampp",
     "other_maps/eigencam/like_gradcampp",

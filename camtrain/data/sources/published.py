@@ -34,7 +34,7 @@ class Published:
         name, root = config.name.value, Path(config.root).expanduser()
         if config.download:
             if not self.archives:
-                raise UserError(f"dataset={name} has to be fetched by hand: its publisher asks for an account")
+                raise UserError(f"dataset={name} cannot be fetched by camtrain: fetch it by hand into dataset.root")
             download.provide(root, self.archives, config.mirror)
         try:
             return self.read(root)

@@ -331,7 +331,7 @@ def test_a_set_that_is_not_there(name: DatasetName, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{name.value} is not there") as caught:
         build(config_of(name, tmp_path), 0)
     assert "\n" not in str(caught.value)
-    assert ("dataset.download=true" in str(caught.value)) == (name is not DatasetName.imagenet)
+    assert ("dataset.download=true" in str(caught.value)) == (name in FETCHED)
 
 
 def test_imagenet_is_not_fetched(tmp_path: Path) -> None:
