@@ -362,7 +362,7 @@ def test_every_preset_can_be_run(name: str, run_command: Command, tmp_path: Path
     small = [f"dataset.{key}" for key in ("image_size=64", "crop_scale=[1.0,1.0]")] if name != "quick" else []
     few = ["trainer.max_steps=2", "trainer.batch_size=8", "model.weights=null", "evaluate.images=1"]
     few += FEW if name == "quick" else ["evaluate.faithfulness_images=0", "evaluate.sanity_images=1"]
-    sizes = ["dataset.train=16", "dataset.val=4"]
+    sizes = ["dataset.train=16", "dataset.val=8"]
     done = run_command(f"experiment={name}", *([] if name == "quick" else ["dataset=fake"]), *small, *few, *sizes)
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path)
