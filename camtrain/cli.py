@@ -1,37 +1,38 @@
 """The command `camtrain`: Hydra's command line, with errors as one line and exit code 2.
 
-torch is imported when a job starts, so that `--help`, `--cfg job` and a mistyped override answer at once.
+torch is imported only when a job starts, so that `--help`, `--cfg job` and a mistyped override answer at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from camtrain.config.hydra_store import register
+from camtrain.config.hydra_store import register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
-from camtrain.config.schema import Config
-from camtrain.config.validate import check, check_taken
+from camtrain.config.schema import RENAMED, Config
+from camtrain.config.validate import check_taken
 from camtrain.errors import UserError
 
-log = logging.getLogger("camtrain")
+if TYPE_CHECKING:
+    from camtrain.runs.result import RunResult
 
+log = logging.getLogger("camtrain")
 
 HERE = Path(__file__).resolve().parent
 
@@ -40,14 +41,27 @@ CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_d
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
+SWEEP_FLAGS = {"-m", "--multirun"}
 HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
 }
 
-RESULT = "result.json"  # camtrain.runs.result.NAME, which would bring torch with it
-EXPLANATIONS = "explanations.csv"  # camtrain.tasks.explain.TABLE
-COMPARISON = "comparison.json"  # camtrain.tasks.report.TABLE
+RESULT = "result.json"  # camtrain.runs.result.NAME, which would import torch
+WRITTEN = {
+    RESULT: "a run",
+    "explanations.csv": "explanations",  # camtrain.tasks.explain.TABLE
+    "comparison.json": "a comparison",  # camtrain.tasks.report.TABLE
+}
+"""Files by which a folder is known to be in use, and what it holds then."""
+
+
+class FinishedJob(NamedTuple):
+    """A job of this command that measured something."""
+
+    folder: Path
+    overrides: list[str]
+    result: RunResult
 
 
 def main() -> None:
@@ -64,15 +78,15 @@ def main() -> None:
 def command() -> None:
     """Parse the command line, and run each job that it asks for."""
     if sys.argv[1:] == ["--version"]:
-        print(f"camtrain {importlib.metadata.version('camtrain')}")
+        print(version())
         return
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, instead of Hydra printing its own
-    # argparse takes overrides on one side of an option only.
-    sys.argv[1:] = sorted(map(renamed, sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, instead of being printed by Hydra
+    # argparse accepts overrides on one side of an option only.
+    sys.argv[1:] = sorted(map(current_name, sys.argv[1:]), key=lambda argument: argument not in SWEEP_FLAGS)
     failed: list[Path] = []
-    finished: list[tuple[Path, list[str], dict[str, Any]]] = []
-    logging.raiseExceptions = False  # a run goes on where nobody reads its output any more
+    finished: list[FinishedJob] = []
+    logging.raiseExceptions = False  # a run continues when its output is no longer read
     register()
     try:
         existing = preflight(sys.argv[1:])
@@ -101,64 +115,78 @@ def command() -> None:
         sys.exit(USAGE)
 
 
-def renamed(argument: str) -> str:
-    """What is written `class=NAME` as the key that it is: no field of a Python class can be called `class`."""
-    key, equals, value = argument.partition("=")
-    return f"class_name={value}" if key == "class" and equals else argument
+def version() -> str:
+    """Name and version, with the commit in a git checkout."""
+    commit = checked_out_commit(HERE.parent)
+    return f"camtrain {importlib.metadata.version('camtrain')}{f' (commit {commit})' if commit else ''}"
 
 
-def summarise(finished: list[tuple[Path, list[str], dict[str, Any]]]) -> None:
-    """Print one line per job of a sweep and where all of it is."""
+def checked_out_commit(folder: Path) -> str | None:
+    """First seven digits of the commit that is checked out in the root folder of a git checkout; None elsewhere."""
+    git = folder / ".git"
+    try:
+        if git.is_file():  # of a worktree
+            git = folder / git.read_text().removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head[:7]
+        branch = head.removeprefix("ref: ")
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").exists() else git
+        if (shared / branch).exists():
+            return (shared / branch).read_text()[:7]
+        packed = (shared / "packed-refs").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line[:7] for line in packed if line.endswith(f" {branch}")), None)
+
+
+def current_name(argument: str) -> str:
+    """An override under the key's present name: `class=NAME`, which is short for `class_name`, and former names.
+
+    No field of a Python class can be called `class`.
+    """
+    written = re.fullmatch(r"([+~]*)([^=]*)(=.*)?", argument, re.DOTALL)
+    assert written is not None
+    prefix, key, value = written[1], written[2], written[3] or ""
+    if key == "class" and value:
+        return f"{prefix}class_name{value}"
+    if key not in RENAMED:
+        return argument
+    print(f"camtrain: {key} is now called {RENAMED[key]}", file=sys.stderr)
+    return f"{prefix}{RENAMED[key]}{value}"
+
+
+def summarise(finished: list[FinishedJob]) -> None:
+    """Print one line per job of a sweep, and where its results are."""
     from camtrain.report.console import tensorboard_command
     from camtrain.report.tables import sweep_text
 
-    common = set.intersection(*(set(overrides) for _, overrides, _ in finished))
+    common = set.intersection(*(set(done.overrides) for done in finished))
     jobs = []
-    for folder, overrides, result in finished:
-        own = " ".join(override for override in overrides if override not in common)
-        jobs.append((f"{folder.name}: {own}", {arm: part["final"] for arm, part in result["arms"].items()}))
-    sweep = finished[0][0].parent
-    print(f"\nbaseline > regularised\n{sweep_text(jobs)}\n\nsweep        {sweep}")
+    for done in finished:
+        own = " ".join(override for override in done.overrides if override not in common)
+        finals = {arm: part.final for arm, part in done.result.arms.items()}
+        jobs.append((f"{done.folder.name}: {own}", finals))
+    arms = dict.fromkeys(arm for _, finals in jobs for arm in finals)
+    sweep = finished[0].folder.parent
+    print(f"\n{' > '.join(arms)}\n{sweep_text(jobs)}\n\nsweep        {sweep}")
     print(f"compare      camtrain task=report runs={shlex.quote(str(sweep))}")
     print(f"TensorBoard  {tensorboard_command()} --logdir {shlex.quote(str(sweep))}")
 
 
 def print_error(message: str) -> None:
-    """Print the one line."""
+    """Print an error as one line."""
     print(f"camtrain: error: {message}", file=sys.stderr)
-
-
-def typed(cfg: DictConfig) -> Config:
-    """The composed configuration as checked dataclasses."""
-    for key in unknown_keys(cfg):
-        raise UserError(f"{key}: no such key; a + in front of it does not make one")
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"{key} is not set: give it as {key}=VALUE")
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, Config)
-    check(config)
-    return config
-
-
-def unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Keys that the schema has not: Hydra adds them where an override begins with +."""
-    node: Any = OmegaConf.get_type(cfg)
-    known = {entry.name for entry in dataclasses.fields(node)}
-    for name in map(str, cfg):
-        if name not in known:
-            yield f"{prefix}{name}"
-        elif not OmegaConf.is_missing(cfg, name) and isinstance(cfg[name], DictConfig):
-            yield from unknown_keys(cfg[name], f"{prefix}{name}.")
 
 
 def preflight(arguments: list[str]) -> set[Path]:
     """Compose and check every job of the command before anything is written.
 
-    In a sweep every value is tried with the first value of the others. Commands that only show something (`--help`,
-    `--cfg`) or change where the configuration comes from, and sweeps over a glob, are left to Hydra.
+    Commands that only show something (`--help`, `--cfg`) or change where the configuration comes from, and sweeps over
+    a glob, are left to Hydra.
 
     Returns:
-        The run folder, if it was there before.
+        The run folder, if it existed before.
 
     Raises:
         UserError: a value out of range, or a run folder that already holds a run.
@@ -167,15 +195,34 @@ def preflight(arguments: list[str]) -> set[Path]:
     for flag in sorted(flags - HYDRA_FLAGS):
         if flag.startswith("--") and "=" not in flag:
             raise UserError(f"{flag}: no such flag; settings are written KEY=VALUE, for instance trainer.epochs=3")
-    if not flags <= {"-m", "--multirun"}:
+    if not flags <= SWEEP_FLAGS:
         return set()
-    overrides = OverridesParser.create().parse_overrides([part for part in arguments if not part.startswith("-")])
+    existing: set[Path] = set()
+    jobs = jobs_to_check([part for part in arguments if not part.startswith("-")], sweep=bool(flags))
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        for overrides in jobs:
+            folder = checked_folder(overrides)
+            if not flags and folder.exists():
+                refuse_used(folder)
+                existing.add(folder)
+    return existing
+
+
+def jobs_to_check(arguments: list[str], sweep: bool) -> list[list[str]]:
+    """Overrides of the jobs of a command; in a sweep each value is tried with the first value of the others.
+
+    Returns:
+        Nothing for a sweep over a glob, whose values only Hydra knows.
+
+    Raises:
+        UserError: several values for a key, although it is no sweep.
+    """
     choices = []
-    for override in overrides:
-        if override.is_sweep_override() and not flags:
+    for override in OverridesParser.create().parse_overrides(arguments):
+        if override.is_sweep_override() and not sweep:
             raise UserError(f"{override.input_line}: several values for one key are a sweep; write camtrain -m ...")
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-            return set()
+            return []
         if override.is_discrete_sweep():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
@@ -187,73 +234,47 @@ def preflight(arguments: list[str]) -> set[Path]:
         for position, options in enumerate(choices)
         for value in options[1:]
     ]
-    existing: set[Path] = set()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        for of_job in (first, *others):
-            try:
-                cfg = hydra.compose("config", overrides=of_job, return_hydra_config=True)
-            except ValueError as error:  # Hydra's way to refuse a group that is not set to a name
-                wrong = [text for text in of_job if "." not in text.partition("=")[0]]
-                raise UserError(f"{' '.join(wrong)}: a group is set to the name of one of its choices") from error
-            with open_dict(cfg):
-                folder = None if flags else Path(cfg.pop("hydra").run.dir).absolute()
-                cfg.pop("hydra", None)
-            typed(cfg)
-            if folder is not None and folder.exists():
-                existing.add(folder)
-                for name, what in ((RESULT, "a run"), (EXPLANATIONS, "explanations"), (COMPARISON, "a comparison")):
-                    if (folder / name).exists():
-                        raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
-    return existing
+    return [first, *others]
 
 
-def job(
-    cfg: DictConfig, existing: set[Path], failed: list[Path], finished: list[tuple[Path, list[str], dict[str, Any]]]
-) -> float | None:
-    """One run. A user's error ends it in one line; the other jobs of a sweep go on.
+def checked_folder(overrides: list[str]) -> Path:
+    """Compose and check a job; its run folder, if it is no job of a sweep."""
+    try:
+        cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    except ValueError as error:  # Hydra's way to refuse a group that is not set to a name
+        wrong = [text for text in overrides if "." not in text.partition("=")[0]]
+        raise UserError(f"{' '.join(wrong)}: a group is set to the name of one of its choices") from error
+    folder = Path(cfg.hydra.run.dir).absolute()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    typed(cfg)
+    return folder
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise :class:`UserError` if the folder holds what an earlier command wrote."""
+    for name, what in WRITTEN.items():
+        if (folder / name).exists():
+            raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
+
+
+def job(cfg: DictConfig, existing: set[Path], failed: list[Path], finished: list[FinishedJob]) -> float | None:
+    """One run. A user's error ends it in one line; the other jobs of a sweep continue.
 
     Args:
         cfg: the composed configuration.
-        existing: folders that were there before the command and are not removed.
+        existing: folders that existed before the command and are not removed.
         failed: gets the run folder of a job that a user's error ended.
-        finished: gets the run folder, overrides and result of every other.
+        finished: gets every job that measured something.
 
     Returns:
-        The regularised arm's validation accuracy (mean average precision), for sweepers that optimise.
+        The first treatment's validation accuracy (mean average precision), for sweepers that optimise.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = typed(cfg)
         check_taken(config.task, set_by_user())
-        if config.task is Task.explain:
-            from camtrain.tasks.explain import explain_images
-
-            explain_images(config, folder)
-            return None
-        if config.task is Task.report:
-            from camtrain.tasks.report import report_runs
-
-            report_runs(config, folder)
-            return None
-        if config.task is Task.evaluate:
-            from camtrain.tasks.evaluate import evaluate_run
-
-            result = evaluate_run(config, folder, set_by_user())
-            return accuracy_of(folder, result, finished)
-        if config.task is Task.layers:
-            from camtrain.tasks.layers import list_layers
-
-            print(list_layers(config), flush=True)
-            discard(folder, existing)
-            return None
-        if config.task is Task.data:
-            from camtrain.tasks.data import inspect_data
-
-            inspect_data(config, folder)
-            return None
-        from camtrain.tasks.train import train
-
-        result = train(config, folder)
+        result = perform(config, folder)
     except UserError as error:
         print_error(f"{error}{left_in(folder)}")
         note(f"camtrain: error: {error}")
@@ -269,7 +290,42 @@ def job(
     except Exception:
         log.exception("camtrain: unexpected error")
         raise
-    return accuracy_of(folder, result, finished)
+    if config.task is Task.layers:
+        discard(folder, existing)
+    if result is None:
+        return None
+    finished.append(FinishedJob(folder, list(HydraConfig.get().overrides.task), result))
+    return treatment_accuracy(result)
+
+
+def perform(config: Config, folder: Path) -> RunResult | None:
+    """Carry out the task; what `result.json` holds, if it measures something."""
+    match config.task:
+        case Task.train:
+            from camtrain.tasks.train import train
+
+            return train(config, folder)
+        case Task.evaluate:
+            from camtrain.tasks.evaluate import evaluate_run
+
+            return evaluate_run(config, folder, set_by_user())
+        case Task.explain:
+            from camtrain.tasks.explain import explain_images
+
+            explain_images(config, folder)
+        case Task.report:
+            from camtrain.tasks.report import report_runs
+
+            report_runs(config, folder)
+        case Task.data:
+            from camtrain.tasks.data import inspect_data
+
+            inspect_data(config, folder)
+        case Task.layers:
+            from camtrain.tasks.layers import list_layers
+
+            print(list_layers(config), flush=True)
+    return None
 
 
 def set_by_user() -> set[str]:
@@ -277,28 +333,27 @@ def set_by_user() -> set[str]:
     return {override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
 
 
-def accuracy_of(folder: Path, result: dict[str, Any], finished: list[tuple[Path, list[str], dict[str, Any]]]) -> float:
-    """Note what was finished; the regularised arm's validation accuracy or mean average precision."""
+def treatment_accuracy(result: RunResult) -> float:
+    """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
     from camtrain.analysis.comparison import primary_tag
 
-    finished.append((folder, list(HydraConfig.get().overrides.task), result))
-    final = result["arms"]["regularised"]["final"]
+    final = result.arms[result.contrasts[0].treatment].final
     return float(final[primary_tag(final)])
 
 
 def exit_on_broken_pipe() -> NoReturn:
-    """End without a word: the reader of the output, such as head, has had enough."""
+    """End silently: the reader of the output, such as head, has closed it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(BROKEN_PIPE)
 
 
 def left_in(folder: Path) -> str:
-    """Where what was done so far is, if a run had begun."""
+    """Where the unfinished results are, if a run had begun."""
     return f"; what was done so far is in {folder}" if (folder / RESULT).exists() else ""
 
 
 def note(message: str) -> None:
-    """Write a line to the run's log file alone: the terminal has it already."""
+    """Write a line to the run's log file only: the terminal shows it already."""
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
@@ -306,7 +361,7 @@ def note(message: str) -> None:
 
 
 def discard(folder: Path, existing: set[Path]) -> None:
-    """Remove a run folder in which no run began: only Hydra's own files are in it."""
+    """Remove a run folder in which no run began: it contains only Hydra's own files."""
     if (folder / RESULT).exists():
         return
     for handler in list(logging.getLogger().handlers):
@@ -320,7 +375,7 @@ def discard(folder: Path, existing: set[Path]) -> None:
 
 
 def remove_if_only(folder: Path, names: set[str]) -> None:
-    """Remove a folder of ours that holds nothing but these files, and then `runs`, `sweeps` and `outputs` if empty."""
+    """Remove a folder that holds nothing but these files, and then `runs`, `sweeps` and `outputs` if they are empty."""
     if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= names:
         for name in names:
             (folder / name).unlink(missing_ok=True)

@@ -1,5 +1,10 @@
-"""The one kind of error that a user can cause and mend."""
+"""Errors that a user can cause and mend, and what to say of others."""
 
 
 class UserError(Exception):
     """One line: what is wrong, where, and what to do about it. Ends the program with exit code 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says first, its type where it says nothing: for errors that are reported in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

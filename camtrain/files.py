@@ -1,10 +1,14 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there.
+
+Ours because it is ten lines: the packages that did the same are no longer maintained.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import csv
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,10 +32,10 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda opened: opened.write(text.encode()))
 
 
-def lock(descriptor: int, wait: bool = False) -> bool:
-    """Take the lock of an open file, which is held until it is closed; False where another process holds it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
+def write_csv(path: Path, heading: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table atomically, as CSV in UTF-8 with one line per row."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(heading)
+    lines.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,7 +1,6 @@
 """Random streams as functions of (seed, epoch, step): nothing random depends on what ran before.
 
-That makes a run repeatable and resumable, independent of the number of worker processes, and gives every arm the same
-draws.
+That makes a run repeatable and resumable, independent of the number of threads, and gives every arm the same draws.
 """
 
 from __future__ import annotations

@@ -70,27 +70,28 @@ def measure(arm_name: str, name: str, size: int) -> int:
     """Bytes that a few training steps of one arm add to the process at most."""
     import torch
 
-    from camtrain.config.schema import CamConfig, ModelConfig, OptimConfig
+    from camtrain.config.options import CamConfig, Score
+    from camtrain.config.schema import ModelConfig, OptimConfig
     from camtrain.data.batches import Batch
     from camtrain.data.sources import shapes
-    from camtrain.loss.balance import Balance, default_share
     from camtrain.networks.build import build
     from camtrain.training.arm import make_arms
-    from camtrain.training.checks import probe_paths
+    from camtrain.training.checks import probe_routes
     from camtrain.training.step import train_step
 
     images, targets, regions = shapes.generate(32, size, seed=0, split=0)
     batch = Batch(images.float() / 255, targets, regions, torch.arange(32))
     model = build(ModelConfig(name=name), len(shapes.CLASSES), size, seed=0).classifier
-    # Four images are enough to find the path, and leave no trace in the peak.
-    paths = probe_paths(model, batch.images[:4], CamConfig())
-    baseline, regularised = make_arms(model, OptimConfig(), 1e-4, paths, Balance(default_share(pretrained=False)))
-    arm = baseline if arm_name == "baseline" else regularised
-    arm.model.train()
+    # Four images are enough to find the route, and leave no trace in the peak.
+    routes = probe_routes(model, batch.images[:4], Score.centred)
+    cams = {"baseline": CamConfig(weight=0), "regularised": CamConfig()}
+    arms = {arm.name: arm for arm in make_arms(model, cams, routes, OptimConfig(), 1e-4, pretrained=False)}
+    arm = arms[arm_name]
+    arm.network.train()
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before
     for _ in range(MEMORY_STEPS):
-        train_step(arm, batch, CamConfig(), 1.0, observe=False)
+        train_step(arm, batch, 1.0, observe=False)
     return memory("VmHWM") - before
 
 
@@ -101,8 +102,8 @@ def memory(entry: str) -> int:
 
 
 HEADINGS = (
-    *("network", "layer of the map", "grid", "path in training", "step time", "peak memory"),
-    *("accuracy", "entropy, nats", "area, cells", "energy in mask", "dead rate", "share of effort"),
+    *("network", "layer of the map", "grid", "gradient in training", "step time", "peak memory"),
+    *("accuracy", "entropy, nats", "area, cells", "energy in mask", "dead rate", "gradient share"),
 )
 
 

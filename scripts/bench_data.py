@@ -3,11 +3,11 @@
 
     scripts/bench_data.py ROOT [--size 192] [--workers 0 2] [--epochs 4] [--rounds 3]
 
-ROOT is a folder data set, `dataset=folder dataset.root=ROOT`. The plain pipeline is ImageFolder, DataLoader with so
-many worker processes, and transforms.v2: random resized crop, mirror, and, in the second round, colour jitter and
-erasing. camtrain has as many decoding threads in its one process. Both deliver float batches of training images; no
-network is trained. The cache begins empty: its making is in the first epoch. Each runs in a process of its own, one
-after the other; of the rounds the median is told.
+ROOT is a folder data set, `dataset=folder dataset.root=ROOT`. The plain pipeline is ImageFolder, DataLoader with this
+number of worker processes, and transforms.v2: random resized crop, mirror, and, in the second half, colour jitter and
+erasing. camtrain has as many threads in its one process. Both deliver float batches of training images; no network is
+trained. The cache is empty at first, so that the first epoch includes making it. Each pipeline runs in a process of
+its own, one after the other; medians over the rounds are printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from camtrain.config.schema import FolderConfig
-from camtrain.data.batches import training_batches
+from camtrain.data.batches import Batching, training_batches
 from camtrain.data.build import ROOM_FOR_CROPS, augmentation, opened
 from camtrain.data.listing import Rule
 from camtrain.data.sources.folder import list_folder
@@ -62,7 +62,7 @@ def plain(root: Path, size: int, workers: int, epochs: int, rich: bool) -> Itera
 
 
 def ours(root: Path, size: int, workers: int, epochs: int, rich: bool, cache: str) -> Iterator[int]:
-    """The same of camtrain."""
+    """The same for camtrain."""
     config = FolderConfig(root=str(root), image_size=size, crop_scale=list(CROP), cache=cache)
     if rich:
         config.brightness = config.contrast = config.saturation = 0.4
@@ -70,8 +70,8 @@ def ours(root: Path, size: int, workers: int, epochs: int, rich: bool, cache: st
     varied = augmentation(config)
     listing = list_folder(config, config.train_split).without_regions()
     image_set = opened(config, listing, Rule(round(ROOM_FOR_CROPS * size), whole=True), max(1, workers), "training")
-    device, layout = torch.device("cpu"), torch.contiguous_format
-    batches = training_batches(image_set, BATCH, epochs, 0, varied, size, device, layout, max(1, workers))
+    batching = Batching(BATCH, threads=max(1, workers))
+    batches = training_batches(image_set, batching, epochs, 0, varied, size)
     for _ in range(epochs):
         yield sum(len(next(batches).images) for _ in range(len(image_set.targets) // BATCH))
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192, help="pixels")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes, or threads")
     parser.add_argument("--epochs", type=int, default=4, choices=range(2, 100), metavar="2..")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is printed")
     given = parser.parse_args()
     print(f"{'augmentation':<22}{'workers':>8}{'epoch':>7}{'plain':>9}{'camtrain':>10}  images per second, ratio")
     for rich in (False, True):
@@ -96,11 +96,11 @@ def main() -> None:
 
 
 def measured(root: Path, size: int, workers: int, epochs: int, rich: bool) -> list[tuple[float, float]]:
-    """Speed of both in the first epoch, and in the later ones, without a pause between epochs as in a training."""
+    """Images per second of both in the first epoch and in the later ones, without a pause between, as in training."""
     found = []
     with tempfile.TemporaryDirectory() as cache:
         for pipeline, more in ((plain, ()), (ours, (cache,))):
-            # A process of its own, so that neither feels what the other left behind.
+            # A process of its own, so that neither is affected by what the other left behind.
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
                 arguments = (root, size, workers, epochs, rich, *more)
                 found.append(alone.submit(speeds, pipeline, *arguments).result())

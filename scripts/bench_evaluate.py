@@ -73,21 +73,22 @@ from torchvision.models import get_model
 
 from camtrain import device
 from camtrain.arms import REGULARISED
-from camtrain.cam.targets import is_multilabel, map_targets
+from camtrain.cam.targets import MapTargets, is_multilabel
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
-from camtrain.evaluation.after_training import confidence_metrics, randomisation_test
+from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
+from camtrain.evaluation.faithfulness import confidence_metrics
 from camtrain.evaluation.forward import forward_maps
+from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.metrics import faithfulness, localisation
 from camtrain.metrics.equivariance import SHIFT, stability
 from camtrain.metrics.randomisation import stages
-from camtrain.networks.small_resnet import SmallResNet
-from camtrain.networks.zoo import SMALL_RESNET
-from camtrain.runs.load import Finished, arms, read
+from camtrain.networks.classifier import Classifier
+from camtrain.networks.zoo import OWN
+from camtrain.runs.load import Finished, networks, read
 from camtrain.tasks.evaluate import fitting
-from camtrain.tasks.session import EvaluationContext
-from camtrain.training.arm import Arm
+from camtrain.tasks.session import evaluation_context
 
 Array = NDArray[Any]
 Values = dict[str, float]
@@ -113,13 +114,13 @@ NOTES = {
 class Case:
     """What both sides are given."""
 
-    arm: Arm
-    plain: nn.Module  # the arm's network as torchvision has it
+    network: Classifier
+    plain: nn.Module  # the same network as torchvision has it
     layer: str
     batches: list[Batch]
     normalised: list[Tensor]  # their images
     batch_size: int  # of the run
-    fresh: Mapping[str, Tensor]  # state dict of such a network, not trained
+    context: EvaluationContext
 
     def first(self) -> Case:
         """Of the first batch only."""
@@ -130,21 +131,20 @@ def prepared(run: Path, image_set: int | None) -> Case:
     """Read the run, its images and its networks."""
     finished = read(run)
     config = finished.config
-    both = arms(finished, torch.device("cpu"))
+    network = networks(finished, torch.device("cpu"))[REGULARISED]
     found = fitting(config, finished)
     if is_multilabel(found.targets):
         raise SystemExit(f"{run}: several classes per image; give a run with one")
-    arm = next(arm for arm in both if arm.name == REGULARISED)
-    scene = EvaluationContext(config, run, both, found, torch.device("cpu"))
+    context = evaluation_context(config, {REGULARISED: network}, found, torch.device("cpu"))
     batches, left = [], image_set or len(found.targets)
-    for batch in scene.batches():
+    for batch in context.batches(None):
         if left > 0:
             batches.append(Batch(*(part[:left] for part in batch)))
             left -= len(batch.indices)
-    normalised = [(batch.images - arm.model.mean) / arm.model.std for batch in batches]
-    plain = plain_network(finished, arm)
-    layer = f"network.{finished.result['model']['layer']}"
-    return Case(arm, plain, layer, batches, normalised, config.trainer.batch_size, scene.fresh())
+    normalised = [(batch.images - network.mean) / network.std for batch in batches]
+    plain = plain_network(finished, network)
+    layer = f"network.{finished.result.model.layer}"
+    return Case(network, plain, layer, batches, normalised, config.trainer.batch_size, context)
 
 
 class Plain(nn.Module):
@@ -161,35 +161,35 @@ class Plain(nn.Module):
         return logits.float()
 
 
-def plain_network(finished: Finished, arm: Arm) -> nn.Module:
-    """torchvision's network with the arm's weights."""
-    name, classes = finished.config.model.name, len(finished.result["data"]["classes"])
+def plain_network(finished: Finished, trained: Classifier) -> nn.Module:
+    """torchvision's network with the trained weights."""
+    name, classes = finished.config.model.name, len(finished.result.data.classes)
     options = {"image_size": finished.config.dataset.image_size} if name.startswith("vit_") else {}
-    network = SmallResNet(classes) if name == SMALL_RESNET else get_model(name, num_classes=classes, **options)
-    network.load_state_dict(arm.model.backbone.state_dict())
+    network = OWN[name](classes) if name in OWN else get_model(name, num_classes=classes, **options)
+    network.load_state_dict(trained.backbone.state_dict())
     module: Any
-    for stem in finished.result["model"]["stem_strides_lowered"]:
+    for stem in finished.result.model.stem_strides_lowered:
         module = network.get_submodule(stem)
         module.stride = (1, 1)
     names = [name for name, _ in network.named_modules()]
-    for name in names[names.index(finished.result["model"]["layer"]) :]:
+    for name in names[names.index(finished.result.model.layer) :]:
         module = network.get_submodule(name)
         if hasattr(module, "inplace"):
             module.inplace = False  # it would overwrite the activations of the layer
     layout: Any = device.memory_format(finished.config.trainer)
-    return Plain(network, arm.model.precision).eval().to(memory_format=layout)
+    return Plain(network, trained.precision).eval().to(memory_format=layout)
 
 
 class Ours:
     """camtrain's functions."""
 
     def __init__(self, case: Case) -> None:
-        self.case, self.arm = case, case.arm
+        self.case, self.network = case, case.network
         self.measured = torch.ones(sum(len(batch.indices) for batch in case.batches), dtype=torch.bool)
         self.evaluated: Evaluated
 
     def maps(self) -> Values:
-        self.evaluated = evaluate([self.arm], self.case.batches, CamVariant.gradcam, self.measured)
+        self.evaluated = evaluate({REGULARISED: self.network}, self.case.batches, CamVariant.gradcam, self.measured)
         means = self.evaluated.measured.means[REGULARISED]
         names = {name: SHORTER.get(name, name.removeprefix("cam/").removeprefix("confidence/")) for name in means}
         return {names[name]: value for name, value in means.items()}
@@ -197,7 +197,7 @@ class Ours:
     def localisation(self) -> Values:
         overlap, boxes, pixels = [], [], []
         for batch in self.case.batches:
-            maps = self.of(batch)
+            maps = self.maps_of(batch)
             overlap.append(localisation.overlap(maps, batch.regions))
             boxes.append(localisation.box_overlap(maps, batch.regions))
             pixels.append(localisation.pixel_counts(maps, batch.regions))
@@ -210,8 +210,8 @@ class Ours:
     def faithfulness(self) -> Values:
         found = []
         for batch in self.case.batches:
-            of = map_targets(batch.targets)
-            found += confidence_metrics(self.arm, batch.images, batch.targets, of, [self.of(batch)])
+            targets = MapTargets.of(batch.targets)
+            found += confidence_metrics(self.network, batch.images, targets, [self.maps_of(batch)])
         return {name: nanmean(torch.cat([figures[name] for figures in found])) for name in found[0]}
 
     def stability(self) -> Values:
@@ -219,9 +219,9 @@ class Ours:
         for batch in self.case.batches:
 
             def again(changed: Tensor, targets: Tensor = batch.targets) -> Tensor:
-                return forward_maps(self.arm, changed, targets, CamVariant.gradcam).maps
+                return forward_maps(self.network, changed, targets, CamVariant.gradcam).maps
 
-            found.append(stability(batch.images, self.of(batch), again))
+            found.append(stability(batch.images, self.maps_of(batch), again))
         flip, shift = zip(*found, strict=True)
         return {"mirrored": nanmean(torch.cat(flip)), "moved": nanmean(torch.cat(shift))}
 
@@ -231,14 +231,13 @@ class Ours:
             if left > 0:
                 some.append(Batch(*(part[:left] for part in batch)))
                 left -= len(batch.indices)
-        found = randomisation_test(
-            [self.arm], self.evaluated, some, CamVariant.gradcam, len(self.measured), self.case.fresh
-        )
+        context = self.case.context
+        found = randomisation_test(context, self.evaluated, some, context.untrained())
         means = found.measured.means[REGULARISED]
         return {"fresh last layer": means["sanity/head"], "fresh network": means["sanity/all"]}
 
-    def of(self, batch: Batch) -> Tensor:
-        return self.evaluated.of(REGULARISED, batch)
+    def maps_of(self, batch: Batch) -> Tensor:
+        return self.evaluated.maps_of(REGULARISED, batch)
 
 
 def nanmean(values: Tensor) -> float:
@@ -478,7 +477,7 @@ class Libraries:
         likeness = []
         for group in stages(network):
             state = network.state_dict()
-            for name, value in self.case.fresh.items():
+            for name, value in self.case.context.untrained().items():
                 if name.rpartition(".")[0] in group:
                     state[name] = value
             network.load_state_dict(state)

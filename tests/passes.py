@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from camtrain.cam.routes import Routes
-from camtrain.config.schema import CamConfig, ModelConfig
+from camtrain.config.options import CamConfig, Score
+from camtrain.config.schema import ModelConfig, OptimConfig
 from camtrain.data.batches import Batch
 from camtrain.data.sources import shapes
-from camtrain.loss.criterion import classification_loss
+from camtrain.loss.classification import classification_loss
+from camtrain.loss.criterion import CamLoss
 from camtrain.networks.build import build
 from camtrain.networks.classifier import Classifier
-from camtrain.training.checks import probe_paths
-from camtrain.training.step import term_of
+from camtrain.training.arm import Arm, make_arms
+from camtrain.training.checks import probe_routes
 
 Gradients = dict[str, Tensor]
 
@@ -36,16 +38,24 @@ def classifier(name: str, weights: str | None = None) -> Classifier:
 
 
 def pass_through(
-    model: Classifier, batch: Batch, paths: Routes | None = None, exponent: float = 0.0
+    model: Classifier, batch: Batch, routes: Routes | None = None, exponent: float = 0.0
 ) -> tuple[Tensor, Tensor, Gradients]:
     """Logits, term of each map, and every weight's gradient of the sum of loss and term."""
-    paths = paths or probe_paths(model, batch.images, CamConfig())
+    route = (routes or probe_routes(model, batch.images, Score.centred)).training
     output = model(batch.images)
-    term = term_of(model, output, batch, CamConfig(confidence_exponent=exponent), paths.training, train=True)
+    criterion = CamLoss(CamConfig(confidence_exponent=exponent), route, model.class_weights)
+    term = criterion.term(output.logits, output.activations, batch.targets, None, train=True)
     loss = classification_loss(output.logits, batch.targets).mean() + term.mean()
     names, weights = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, weights)
     return output.logits.detach(), term.value.detach(), dict(zip(names, gradients, strict=True))
+
+
+def regularised_arm(model: Classifier, cam: CamConfig, images: Tensor, rate: float) -> Arm:
+    """An arm that trains the model itself."""
+    routes = probe_routes(model, images, cam.score)
+    (arm,) = make_arms(model, {"regularised": cam}, routes, OptimConfig(), rate, pretrained=False)
+    return arm
 
 
 def cosine(one: Gradients, other: Gradients) -> float:

@@ -140,7 +140,7 @@ def test_interrupt(tmp_path: Path) -> None:
     )
     try:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("outputs/runs/*/regularised/checkpoint.pt")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("outputs/runs/*/checkpoint.safetensors")) and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -167,7 +167,8 @@ def test_help_names_every_choice_and_does_not_import_torch(tmp_path: Path) -> No
 
 
 def test_version_and_configuration(run_command: Command, tmp_path: Path) -> None:
-    assert re.fullmatch(r"camtrain \d+\.\d+\.\d+\n", run_command("--version").stdout)
+    commit = r" \(commit [0-9a-f]{7}\)" if (ROOT / ".git").exists() else ""
+    assert re.fullmatch(rf"camtrain \d+\.\d+\.\d+{commit}\n", run_command("--version").stdout)
     shown = run_command("--cfg", "job", "experiment=paper", "dataset.root=x").stdout
     for line in ("name: resnet50", "weights: IMAGENET1K_V1", "score: logit", "unit: nats", "weight: 100"):
         assert line in shown

@@ -1,4 +1,4 @@
-"""The comparison of the arms: which figures, in which words, and what has to be said about them."""
+"""A treatment compared with the reference: every indicator with its interval, and what limits how it can be read."""
 
 from __future__ import annotations
 
@@ -7,51 +7,54 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from camtrain.analysis.intervals import LEVEL, NOTHING, Interval, holm
-from camtrain.arms import BASELINE, REGULARISED
-from camtrain.config.options import AUTO, Score
-from camtrain.config.schema import CamConfig
-from camtrain.metrics.catalogue import CONCENTRATION, FAMILIES, Indicator
+from camtrain.arms import Contrast
+from camtrain.config.options import AUTO, CamConfig, Score
+from camtrain.metrics.catalogue import CONCENTRATION, FAMILIES, INDICATORS, Indicator
 from camtrain.metrics.classification import metric_name
 
 Figures = Mapping[str, float]
+Intervals = Mapping[str, Interval]
 
-# Figures closer than this share of the larger one are called neither better nor worse.
 SAME = 0.01
+"""Figures closer than this share of the larger one are called neither better nor worse."""
 
-# Above this share of dead maps, the concentration figures describe a selection.
 DEAD_LIMIT = 0.01
+"""Above this share of dead maps, the concentration figures describe a selection."""
+
 ACCURACY_LIMIT = 0.01
 ENERGY_LIMIT = 0.01
 
 
 class Row(NamedTuple):
+    """An indicator of both arms of a contrast, in the unit in which it is shown."""
+
     indicator: Indicator
-    baseline: float
-    regularised: float
-    control: float  # the baseline's maps merely sharpened; nan where that makes no difference
+    reference: float
+    treatment: float
+    control: float  # of the sharpened baseline; nan where sharpening makes no difference
     interval: Interval  # of the difference
     adjusted: float  # its p, adjusted for the number of indicators; nan where there is none
-    both_right: Interval  # of the difference over the images that both arms classify rightly
-    dying: bool = False  # the regularised arm's maps die: concentration is that of the few that are left
+    both_correct: Interval  # of the difference over the images that both arms classify correctly
+    dying: bool = False  # the treatment's maps die: concentration is that of the few that are left
 
     @property
     def difference(self) -> float:
         """Mean over images that both arms have a value of, where these are known; else that of the means."""
         estimate = self.interval.estimate
-        return estimate if math.isfinite(estimate) else self.regularised - self.baseline
+        return estimate if math.isfinite(estimate) else self.treatment - self.reference
 
     @property
     def ratio(self) -> float:
-        return self.regularised / self.baseline if self.baseline else math.nan
+        return self.treatment / self.reference if self.reference else math.nan
 
     @property
     def verdict(self) -> str:
-        """better, worse, or empty where the direction means nothing, or the figures differ by less than 1 % or by what
-        may be chance, given how many indicators are looked at."""
+        """better, worse, or empty where there is no better direction, where the figures differ by less than 1 %, or
+        where the difference is not significant given the number of indicators."""
         if self.dying and self.indicator.tag in CONCENTRATION:
             return "dead maps"
         change = self.difference
-        equal = abs(change) < SAME * max(abs(self.baseline), abs(self.regularised))
+        equal = abs(change) < SAME * max(abs(self.reference), abs(self.treatment))
         if not self.indicator.better or equal or not self.adjusted < LEVEL:
             return ""
         return "better" if (change > 0) == (self.indicator.better == "higher") else "worse"
@@ -63,92 +66,97 @@ class Row(NamedTuple):
         return f"{value:{'+' if signed else ''}.{self.indicator.digits}f}"
 
 
-Intervals = Mapping[str, Interval]
-
-
 def rows(
-    final: Mapping[str, Figures],
+    reference: Figures,
+    treatment: Figures,
     found: Intervals,
     control: Figures | None = None,
-    both_right: Intervals | None = None,
+    both_correct: Intervals | None = None,
 ) -> dict[str, list[Row]]:
     """By family, one row per indicator that at least one arm has.
 
     Args:
-        final: last figures of each arm.
+        reference: last figures of the reference.
+        treatment: last figures of the treatment.
         found: intervals of the differences.
-        control: figures of the control.
-        both_right: intervals over the images that both arms classify rightly.
+        control: figures of the sharpened baseline.
+        both_correct: intervals over the images that both arms classify correctly.
     """
-    dying = maps_die(final)
-    told = [indicator for family in FAMILIES.values() for indicator in family]
-    tested = [indicator.tag for indicator in told if indicator.better and indicator.tag in found]
+    dying = maps_die(reference, treatment)
+    tested = [tag for tag, indicator in INDICATORS.items() if indicator.better and tag in found]
     adjusted = dict(zip(tested, holm([found[tag].p for tag in tested]), strict=True))
     shown: dict[str, list[Row]] = {}
     for family, indicators in FAMILIES.items():
         for indicator in indicators:
-            tag = indicator.tag
-            scale = 1000 if tag == "time/step" else 1
-            baseline, regularised = (final[arm].get(tag, math.nan) * scale for arm in (BASELINE, REGULARISED))
-            if math.isfinite(baseline) or math.isfinite(regularised):
-                estimate, margin, p = found.get(tag, NOTHING)
+            tag, scale = indicator.tag, indicator.scale
+            before, after = (figures.get(tag, math.nan) * scale for figures in (reference, treatment))
+            if math.isfinite(before) or math.isfinite(after):
                 row = Row(
                     indicator,
-                    baseline,
-                    regularised,
-                    (control or {}).get(tag, math.nan),
-                    Interval(estimate * scale, margin * scale, p),
+                    before,
+                    after,
+                    (control or {}).get(tag, math.nan) * scale,
+                    _scaled(found.get(tag, NOTHING), scale),
                     adjusted.get(tag, math.nan),
-                    (both_right or {}).get(tag, NOTHING),
+                    _scaled((both_correct or {}).get(tag, NOTHING), scale),
                     dying,
                 )
                 shown.setdefault(family, []).append(row)
     return shown
 
 
+def _scaled(found: Interval, scale: float) -> Interval:
+    return Interval(found.estimate * scale, found.margin * scale, found.p)
+
+
 def primary_tag(figures: Figures) -> str:
-    """Tag of what says how well an arm classifies: accuracy, or average precision in a multi-label set."""
+    """Tag of the figure by which classification is judged: accuracy, or, in a multi-label set, mean average
+    precision."""
     accuracy = f"{metric_name(multilabel=False)}/val"
     return accuracy if accuracy in figures else f"{metric_name(multilabel=True)}/val"
 
 
-def maps_die(final: Mapping[str, Figures]) -> bool:
-    """Whether the regularised arm has no fewer dead maps than the baseline, and more than a few."""
-    baseline, regularised = (final[arm]["cam/dead_rate"] for arm in (BASELINE, REGULARISED))
-    return regularised > DEAD_LIMIT and regularised >= baseline
+def maps_die(reference: Figures, treatment: Figures) -> bool:
+    """Whether the treatment has no fewer dead maps than the reference, and more than a few."""
+    before, after = (figures["cam/dead_rate"] for figures in (reference, treatment))
+    return after > DEAD_LIMIT and after >= before
 
 
-def caveats(final: Mapping[str, Figures], found: Intervals, cam: CamConfig, shared: int = 0) -> Iterator[str]:
-    """What a reader must know before believing the table.
+def caveats(contrast: Contrast, final: Mapping[str, Figures], found: Intervals, cam: CamConfig) -> Iterator[str]:
+    """What a reader must know before believing a comparison.
 
     Args:
+        contrast: which arms.
         final: last figures of each arm.
         found: intervals of the differences.
-        cam: the CAM term.
-        shared: files that both arms were trained on and are validated on.
+        cam: the CAM term of the treatment.
     """
-    baseline, regularised = final[BASELINE], final[REGULARISED]
-    if shared:
-        yield f"{shared} of the validation images were trained on: the figures do not say how new ones fare."
+    names = contrast.reference, contrast.treatment
+    reference, treatment = (final[name] for name in names)
     if cam.weight == 0:
-        yield "cam.weight is 0: both arms are the same training."
-    other = ", or use cam.score=centred" if cam.score is Score.logit else ""
+        yield f"cam.weight is 0: the {names[0]} and {names[1]} arms are the same training."
     lower = "cam.share" if cam.weight == AUTO else "cam.weight"
-    if maps_die(final):
-        dead, before = regularised["cam/dead_rate"], baseline["cam/dead_rate"]
+    if maps_die(reference, treatment):
+        before, dead = reference["cam/dead_rate"], treatment["cam/dead_rate"]
         by_the_term = dead - before > before
-        advice = f"Lower {lower}{other}." if by_the_term else "The baseline's are about as dead: train both longer."
+        other = ", or use cam.score=centred" if cam.score is Score.logit else ""
+        advice = f"Lower {lower}{other}." if by_the_term else f"The {names[0]} arm's are about as dead: train longer."
         yield (
-            f"{dead:.1%} of the regularised arm's maps are dead (baseline {before:.1%}): they explain nothing, and the"
-            f" concentration figures are of the rest only. {advice}"
+            f"{dead:.1%} of the {names[1]} arm's maps are dead ({names[0]}: {before:.1%}). They explain nothing, and"
+            f" the concentration figures are those of the remaining maps only. {advice}"
         )
-    tag = primary_tag(baseline)
-    lost = baseline[tag] - regularised[tag]
-    chance = found.get(tag, NOTHING).margin
-    if lost > ACCURACY_LIMIT and not lost <= chance:
-        what = "less accurate" if tag == "accuracy/val" else "lower in mean average precision"
-        yield f"the regularised arm is {100 * lost:.1f} points {what}: lower {lower} or start the term later."
-    if not math.isfinite(baseline["cam/energy_in_mask"]):
+    tag = primary_tag(reference)
+    lost = reference[tag] - treatment[tag]
+    if lost > ACCURACY_LIMIT and not lost <= found.get(tag, NOTHING).margin:
+        what = "less accurate" if tag == f"{metric_name(multilabel=False)}/val" else "lower in mean average precision"
+        yield (
+            f"the {names[1]} arm is {100 * lost:.1f} points {what} than the {names[0]} arm: lower {lower}, or start"
+            " the term later."
+        )
+    before, after = (figures["cam/energy_in_mask"] for figures in (reference, treatment))
+    if not math.isfinite(before):
         yield "no masks or boxes: whether the maps lie on the objects was not measured."
-    elif baseline["cam/energy_in_mask"] - regularised["cam/energy_in_mask"] > ENERGY_LIMIT:
-        yield "the regularised maps lie less on the objects than the baseline's: sharper is not better here."
+    elif before - after > ENERGY_LIMIT:
+        yield (
+            f"the {names[1]} arm's maps lie less on the objects than the {names[0]} arm's: sharper is not better here."
+        )

@@ -1,6 +1,6 @@
 """How far a mean difference between the arms can be trusted: intervals over seeds and images, and p values.
 
-Pure functions of differences, regularised minus baseline; they know neither the figures nor the runs.
+Pure functions of differences, treatment minus reference; they know neither the indicators nor the runs.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def hierarchical(
 
     s is the standard deviation of the seeds' means; variance and covariance are those of the seeds' means m when the
     images are drawn again, with replacement (bootstrap). If the images are `shared`, one draw serves all seeds, and
-    b is the part of their chance that all seeds have in common. Otherwise every seed has its own draw, and b is 0. The
-    margin is
+    b is the part of their variation that all seeds have in common. Otherwise every seed has its own draw, and b is 0.
+    The margin is
 
     .. math:: \max\left(\frac{a\, t_{n-1} + b\, t_{N-1}}{\sqrt{a + b}},\; t_{N-1} \sqrt{c}\right)
 
@@ -72,7 +72,7 @@ def hierarchical(
 
     - the variance from drawing seeds, :math:`s^2 (n - 1) / n^2`, is not simulated but written down, without the bias
       (n - 1) / n, which at three seeds is a third;
-    - the chance of the images that is already in s is not added again. Both bootstraps do: they are conservative, up
+    - the variation of the images that is already in s is not added again. Both bootstraps do: they are conservative, up
       to twice the variance if nested, thrice if crossed;
     - there are no percentiles. With three or five seeds the draws know only these few means and the percentiles are
       far too narrow; the t of n - 1 degrees of freedom allows for not knowing s.
@@ -81,13 +81,13 @@ def hierarchical(
     out too small by chance: the intervals cover 92 % at three seeds and 87 % at two in the worst mixture of a and b.
     The weighted mean of the quantiles (Cochran & Cox 1957; Cochran 1964) keeps 95 % from three seeds on, 94 % at two.
 
-    With one seed only images are drawn, b = c and a = 0: *the chance of the seed is not in the interval.*
+    With one seed only images are drawn, b = c and a = 0: *the interval does not include the variation between seeds.*
 
-    The margin of a rate is that of :func:`of_rate` with all images, and with those of one seed at least
-    :func:`unseen`: that none of few networks does a thing, like having dead maps, does not make it rarer.
+    The margin of a rate is that of :func:`rate_margin` with all images, and with those of one seed at least
+    :func:`unseen`: that none of a few networks has dead maps, say, does not make these rarer.
 
     Args:
-        differences: of each seed, (images, tags), regularised minus baseline; nan where not defined.
+        differences: of each seed, (images, tags), treatment minus reference; nan where not defined.
         shared: the same images in the same order in all seeds.
         seed: of the draws.
         replicates: number of draws.
@@ -96,19 +96,73 @@ def hierarchical(
     Returns:
         One interval per tag; margin and p are nan for fewer than two values in all.
     """
+    values, known = _checked(differences, shared)
+    spread = _spread(values, known, shared, seed, replicates)
+    rare = np.zeros(values[0].shape[1], dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
+    finite = [np.where(there, each, 0.0) for there, each in zip(known, values, strict=True)]
+    sums, squares, cubes = (np.sum([(each**power).sum(0) for each in finite], axis=0) for power in (1, 2, 3))
+    skew = _skew(cubes, squares)
+
+    def half(level: Floats) -> Floats:
+        widest = spread.half(level)
+        widened = np.maximum(rate_margin(widest, spread.images + 1, skew, level), unseen(spread.largest, level))
+        return np.where(rare, widened, widest)
+
+    enough, estimates = spread.values > 1, spread.estimates
+    margin = np.where(enough, half(np.full(len(estimates), LEVEL)), np.nan)
+    p = np.where(enough, _reaching(estimates, half), np.nan)
+    test = np.where(rare & enough, _mcnemar(sums, squares), 0.0)
+    margin, p = np.where(test >= LEVEL, np.maximum(margin, np.abs(estimates)), margin), np.maximum(p, test)
+    p = np.where(margin == 0, 0.0, p)  # nothing varies: half() is 0 at all levels
+    p = np.where(enough & (estimates == 0), 1.0, p)
+    return [Interval(*map(float, found)) for found in zip(estimates, margin, p, strict=True)]
+
+
+def _checked(differences: Sequence[np.ndarray], shared: bool) -> tuple[list[Floats], list[NDArray[np.bool_]]]:
+    """The differences of each seed as float64, and which of them are known; both (images, tags).
+
+    Raises:
+        ValueError: they are of no seed, or of different tags, or not of the same images although these are shared.
+    """
     values = [np.asarray(each, dtype=np.float64) for each in differences]
     if not values or any(each.ndim != 2 or each.shape[1] != values[0].shape[1] for each in values):
         raise ValueError("needs at least one seed, and of each (images, tags) with the same tags")
     if shared and any(len(each) != len(values[0]) for each in values):
         raise ValueError("shared images, but not the same number in all seeds")
-    known = [np.isfinite(each) for each in values]
+    return values, [np.isfinite(each) for each in values]
+
+
+class _Spread(NamedTuple):
+    """Estimates and what they may vary by, (tags,) each; letters are those of :func:`hierarchical`."""
+
+    estimates: Floats
+    between: Floats  # a
+    common: Floats  # b
+    alone: Floats  # c
+    seeds: NDArray[np.int_]  # that have a value
+    images: NDArray[np.int_]  # degrees of freedom, N - 1
+    values: NDArray[np.int_]  # in all
+    largest: NDArray[np.int_]  # values of the seed that has most
+
+    def half(self, level: Floats) -> Floats:
+        """Half width of the interval that misses in `level`, as that of a mean."""
+        few, many = (-stdtrit(np.maximum(degrees, 1), level / 2) for degrees in (self.seeds - 1, self.images))
+        total = self.between + self.common
+        mixed = (self.between * few + self.common * many) / np.sqrt(np.where(total > 0, total, 1.0))
+        widest: Floats = np.maximum(mixed, many * np.sqrt(self.alone))
+        return widest
+
+
+def _spread(
+    values: Sequence[Floats], known: Sequence[NDArray[np.bool_]], shared: bool, seed: int, replicates: int
+) -> _Spread:
+    """Variation between seeds, and over images; arguments as for :func:`hierarchical`, (images, tags) each."""
     counts = np.array([each.sum(0) for each in known])
     means = np.array([_mean(*pair) for pair in zip(values, known, strict=True)])
     seeds = (counts > 0).sum(0)
     estimates = _mean(means, counts > 0)
-    spread = np.where(counts > 0, means - estimates, 0.0)
-    between = (spread**2).sum(0) / np.maximum(seeds * (seeds - 1), 1)
-
+    apart = np.where(counts > 0, means - estimates, 0.0)
+    between = (apart**2).sum(0) / np.maximum(seeds * (seeds - 1), 1)
     # Drawing m values shows only (m - 1) / m of their variance; one value shows nothing, and stays where it is.
     stretch = np.sqrt(counts / np.maximum(counts - 1, 1))
     centred = [
@@ -123,27 +177,7 @@ def hierarchical(
         common = np.zeros_like(common)
     common = np.where(seeds == 1, alone, common)
     images = np.any(known, axis=0).sum(0) - 1 if shared else np.maximum(counts - 1, 0).sum(0)
-    rare = np.zeros(values[0].shape[1], dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
-    finite = [np.where(there, each, 0.0) for there, each in zip(known, values, strict=True)]
-    sums, squares, cubes = (np.sum([(each**power).sum(0) for each in finite], axis=0) for power in (1, 2, 3))
-    skew = _skew(cubes, squares)
-
-    def half(level: Floats) -> Floats:
-        few, many = (-stdtrit(np.maximum(degrees, 1), level / 2) for degrees in (seeds - 1, images))
-        total = between + common
-        mixed = (between * few + common * many) / np.sqrt(np.where(total > 0, total, 1.0))
-        widest: Floats = np.maximum(mixed, many * np.sqrt(alone))
-        widened = np.maximum(rate_margin(widest, images + 1, skew, level), unseen(counts.max(0), level))
-        return np.where(rare, widened, widest)
-
-    enough = counts.sum(0) > 1
-    margin = np.where(enough, half(np.full(len(seeds), LEVEL)), np.nan)
-    p = np.where(enough, _reaching(estimates, half), np.nan)
-    test = np.where(rare & enough, _mcnemar(sums, squares), 0.0)
-    margin, p = np.where(test >= LEVEL, np.maximum(margin, np.abs(estimates)), margin), np.maximum(p, test)
-    p = np.where(margin == 0, 0.0, p)  # nothing varies: half() is 0 at all levels
-    p = np.where(enough & (estimates == 0), 1.0, p)
-    return [Interval(*map(float, found)) for found in zip(estimates, margin, p, strict=True)]
+    return _Spread(estimates, between, common, alone, seeds, images, counts.sum(0), counts.max(0))
 
 
 def unseen(n: int | NDArray[np.int_], level: float | Floats = LEVEL) -> Floats:
@@ -195,11 +229,11 @@ def _mcnemar(sums: Floats, squares: Floats) -> Floats:
 
 def mean_interval(differences: np.ndarray, rate: bool = False) -> Interval:
     r"""Mean difference with its t interval, :math:`t_{n-1} s / \sqrt{n}`: of the images of one run, or of figures
-    that are known once per run. The margin of a rate is that of :func:`of_rate`. Nor is the p of a rate below that of
-    McNemar's (asymptotic) test, which counts where all of two or three images changed.
+    that are known once per run. The margin of a rate is that of :func:`rate_margin`, and its p is at least that of
+    McNemar's (asymptotic) test, which matters where all of two or three images changed.
 
     Args:
-        differences: (n,), regularised minus baseline; nan is left out.
+        differences: (n,), treatment minus reference; nan is left out.
         rate: of values that are 0 or 1, or means of such.
 
     Returns:

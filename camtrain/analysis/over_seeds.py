@@ -1,110 +1,131 @@
-"""What finished runs say together: the same settings over seeds, images and arms compared, and the claim judged."""
+"""What finished runs say together: runs of the same settings over seeds, their arms compared, the claims judged."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from camtrain.analysis.comparison import Row, caveats, primary_tag, rows
+from camtrain.analysis.comparison import Figures, Row, caveats, primary_tag, rows
 from camtrain.analysis.intervals import Interval, hierarchical, images_for, mean_interval
 from camtrain.analysis.verdict import DEAD_RATE, Claim, Outcome, held_out_methods, judge, measured_methods
-from camtrain.arms import BASELINE, REGULARISED
-from camtrain.config import schema
+from camtrain.arms import Contrast, contrasts
+from camtrain.config.hydra_store import cam_of_arms
 from camtrain.config.options import DatasetName
-from camtrain.config.schema import Config, ReportConfig, keys
-from camtrain.evaluation.sharpened import CONTROL
+from camtrain.config.schema import ReportConfig
+from camtrain.metrics.catalogue import is_rate
+from camtrain.metrics.classification import ACCURACY
+from camtrain.runs.result import RunResult
+from camtrain.runs.settings import settings
 
 GENERATED = (DatasetName.shapes, DatasetName.fake)
 """Sets whose images are others with every seed."""
 
-OF_NO_SETTING = (
-    *("seed", "run", "runs", "images", "class_name"),
-    *("trainer.device", "trainer.threads", "trainer.workers", "dataset.cache", "dataset.download"),
-    *("evaluate.images", "evaluate.image_epochs"),
-)
-"""Keys in which runs may differ and still be the same experiment."""
-
-
-RATES = ("accuracy/val", "dead_rate", "pointing", "increase", "box_accuracy")
-"""Ends of the tags that are shares of images: each has 0 or 1, or a mean of such over classes or thresholds."""
-
 Each = Mapping[str, Mapping[str, Tensor]]
-"""By arm (or control) and tag: (images,), nan where not defined."""
+"""By arm (or sharpened baseline) and tag: (images,), nan where not defined."""
 
 
-class Run(NamedTuple):
-    """A finished run, as far as it is compared."""
+@dataclass(frozen=True)
+class Run:
+    """A finished run with the figures of every image."""
 
     folder: Path
-    config: Config
-    result: Mapping[str, Any]  # as in result.json
+    result: RunResult
     each: Each
 
+
+@dataclass(frozen=True)
+class Comparison:
+    """A treatment compared with the reference over runs."""
+
+    contrast: Contrast
+    rows: Mapping[str, Sequence[Row]]  # by family
+    claim: Claim
+    power: float  # that sharpens the reference's maps to the treatment's entropy, mean over runs; nan if not known
+
     @property
-    def seed(self) -> int:
-        """Of the training, also where its images were chosen by another one when it was measured again."""
-        return int(self.result.get("trained_seed", self.config.seed))
+    def intervals(self) -> dict[str, Interval]:
+        """By tag, as shown."""
+        return {row.indicator.tag: row.interval for family in self.rows.values() for row in family}
 
 
-class Summary(NamedTuple):
+@dataclass(frozen=True)
+class Summary:
     """Runs that differ in their seed alone."""
 
     label: str  # what sets them apart from the other runs of a sweep
     runs: Sequence[Run]
-    final: Mapping[str, Mapping[str, float]]  # by arm and control: mean over runs
-    rows: Mapping[str, Sequence[Row]]  # by family
-    claim: Claim
+    final: Mapping[str, Figures]  # by arm and sharpened baseline: mean over runs
+    comparisons: Sequence[Comparison]  # one for each treatment
+
+    @property
+    def arms(self) -> list[str]:
+        """The reference first."""
+        return list(self.runs[0].result.arms)
+
+    @property
+    def reference(self) -> Figures:
+        return self.final[self.arms[0]]
 
     @property
     def seeds(self) -> list[int]:
-        return [run.seed for run in self.runs]
+        return [run.result.seed for run in self.runs]
 
     @property
     def counted(self) -> str:
         return f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
 
 
-def notes(one: Summary, shared: int = 0) -> list[str]:
-    """What a reader must know before believing it; `shared` as for :func:`camtrain.analysis.comparison.caveats`."""
-    found = {row.indicator.tag: row.interval for rows in one.rows.values() for row in rows}
-    lines = list(caveats(one.final, found, one.runs[0].config.cam, shared))
-    (health,) = (condition for condition in one.claim.conditions if condition.name == DEAD_RATE)
-    allowed = one.claim.margins.health_margin
-    died = any(one.final[arm]["cam/dead_rate"] for arm in (BASELINE, REGULARISED))
-    if health.outcome is Outcome.open and allowed and not died:
+def notes(one: Summary, shared_files: int = 0) -> list[str]:
+    """What a reader must know before believing it.
+
+    Args:
+        one: the runs.
+        shared_files: validation images that were trained on.
+    """
+    lines = []
+    if shared_files:
         lines.append(
-            f"no map died, but so few images leave ± {health.found.margin:.3f} of dead ones possible:"
-            f" {images_for(allowed)} measured images would leave {allowed:g}."
+            f"{shared_files} of the validation images were trained on: the figures do not say how well the arms do on"
+            " new ones."
         )
-    accuracy, data = one.final[BASELINE].get("accuracy/val", math.nan), one.runs[0].result.get("data", {})
-    if math.isfinite(accuracy) and data:
-        chance = 1 / len(data["classes"])
-        if accuracy < chance + 2 * math.sqrt(chance * (1 - chance) / data["val"]):
+    cams = cam_of_arms(one.runs[0].result.config)
+    for comparison in one.comparisons:
+        cam = cams[comparison.contrast.treatment]
+        lines += caveats(comparison.contrast, one.final, comparison.intervals, cam)
+        lines += _few_images(one, comparison)
+    accuracy, data = one.reference.get(f"{ACCURACY}/val", math.nan), one.runs[0].result.data
+    chance = 1 / len(data.classes)
+    if math.isfinite(accuracy) and accuracy < chance + 2 * math.sqrt(chance * (1 - chance) / data.val):
+        lines.append(
+            f"the {one.arms[0]} arm's accuracy, {accuracy:.3f}, is hardly above chance ({chance:.3f}): the maps and"
+            " curves of a network that learnt nothing mean nothing. Train longer."
+        )
+    for comparison in one.comparisons:
+        if comparison.power < 1:
+            reference, treatment, _ = comparison.contrast
             lines.append(
-                f"the baseline's accuracy, {accuracy:.3f}, is hardly above chance ({chance:.3f}): maps and curves of a"
-                " network that learnt nothing say nothing. Train longer."
+                f"the {treatment} arm's maps are no sharper than the {reference} arm's: the sharpened baseline is in"
+                f" fact flattened (power {comparison.power:.2f})."
             )
-    power = [run.result["control"]["power"] for run in one.runs if "control" in run.result]
-    if power and sum(power) < len(power):
-        lines.append(
-            f"the regularised maps are no sharper than the baseline's: the control flattens them (power"
-            f" {sum(power) / len(power):.2f})."
-        )
-    return lines
+    return list(dict.fromkeys(lines))
 
 
-def settings(config: Config) -> dict[str, str | float | bool]:
-    """Every key that makes another experiment, with its value."""
-    return {
-        key: schema.plain(value)
-        for key, value, _ in keys(config)
-        if key not in OF_NO_SETTING and not key.startswith("report.")
-    }
+def _few_images(one: Summary, comparison: Comparison) -> list[str]:
+    """That too few images were measured to rule out dead maps, where none died."""
+    (health,) = (condition for condition in comparison.claim.conditions if condition.name == DEAD_RATE)
+    allowed = comparison.claim.margins.health_margin
+    died = any(one.final[arm]["cam/dead_rate"] for arm in comparison.contrast[:2])
+    if health.outcome is not Outcome.open or not allowed or died:
+        return []
+    return [
+        f"no map died, but with so few images the dead rate is only known to ± {health.found.margin:.3f}: it takes"
+        f" {images_for(allowed)} measured images to know it to ± {allowed:g}."
+    ]
 
 
 def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -114,18 +135,18 @@ def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     found: dict[tuple[tuple[str, str | float | bool], ...], dict[int, Run]] = {}
     # Seeds by which networks of others were measured again; the network of that seed belongs to these.
-    foreign = {run.config.seed for run in runs if run.seed != run.config.seed}
+    foreign = {run.result.config.seed for run in runs if run.result.seed != run.result.config.seed}
     for run in runs:
-        own = settings(run.config)
-        if "trained_seed" in run.result and run.config.seed in foreign:
-            own["seed"] = run.config.seed  # of the images
-        found.setdefault(tuple(sorted(own.items())), {})[run.seed] = run
+        own = settings(run.result.config)
+        if run.result.trained_seed is not None and run.result.config.seed in foreign:
+            own["seed"] = run.result.config.seed  # of the images
+        found.setdefault(tuple(sorted(own.items())), {})[run.result.seed] = run
     common = set.intersection(*(set(group) for group in found)) if found else set()
     return {
         " ".join(f"{key}={value}" for key, value in group if (key, value) not in common): [
-            of_seed[seed] for seed in sorted(of_seed)
+            by_seed[seed] for seed in sorted(by_seed)
         ]
-        for group, of_seed in found.items()
+        for group, by_seed in found.items()
     }
 
 
@@ -134,67 +155,70 @@ def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary
 
     Args:
         label: what sets them apart.
-        runs: same settings, different seeds; one at least.
+        runs: same settings, different seeds; at least one.
         margins: what "not worse" means.
     """
-    finals = [
-        {name: part["final"] for name, part in run.result["arms"].items()}
-        | ({CONTROL: run.result["control"]["final"]} if "control" in run.result else {})
-        for run in runs
-    ]
+    finals = [run.result.finals() for run in runs]
     final = {name: _means([parts.get(name, {}) for parts in finals]) for name in finals[0]}
+    one_set = len({run.result.config.seed for run in runs}) == 1  # networks of several seeds, measured again by one
+    shared = one_set or runs[0].result.config.dataset.name not in GENERATED
+    pairs = contrasts(runs[0].result.arms)
+    return Summary(label, runs, final, [_compare(pair, runs, final, shared, margins) for pair in pairs])
+
+
+def _compare(
+    contrast: Contrast, runs: Sequence[Run], final: Mapping[str, Figures], shared: bool, margins: ReportConfig
+) -> Comparison:
+    """A contrast over runs; `shared`: all have the same images."""
+    reference, treatment, control = contrast
     eaches = [run.each for run in runs]
-    one_set = len({run.config.seed for run in runs}) == 1  # networks of several seeds, measured again by one
-    shared = one_set or runs[0].config.dataset.name not in GENERATED
-    found = differences(eaches, shared)
-    # What is not known of every image goes by seeds; but a rate that few seeds agree on is not known for that.
-    for tag in final[BASELINE]:
-        if tag not in found and tag in final[REGULARISED] and not tag.endswith(RATES):
-            change = [_number(parts[REGULARISED].get(tag)) - _number(parts[BASELINE].get(tag)) for parts in finals]
+    arms = [{name: run.result.arms[name].final for name in (reference, treatment)} for run in runs]
+    found = differences(eaches, reference, treatment, shared)
+    # What is not known of every image goes by seeds; but a rate that few seeds agree on is not thereby known.
+    for tag in final[reference]:
+        if tag not in found and tag in final[treatment] and not is_rate(tag):
+            change = [part[treatment].get(tag, math.nan) - part[reference].get(tag, math.nan) for part in arms]
             found[tag] = mean_interval(np.array(change))
-    tag = primary_tag(final[BASELINE])
-    right = differences(eaches, shared, both_right=True)
-    right.pop(tag, None)  # 0 by choice
-    with_control = differences(eaches, shared, of=CONTROL)
-    arms = [
-        {tag: _number(value) for tag, value in parts[arm].items()}
-        for parts in finals
-        for arm in (BASELINE, REGULARISED)
-    ]
-    independent = held_out_methods(arms)
-    doubles = [variant for variant in measured_methods(arms) if variant not in independent]
-    return Summary(
-        label,
-        runs,
-        final,
-        rows(final, found, final.get(CONTROL), right),
-        judge(found, with_control, independent, margins, tag, doubles),
+    primary = primary_tag(final[reference])
+    both_correct = differences(eaches, reference, treatment, shared, both_correct=True)
+    both_correct.pop(primary, None)  # 0 by choice
+    beside = differences(eaches, control, treatment, shared)
+    figures = [figures for part in arms for figures in part.values()]
+    held_out = held_out_methods(figures)
+    equivalent = [method for method in measured_methods(figures) if method not in held_out]
+    powers = [run.result.controls[treatment].power for run in runs if treatment in run.result.controls]
+    return Comparison(
+        contrast,
+        rows(final[reference], final[treatment], found, final.get(control), both_correct),
+        judge(found, beside, held_out, margins, primary, equivalent),
+        sum(powers) / len(powers) if powers else math.nan,
     )
 
 
 def differences(
-    runs: Sequence[Each], shared: bool, of: str = BASELINE, both_right: bool = False
+    runs: Sequence[Each], reference: str, treatment: str, shared: bool, both_correct: bool = False
 ) -> dict[str, Interval]:
-    """Mean difference of the regularised arm to another, of each tag that is known of every image.
+    """Mean difference, treatment minus reference, of each tag that is known of every image.
 
     Args:
-        runs: what is known of the images of each.
-        shared: all have the same images.
-        of: what the regularised arm is compared with.
-        both_right: leave out images that one of the arms classifies wrongly.
+        runs: of each, what is known of the images.
+        reference: an arm, or a sharpened baseline.
+        treatment: an arm.
+        shared: all runs have the same images.
+        both_correct: leave out images that one of the arms classifies wrongly.
     """
-    accuracy = "accuracy/val"
-    tags = [tag for tag in runs[0].get(of, {}) if all(tag in each.get(of, {}) for each in runs)]
-    if not tags or (both_right and accuracy not in tags):
+    accuracy = f"{ACCURACY}/val"
+    tags = [tag for tag in runs[0].get(reference, {}) if all(tag in each.get(reference, {}) for each in runs)]
+    if not tags or (both_correct and accuracy not in tags):
         return {}
     values = []
     for each in runs:
-        before, after = each[of], each[REGULARISED]
+        before, after = each[reference], each[treatment]
         difference = np.stack([(after[tag] - before[tag]).numpy() for tag in tags], 1)
-        if both_right:
+        if both_correct:
             difference[~((before[accuracy] == 1) & (after[accuracy] == 1)).numpy()] = np.nan
         values.append(difference)
-    rates = [tag.endswith(RATES) for tag in tags]
+    rates = list(map(is_rate, tags))
     if len(runs) == 1:
         return {
             tag: mean_interval(values[0][:, at], rate) for at, (tag, rate) in enumerate(zip(tags, rates, strict=True))
@@ -203,15 +227,32 @@ def differences(
     return dict(zip(tags, hierarchical(values, same, rates=rates), strict=True))
 
 
-def _means(figures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def differences_of_run(final: Mapping[str, Figures], each: Each) -> tuple[dict[str, Figures], dict[str, Figures]]:
+    """By treatment and tag, the difference to the reference in one run, and half of its 95 % interval over images.
+
+    Of a tag that is known of every image the difference is the mean over the images that both arms have a value of,
+    to which the interval belongs; of another, that of the arms' figures. With several classes per image the arms' own
+    means are over maps, and a map that is dead in one arm is in the other's mean alone.
+
+    Args:
+        final: last figures of each arm, the reference first.
+        each: figures of every image; empty where none was measured yet.
+    """
+    changes: dict[str, Figures] = {}
+    margins: dict[str, Figures] = {}
+    for reference, treatment, _ in contrasts(final):
+        before, after = final[reference], final[treatment]
+        found = differences([each], reference, treatment, shared=True)
+        known = {tag: interval.estimate for tag, interval in found.items() if math.isfinite(interval.estimate)}
+        changes[treatment] = {**{tag: after[tag] - before[tag] for tag in before if tag in after}, **known}
+        margins[treatment] = {tag: interval.margin for tag, interval in found.items()}
+    return changes, margins
+
+
+def _means(figures: Sequence[Figures]) -> dict[str, float]:
     """Of each tag, the mean over runs that have it."""
     found = {}
     for tag in figures[0]:
-        values = [number for row in figures if math.isfinite(number := _number(row.get(tag)))]
+        values = [number for row in figures if math.isfinite(number := row.get(tag, math.nan))]
         found[tag] = sum(values) / len(values) if values else math.nan
     return found
-
-
-def _number(value: Any) -> float:
-    """A figure; what JSON could not hold is not defined."""
-    return math.nan if value is None else float(value)

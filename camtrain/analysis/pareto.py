@@ -1,4 +1,4 @@
-"""Which settings of a sweep no other one beats in both figures at once."""
+"""Pareto fronts: which settings of a sweep no other one beats in two figures at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Of each point, whether no other is at least as good in both figures and better in one; higher is better.
+    """For each point, whether no other is at least as good in both figures and better in one; higher is better.
 
     Points with a figure that is not defined are never on the front.
     """

@@ -1,9 +1,9 @@
 """The rule by which a network is called more interpretable, condition by condition, each judged by its interval.
 
-A map can be sharp and wrong, or dead, and a network can pay for it with accuracy; so no single figure settles it. The
+A map can be sharp and wrong, or dead, and a network can pay for it with accuracy; so no single figure decides. The
 claim is made only if every condition holds over its whole 95 % interval (an intersection-union test: all must hold, so
 that none needs a correction for their number). That the claim failed follows from a single contradicted condition, and
-is not corrected: of some dozen that all lie just within their limits, now and then one is contradicted by chance.
+is not corrected: of a dozen that all lie just within their limits, now and then one is contradicted by chance.
 """
 
 from __future__ import annotations
@@ -17,22 +17,27 @@ from typing import NamedTuple
 from camtrain.analysis.intervals import NOTHING, Interval
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ReportConfig
-from camtrain.metrics.classification import ACCURACY, PRECISION
+from camtrain.metrics.catalogue import INDICATORS, other_map_tag
 
 HELD_OUT_NEEDED = 2
-"""Maps that were not trained on and have to be no less faithful."""
+"""Held-out methods that have to be no less faithful: methods whose maps were not trained on."""
 
 SAME_MAP = 0.99
-"""Correlation from which on, in both arms, a map is another one under another name, and no witness.
+"""Correlation of maps from which on, in all arms, a method is equivalent to another one, and no further evidence.
 
-In both, because very sharp maps are alike whatever they are made from.
+In all arms, because very sharp maps are alike however they are made.
 """
 
+DEAD_RATE = INDICATORS["cam/dead_rate"].title
 
-PERFORMANCE = {ACCURACY: "accuracy", PRECISION: "mean average precision"}
-
-
-DEAD_RATE = "dead rate"
+CONCENTRATION, ACCURACY, FAITHFULNESS, HEALTH, BEYOND = (
+    "concentration improves",
+    "accuracy is kept",
+    "faithfulness is kept",
+    "maps stay alive",
+    "more than sharpening",
+)
+"""Parts of the rule; the last one is not needed for the claim."""
 
 
 class Outcome(enum.Enum):
@@ -46,13 +51,13 @@ class Condition(NamedTuple):
     part: str  # of the rule
     name: str
     asked: str
-    found: Interval  # regularised minus baseline, or minus the control
+    found: Interval  # treatment minus reference, or minus the sharpened baseline
     outcome: Outcome
 
 
 class Claim(NamedTuple):
     margins: ReportConfig
-    doubles: Sequence[CamVariant]  # measured maps that are no witnesses
+    equivalent: Sequence[CamVariant]  # measured methods that are equivalent to the trained one or to a held-out one
     conditions: Sequence[Condition]
     beyond: Sequence[Condition]  # is it more than sharpening? Not needed for the claim, but said beside it
 
@@ -97,120 +102,93 @@ def above(found: Interval, limit: float, strict: bool) -> Outcome:
 
 
 def measured_methods(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
-    """Maps that were measured beside the trained one; argument as for :func:`witnesses`."""
+    """Methods whose maps were measured beside the trained one's; argument as for :func:`held_out_methods`."""
     return [
-        variant
-        for variant in CamVariant
-        if any(f"other_maps/{variant.value}/with_trained" in final for final in finals)
+        method for method in CamVariant if any(other_map_tag(method.value, "with_trained") in final for final in finals)
     ]
 
 
 def held_out_methods(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
-    """Measured maps that are neither the trained one under another name, nor another witness.
+    """Measured methods that are equivalent neither to the trained one nor to each other.
 
     Args:
-        finals: last figures of every arm of every run, with `other_maps/<map>/with_trained` and `.../like_<map>`.
+        finals: last figures of every arm of every run, with `other_maps/METHOD/with_trained` and `.../like_METHOD`.
     """
     kept: list[CamVariant] = []
-    for variant in measured_methods(finals):
-        group = f"other_maps/{variant.value}"
-        names = [f"{group}/with_trained"]
+    for method in measured_methods(finals):
+        names = [other_map_tag(method.value, "with_trained")]
         for other in kept:
-            names += [f"{group}/like_{other.value}", f"other_maps/{other.value}/like_{variant.value}"]
+            names.append(other_map_tag(method.value, f"like_{other.value}"))
+            names.append(other_map_tag(other.value, f"like_{method.value}"))
         likeness = ([final[name] for final in finals if math.isfinite(final.get(name, math.nan))] for name in names)
         if not any(values and min(values) >= SAME_MAP for values in likeness):
-            kept.append(variant)
+            kept.append(method)
     return kept
+
+
+class _Asked(NamedTuple):
+    """What a condition asks of a difference."""
+
+    part: str
+    name: str
+    tag: str
+    low: bool  # that it lies below the limit; else above
+    limit: float | None = None  # None: an improvement is asked for
+
+    def judged(self, differences: Mapping[str, Interval]) -> Condition:
+        found, limit = differences.get(self.tag, NOTHING), self.limit or 0.0
+        outcome = (below if self.low else above)(found, limit, strict=self.limit is None)
+        asked = f"{'below' if self.low else 'above'} {0 if self.limit is None else f'{self.limit:+g}'}"
+        return Condition(self.part, self.name, asked, found, outcome)
 
 
 def judge(
     differences: Mapping[str, Interval],
-    beside_control: Mapping[str, Interval],
-    witnesses: Sequence[CamVariant],
+    beside_sharpened: Mapping[str, Interval],
+    held_out: Sequence[CamVariant],
     margins: ReportConfig,
-    performance: str,
-    doubles: Sequence[CamVariant] = (),
+    primary: str,
+    equivalent: Sequence[CamVariant] = (),
 ) -> Claim:
-    """Tick off the rule.
+    """Judge the conditions of the rule.
 
     Args:
-        differences: of each tag, regularised minus baseline.
-        beside_control: of each tag, regularised minus the baseline's maps sharpened to the same entropy.
-        witnesses: maps that were not trained on, whose tags are `other_maps/<map>/deletion` and so on.
+        differences: of each tag, treatment minus reference.
+        beside_sharpened: of each tag, treatment minus sharpened baseline.
+        held_out: methods that were not trained on, whose tags are `other_maps/METHOD/deletion` and so on.
         margins: what "not worse" means.
-        performance: tag of accuracy or mean average precision.
-        doubles: maps that were measured but are no witnesses.
+        primary: tag of accuracy or mean average precision.
+        equivalent: methods that were measured and are equivalent to others.
     """
-
-    def condition(
-        part: str, name: str, tag: str, limit: float | None, low: bool, of: Mapping[str, Interval] = differences
-    ) -> Condition:
-        """Without a limit an improvement is asked for."""
-        found = of.get(tag, NOTHING)
-        outcome = (below if low else above)(found, limit or 0.0, limit is None)
-        asked = f"{'below' if low else 'above'} {0 if limit is None else f'{limit:+g}'}"
-        return Condition(part, name, asked, found, outcome)
-
     faithful, health = margins.faithfulness_margin, margins.health_margin
-    conditions = [
-        condition("concentration improves", "entropy, nats", "cam/entropy", None, True),
-        condition("concentration improves", "elliptical area, cells", "cam/area", None, True),
-        condition(
-            "accuracy is kept",
-            PERFORMANCE[performance.partition("/")[0]],
-            performance,
-            -margins.accuracy_margin,
-            False,
-        ),
+    title = {tag: indicator.title for tag, indicator in INDICATORS.items()}
+    asked = [
+        _Asked(CONCENTRATION, title["cam/entropy"], "cam/entropy", low=True),
+        _Asked(CONCENTRATION, title["cam/area"], "cam/area", low=True),
+        _Asked(ACCURACY, title[primary], primary, low=False, limit=-margins.accuracy_margin),
     ]
-    for name, low in (("deletion", True), ("insertion", False)):
-        limit = faithful if low else -faithful
-        conditions.append(condition("faithfulness is kept", f"{name}, trained map", f"faithfulness/{name}", limit, low))
-    for variant in witnesses:
-        for name, low in (("deletion", True), ("insertion", False)):
-            limit = faithful if low else -faithful
-            tag = f"other_maps/{variant.value}/{name}"
-            conditions.append(condition("faithfulness is kept", f"{name}, {variant.value}", tag, limit, low))
-    missing = HELD_OUT_NEEDED - len(witnesses)
+    groups = [("faithfulness", "trained map"), *((f"other_maps/{method.value}", method.value) for method in held_out)]
+    for group, words in groups:
+        asked.append(_Asked(FAITHFULNESS, f"deletion, {words}", f"{group}/deletion", low=True, limit=faithful))
+        asked.append(_Asked(FAITHFULNESS, f"insertion, {words}", f"{group}/insertion", low=False, limit=-faithful))
+    conditions = [one.judged(differences) for one in asked]
+    missing = HELD_OUT_NEEDED - len(held_out)
     if missing > 0:
-        asked = f"{HELD_OUT_NEEDED} maps that were not trained on"
-        conditions.append(
-            Condition("faithfulness is kept", f"{missing} more to measure", asked, NOTHING, Outcome.unmeasured)
-        )
+        name, wanted = f"{missing} more to measure", f"{HELD_OUT_NEEDED} held-out methods"
+        conditions.append(Condition(FAITHFULNESS, name, wanted, NOTHING, Outcome.unmeasured))
+
+    def against(tag: str) -> str:
+        return f"{title[tag]}, against the sharpened baseline"
+
+    drop = "faithfulness/drop"
     conditions += [
-        condition(
-            "faithfulness is kept",
-            "drop in confidence, beside the control",
-            "faithfulness/drop",
-            faithful,
-            True,
-            beside_control,
-        ),
-        condition("maps stay alive", DEAD_RATE, "cam/dead_rate", health, True),
-        condition("maps stay alive", "mass at the border", "cam/border_mass", health, True),
+        _Asked(FAITHFULNESS, against(drop), drop, low=True, limit=faithful).judged(beside_sharpened),
+        _Asked(HEALTH, DEAD_RATE, "cam/dead_rate", low=True, limit=health).judged(differences),
+        _Asked(HEALTH, title["cam/border_mass"], "cam/border_mass", low=True, limit=health).judged(differences),
     ]
-    beyond = [
-        condition(
-            "more than sharpening",
-            "energy in mask, beside the control",
-            "cam/energy_in_mask",
-            None,
-            False,
-            beside_control,
-        ),
-        condition(
-            "more than sharpening",
-            "insertion, beside the control",
-            "faithfulness/insertion",
-            None,
-            False,
-            beside_control,
-        ),
-        condition(
-            "more than sharpening", "deletion, beside the control", "faithfulness/deletion", None, True, beside_control
-        ),
-    ]
-    return Claim(margins, doubles, conditions, beyond)
+    directions = (("cam/energy_in_mask", False), ("faithfulness/insertion", False), ("faithfulness/deletion", True))
+    beyond = [_Asked(BEYOND, against(tag), tag, low).judged(beside_sharpened) for tag, low in directions]
+    return Claim(margins, equivalent, conditions, beyond)
 
 
 VERDICTS = {
@@ -222,12 +200,12 @@ VERDICTS = {
 HEADLINES = {
     Outcome.met: "More interpretable {where}, by {rule}.",
     Outcome.failed: "Not more interpretable {where}, by {rule}.",
-    Outcome.open: "Not settled {where}: more interpretable could not be shown by {rule}.",
+    Outcome.open: "Not settled {where}: by {rule} it is neither shown nor refuted to be more interpretable.",
 }
 
 
 def sentences(claim: Claim, seeds: Sequence[int]) -> list[str]:
-    """The claim in one sentence, then what stands against it or keeps it open, then what sharpening would not do.
+    """The claim in one sentence, then what contradicts it or leaves it open, then what goes beyond sharpening.
 
     Args:
         claim: judged.
@@ -237,35 +215,43 @@ def sentences(claim: Claim, seeds: Sequence[int]) -> list[str]:
     where = f"in this one run (seed {seeds[0]})" if one else f"over {len(seeds)} seeds"
     lines = [HEADLINES[claim.outcome].format(where=where, rule=claim.rule)]
     if claim.changed:
-        lines.append(f"Other margins than the default: {'; '.join(claim.changed)}.")
+        lines.append(f"Margins other than the default: {'; '.join(claim.changed)}.")
     for outcome, words in (
-        (Outcome.failed, "Against it"),
+        (Outcome.failed, "Contradicted"),
         (Outcome.open, "Open"),
         (Outcome.unmeasured, "Not measured"),
     ):
         names = [condition.name for condition in claim.conditions if condition.outcome is outcome]
         if names:
             lines.append(f"{words}: {'; '.join(names)}.")
-    if claim.doubles:
-        names = [variant.value for variant in claim.doubles]
-        lines.append(
-            f"Not counted as a witness, being the trained map or a witness under another name: {', '.join(names)}."
-        )
+    if claim.equivalent:
+        names = [method.value for method in claim.equivalent]
+        lines.append(f"Not counted as held out, because equivalent to another measured method: {', '.join(names)}.")
     if any(condition.outcome is not Outcome.unmeasured for condition in claim.beyond):
-        better = [condition.name for condition in claim.beyond if condition.outcome is Outcome.met]
+        better = _indicators(claim.beyond, Outcome.met)
         lines.append(
-            f"More than sharpening the baseline's maps would do: {'; '.join(better)}."
+            f"Better than the sharpened baseline: {better}."
             if better
-            else "Nothing was shown here that sharpening the baseline's maps afterwards would not do as well."
+            else "Not shown to be better in anything than the sharpened baseline, which takes no training."
         )
-    worse = [condition.name for condition in claim.beyond if condition.outcome is Outcome.failed]
+    worse = _indicators(claim.beyond, Outcome.failed)
     if worse:
-        lines.append(f"Worse than sharpening the baseline's maps: {'; '.join(worse)}.")
-    if one:
-        lines.append(
-            "One run is one seed, whose chance is in none of these intervals: train with seed=0,1,2,3,4, then"
-            " task=report."
-        )
-    elif len(seeds) == 2:
-        lines.append("Two seeds say hardly anything about the chance of the seed: train with seed=0,1,2,3,4.")
+        lines.append(f"Worse than the sharpened baseline: {worse}.")
     return lines
+
+
+def caution(seeds: Sequence[int]) -> list[str]:
+    """What has to be said where a claim was judged by one seed or two."""
+    if len(seeds) == 1:
+        return [
+            "One run is one seed, and the intervals do not include the variation between seeds: train with"
+            " seed=0,1,2,3,4, then task=report."
+        ]
+    if len(seeds) == 2:
+        return ["Two seeds tell hardly anything about the variation between seeds: train with seed=0,1,2,3,4."]
+    return []
+
+
+def _indicators(beyond: Sequence[Condition], outcome: Outcome) -> str:
+    """Names of the indicators whose condition has an outcome."""
+    return "; ".join(condition.name.partition(",")[0] for condition in beyond if condition.outcome is outcome)

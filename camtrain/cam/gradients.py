@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from camtrain.cam.scores import score
-from camtrain.cam.targets import MapTargets, is_multilabel
+from camtrain.cam.targets import MapTargets
 from camtrain.config.options import Score
 
 
-def head_gradient(
-    logits: Tensor, target: Tensor, kind: Score, of: MapTargets, class_weights: Tensor, cells: int
-) -> Tensor:
+def head_gradient(logits: Tensor, targets: MapTargets, kind: Score, class_weights: Tensor, cells: int) -> Tensor:
     r"""Gradient of each map's score with respect to its image's activations in closed form, (maps, channels, 1, 1).
 
     Valid for global average pooling followed by one linear layer, where
@@ -28,25 +26,24 @@ def head_gradient(
 
     Args:
         logits: (batch, classes).
-        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+        targets: whose maps.
         kind: which score.
-        of: whose maps.
         class_weights: weight of the linear layer, (classes, channels).
         cells: :math:`N`, height times width of the activations.
     """
-    if kind is Score.logit or is_multilabel(target):
-        weights = class_weights[of.classes]
+    if kind is Score.logit or targets.multilabel:
+        weights = class_weights[targets.classes]
     elif kind is Score.centred:
-        weights = class_weights[of.classes] - class_weights.mean(0)
+        weights = class_weights[targets.classes] - class_weights.mean(0)
     else:
-        own = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+        own = torch.zeros_like(logits).scatter_(1, targets.classes[:, None], 1.0)
         others = logits.masked_fill(own.bool(), -torch.inf).softmax(1)
         weights = (own - others) @ class_weights
     return (weights / cells)[:, :, None, None]
 
 
 def autograd_gradient(
-    logits: Tensor, target: Tensor, kind: Score, of: MapTargets, activations: Tensor, create_graph: bool
+    logits: Tensor, targets: MapTargets, kind: Score, activations: Tensor, create_graph: bool
 ) -> Tensor:
     """Gradient of each map's score with respect to its image's activations through whatever head the network has.
 
@@ -56,9 +53,8 @@ def autograd_gradient(
 
     Args:
         logits: (batch, classes).
-        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+        targets: whose maps.
         kind: which score.
-        of: whose maps.
         activations: (batch, channels, height, width), an intermediate result of the pass that gave the logits.
         create_graph: keep what a second derivative needs.
 
@@ -66,16 +62,16 @@ def autograd_gradient(
         (maps, channels, height, width). Right for each image alone only where nothing between the activations and
         the logits mixes images, as batch norm does in training mode.
     """
-    scores = score(logits, target, kind, of)
-    if not is_multilabel(target):
+    scores = score(logits, targets, kind)
+    if targets.one_each:
         (gradient,) = torch.autograd.grad(scores.sum(), activations, create_graph=create_graph, retain_graph=True)
         return gradient
-    gradient = activations.new_zeros(len(of.rows), *activations.shape[1:])
-    occurrence = of.occurrence
+    gradient = activations.new_zeros(len(targets.rows), *activations.shape[1:])
+    occurrence = targets.occurrence
     for number in range(int(occurrence.max()) + 1 if len(occurrence) else 0):
         chosen = occurrence == number
         (of_pass,) = torch.autograd.grad(
             scores[chosen].sum(), activations, create_graph=create_graph, retain_graph=True
         )
-        gradient = gradient.index_put((chosen.nonzero()[:, 0],), of_pass[of.rows[chosen]])
+        gradient = gradient.index_put((chosen.nonzero()[:, 0],), of_pass[targets.rows[chosen]])
     return gradient

@@ -1,57 +1,63 @@
-"""Maps of a batch from one forward pass."""
+"""Class activation maps of a batch from one forward pass: which maps, their scores and gradients, made once."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from camtrain.cam.gradients import autograd_gradient, head_gradient
-from camtrain.cam.methods import class_activation_map
+from camtrain.cam.methods import METHODS
 from camtrain.cam.routes import GradientRoute
-from camtrain.cam.targets import MapTargets, expand_to_maps
+from camtrain.cam.scores import probability
+from camtrain.cam.targets import MapTargets
 from camtrain.config.options import CamVariant, Score
-from camtrain.networks.classifier import Classifier, Output
 
 
-def make_maps(
-    model: Classifier,
-    output: Output,
-    target: Tensor,
-    of: MapTargets,
-    cam: CamVariant,
-    kind: Score,
-    path: GradientRoute,
-    train: bool,
-) -> Tensor:
-    """A map for the class, or every positive class, of every image, by closed form or autograd.
+@dataclass
+class ClassMaps:
+    """The maps of one batch: one for the class, or for every positive class, of every image.
+
+    The gradient is found once, when it is first asked for, and serves every method.
 
     Args:
-        model: gives the class weights of the closed form.
-        output: of the model's forward pass, with a graph unless the path is the closed form.
-        target: (batch,) int64, or (batch, classes) of 0 and 1.
-        of: whose maps.
-        cam: which map.
-        kind: which score.
-        path: how the gradient is come by.
-        train: keep the graph that a second derivative needs.
-
-    Returns:
-        (maps, height, width), before ReLU.
+        logits: (batch, classes).
+        activations: (batch, channels, height, width), of the pass that gave the logits; with a graph unless the route
+            is the closed form.
+        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+        score: whose gradient makes the maps.
+        route: how the gradient is obtained.
+        class_weights: of the linear head, (classes, channels); needed by the closed form.
+        create_graph: keep what a second derivative needs, so that the maps can be trained through.
     """
-    gradient = map_gradient(model, output, target, of, kind, path, train)
-    return class_activation_map(cam, expand_to_maps(output.activations, target, of), gradient)
 
+    logits: Tensor
+    activations: Tensor
+    target: Tensor
+    score: Score
+    route: GradientRoute
+    class_weights: Tensor | None = None
+    create_graph: bool = False
 
-def map_gradient(
-    model: Classifier, output: Output, target: Tensor, of: MapTargets, kind: Score, path: GradientRoute, train: bool
-) -> Tensor:
-    """Gradient of each map's score on the activations, (maps, channels, height, width), or (.., 1, 1) if closed.
+    @cached_property
+    def targets(self) -> MapTargets:
+        """Which maps of which images."""
+        return MapTargets.of(self.target)
 
-    Arguments as for :func:`make_maps`.
-    """
-    logits, activations = output
-    if path is GradientRoute.closed:
-        weights = model.class_weights()
-        assert weights is not None, "the closed form was chosen for a network without a linear head"
-        cells = activations.shape[-2] * activations.shape[-1]
-        return head_gradient(logits, target, kind, of, weights, cells)
-    return autograd_gradient(logits, target, kind, of, activations, create_graph=train)
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Of each map's score on the activations, (maps, channels, height, width), or (..., 1, 1) in closed form."""
+        if self.route is GradientRoute.closed:
+            assert self.class_weights is not None, "the closed form was chosen for a network without a linear head"
+            cells = self.activations.shape[-2] * self.activations.shape[-1]
+            return head_gradient(self.logits, self.targets, self.score, self.class_weights, cells)
+        return autograd_gradient(self.logits, self.targets, self.score, self.activations, self.create_graph)
+
+    def map(self, method: CamVariant) -> Tensor:
+        """(maps, height, width), before ReLU."""
+        return METHODS[method](self.targets.expand(self.activations), self.gradient)
+
+    def confidence(self) -> Tensor:
+        """Probability of each map's class, detached, (maps,)."""
+        return probability(self.logits.detach(), self.targets)

@@ -92,25 +92,6 @@ def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
     return _sum_of_products(activations, gradients.relu())
 
 
-def class_activation_map(variant: CamVariant, activations: Tensor, gradients: Tensor) -> Tensor:
-    """The map of the chosen variant, (maps, height, width), before ReLU.
-
-    Args:
-        variant: which of those that can be trained through.
-        activations: (maps, channels, height, width).
-        gradients: the same shape, or (maps, channels, 1, 1).
-    """
-    functions = {
-        CamVariant.cam: cam,
-        CamVariant.gradcam: gradcam,
-        CamVariant.gradcampp: gradcampp,
-        CamVariant.hirescam: hirescam,
-        CamVariant.xgradcam: xgradcam,
-        CamVariant.layercam: layercam,
-    }
-    return functions[variant](activations, gradients)
-
-
 def eigencam(activations: Tensor) -> Tensor:
     r"""Eigen-CAM: projection of each cell's channels on their first principal axis (Muhammad and Yeasin, IJCNN 2020).
 
@@ -165,6 +146,18 @@ def scorecam(
     return _weighted_sum(
         _wide(activations)[0], torch.stack(weights) if weights else activations.new_zeros(0, activations.shape[1])
     )
+
+
+METHODS: dict[CamVariant, Callable[[Tensor, Tensor], Tensor]] = {
+    CamVariant.cam: cam,
+    CamVariant.gradcam: gradcam,
+    CamVariant.gradcampp: gradcampp,
+    CamVariant.hirescam: hirescam,
+    CamVariant.xgradcam: xgradcam,
+    CamVariant.layercam: layercam,
+}
+"""The methods that can be trained through: from activations (maps, channels, height, width) and gradients, of the same
+shape or (maps, channels, 1, 1), to maps (maps, height, width) before ReLU."""
 
 
 def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:

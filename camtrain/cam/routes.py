@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camtrain.cam.gradients import head_gradient
 from camtrain.cam.scores import score
-from camtrain.cam.targets import map_targets
+from camtrain.cam.targets import MapTargets
 from camtrain.config.options import Score
 
 
@@ -63,8 +63,8 @@ def probe(
     with torch.enable_grad():
         logits, grids = forward(images)
         target = torch.arange(len(images), device=images.device) % logits.shape[1]
-        of = map_targets(target)
-        scores = score(logits, target, kind, of)
+        targets = MapTargets.of(target)
+        scores = score(logits, targets, kind)
         # For what does not matter at all, every class is asked: behind a ReLU (SqueezeNet) some have no gradient.
         every_class = (logits * torch.linspace(1, 2, logits.shape[1], device=logits.device)).sum()
         reach, whole, of_first = (
@@ -74,7 +74,7 @@ def probe(
         closed: dict[int, Tensor] = {}
         if class_weights is not None:
             for cells in {grid.shape[-2] * grid.shape[-1] for grid in grids.values()}:
-                closed[cells] = head_gradient(logits, target, kind, of, class_weights, cells)
+                closed[cells] = head_gradient(logits, targets, kind, class_weights, cells)
     found = {}
     for name, any_class, exact, first in zip(grids, reach, whole, of_first, strict=True):
         if any_class is None or exact is None or not bool(any_class.any()):

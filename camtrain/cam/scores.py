@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camtrain.cam.targets import MapTargets, is_multilabel
+from camtrain.cam.targets import MapTargets
 from camtrain.config.options import Score
 
 
-def score(logits: Tensor, target: Tensor, kind: Score, of: MapTargets) -> Tensor:
+def score(logits: Tensor, targets: MapTargets, kind: Score) -> Tensor:
     r"""Score of each map's class, (maps,).
 
     - ``logit``: :math:`y_c`, as published. Softmax does not see a constant added to all logits, so an optimiser can
@@ -27,21 +27,27 @@ def score(logits: Tensor, target: Tensor, kind: Score, of: MapTargets) -> Tensor
 
     Args:
         logits: (batch, classes).
-        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+        targets: whose maps.
         kind: which score.
-        of: whose maps.
     """
-    of_target = logits[of.rows, of.classes] if is_multilabel(target) else logits.gather(1, target[:, None])[:, 0]
-    if kind is Score.logit or is_multilabel(target):
-        return of_target
+    own = logits[targets.rows, targets.classes] if targets.multilabel else _of_class(logits, targets)
+    if kind is Score.logit or targets.multilabel:
+        return own
     if kind is Score.centred:
-        return of_target - logits.mean(1)
-    return of_target - logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
+        return own - logits.mean(1)
+    return own - logits.scatter(1, targets.classes[:, None], -torch.inf).logsumexp(1)
 
 
-def probability(logits: Tensor, target: Tensor, of: MapTargets) -> Tensor:
-    """Probability of each map's class, softmax or sigmoid, (maps,) in float32 at least."""
+def probability(logits: Tensor, targets: MapTargets) -> Tensor:
+    """Probability of each map's class, softmax or sigmoid, (maps,) in float32 at least.
+
+    Arguments as for :func:`score`.
+    """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if is_multilabel(target):
-        return wide[of.rows, of.classes].sigmoid()
-    return wide.softmax(1).gather(1, target[:, None])[:, 0]
+    if targets.multilabel:
+        return wide[targets.rows, targets.classes].sigmoid()
+    return _of_class(wide.softmax(1), targets)
+
+
+def _of_class(values: Tensor, targets: MapTargets) -> Tensor:
+    return values.gather(1, targets.classes[:, None])[:, 0]

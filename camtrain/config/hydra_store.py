@@ -1,15 +1,125 @@
-"""The only module that knows Hydra and OmegaConf: registers the schema and turns a composed tree into dataclasses."""
+"""Between Hydra and the dataclasses: registers the schema, and turns composed and stored trees into a :class:`Config`.
+
+The only module beside the command line and its error messages that knows Hydra and OmegaConf.
+"""
 
 from __future__ import annotations
 
-from hydra.core.config_store import ConfigStore
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from camtrain.config.schema import DATASETS, Config
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from camtrain.config.messages import message
+from camtrain.config.options import CamConfig, DatasetName
+from camtrain.config.schema import DATASETS, RENAMED, Config
+from camtrain.config.validate import check, check_trainable, check_values
+from camtrain.errors import UserError
 
 
 def register() -> None:
-    """Make the schema known to Hydra. Its own group keeps it out of the choices that a user sees."""
+    """Make the schema known to Hydra. A group of its own keeps it out of the choices that a user sees."""
+    schema = OmegaConf.structured(Config)
+    for arm in schema.arms.values():
+        OmegaConf.set_struct(arm, False)  # further differences of a default arm need no + in front
     store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config, package="_global_")
+    store.store(group="schema", name="config", node=schema, package="_global_")
     for name, node in DATASETS.items():
         store.store(group="schema/dataset", name=name.value, node=node, package="dataset")
+
+
+def typed(cfg: DictConfig) -> Config:
+    """The composed configuration as checked dataclasses.
+
+    Raises:
+        UserError: a key that does not exist, a value that is missing or out of its range, or arms that cannot be.
+    """
+    for key in unknown_keys(cfg):
+        raise UserError(f"{key}: no such key; a + in front of it does not create one")
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{key} is not set: give it as {key}=VALUE")
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    check(config)
+    cam_of_arms(config)
+    return config
+
+
+def unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys that the schema does not have: Hydra adds them where an override begins with +."""
+    node: Any = OmegaConf.get_type(cfg)
+    if not dataclasses.is_dataclass(node):
+        return
+    known = {entry.name for entry in dataclasses.fields(node)}
+    for name in map(str, cfg):
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif not OmegaConf.is_missing(cfg, name) and isinstance(cfg[name], DictConfig):
+            yield from unknown_keys(cfg[name], f"{prefix}{name}.")
+
+
+def cam_of_arms(config: Config) -> dict[str, CamConfig]:
+    """The settings `cam.*` of each arm: those at the top of the configuration, with the arm's differences.
+
+    Args:
+        config: its arms are mappings that differ in `cam` only, see :func:`camtrain.config.validate.check_arms`.
+
+    Returns:
+        By the arm's name, in the order of `arms`; the first one is the reference.
+
+    Raises:
+        UserError: a difference is in no key of `cam`, or its value does not fit.
+    """
+    found = {}
+    for name, difference in config.arms.items():
+        # Under their whole key, so that errors name it.
+        tree = OmegaConf.create({"arms": {name: {"cam": OmegaConf.structured(config.cam)}}})
+        try:
+            tree.merge_with({"arms": {name: difference}})
+            cam = OmegaConf.to_object(tree.arms[name].cam)
+        except OmegaConfBaseException as error:
+            raise UserError(message(error)) from error
+        assert isinstance(cam, CamConfig)
+        check_values(cam, f"arms.{name}.cam.")
+        check_trainable(cam, f"arms.{name}.cam.")
+        found[name] = cam
+    return found
+
+
+def from_tree(tree: Mapping[str, Any]) -> Config:
+    """The configuration of a finished run, from what `result.json` holds.
+
+    Keys that came later have their defaults, and former names are read as today's. Ranges are not checked: its data set
+    may be gone by now, and need not be there.
+
+    Raises:
+        LookupError, TypeError, ValueError: not a configuration.
+    """
+    sections = {key: dict(value) if isinstance(value, Mapping) else value for key, value in dict(tree).items()}
+    for former, key in RENAMED.items():
+        section, _, name = former.rpartition(".")
+        if name in sections.get(section, {}):
+            sections[section][key.rpartition(".")[2]] = sections[section].pop(name)
+    schema = OmegaConf.structured(Config(dataset=DATASETS[DatasetName[sections["dataset"]["name"]]]()))
+    if "arms" in sections:
+        schema.arms = {}  # a default arm that was removed does not come back
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(schema, sections))
+    except OmegaConfBaseException as error:
+        raise ValueError(message(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The configuration as plain values, for `result.json`; :func:`from_tree` reads it."""
+    tree: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    return dict(tree)
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as a person reads it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import enum
 import functools
-import types
 import typing
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from camtrain.config.options import AUTO
-from camtrain.config.schema import Config, keys
-
-EACH = "a list, each item "
-KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+from camtrain.config.reference import EACH, accepted_values, one_of
+from camtrain.config.schema import RENAMED, Config, keys
 
 
 def message(error: Exception) -> str:
@@ -30,7 +25,7 @@ def message(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         others = f"; any other classifier of torchvision: model.name={choice}" if group == "model" else ""
-        return f"{group}={choice}: no such choice; choose {_either(error.options)}{others}"
+        return f"{group}={choice}: no such choice; choose {one_of(error.options)}{others}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         return message(cause)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
@@ -41,6 +36,8 @@ def message(error: Exception) -> str:
 def _about_key(error: OmegaConfBaseException) -> str:
     key, node = str(error.full_key), error.object_type
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        if key in RENAMED:
+            return f"{key} is now called {RENAMED[key]}"
         if isinstance(node, type) and dataclasses.is_dataclass(node):
             names = [entry.name for entry in dataclasses.fields(node)]
             where, _, leaf = key.rpartition(".")
@@ -48,11 +45,14 @@ def _about_key(error: OmegaConfBaseException) -> str:
             meant = f"{where}.{near[0]}".lstrip(".") if near else _meant(key)
             hint = f" (did you mean {meant}?)" if meant else ""
             return f"{key}: no such key{hint}; {f'{where} has' if where else 'there are'} {', '.join(names)}"
+        if key.startswith("arms."):
+            return f"{key}: no such arm or setting yet; a + in front adds it: +arms.NAME.cam.KEY=VALUE"
         return f"{key}: no such key"
     if isinstance(error, ValidationError):
-        if "[" in key:  # of an item in a list OmegaConf does not tell whose it is
+        if "[" in key:  # OmegaConf does not say to which section a list belongs
             node = functools.reduce(_field_type, key.split(".")[:-1], Config)
-        kind = _kind(node, key.rpartition(".")[2].partition("[")[0])
+        leaf = key.rpartition(".")[2].partition("[")[0]
+        kind = accepted_values(node, leaf) if isinstance(node, type) and dataclasses.is_dataclass(node) else None
         if "[" in key and kind:
             kind = kind.removeprefix(EACH).removesuffix(" or null")
         if kind:
@@ -75,34 +75,6 @@ def _said(error: OmegaConfBaseException) -> str:
     # OmegaConf keeps the offending value only in its sentence, in quotes.
     quoted = _first_line(error).split("'")
     return quoted[1] if len(quoted) > 2 and quoted[1] not in (error.key, error.full_key) else "this value"
-
-
-def _kind(node: Any, name: str) -> str | None:
-    """What the field may hold, in words."""
-    if not (isinstance(node, type) and dataclasses.is_dataclass(node)):
-        return None
-    hint = typing.get_type_hints(node).get(name)
-    choices = {entry.name: entry.metadata.get("choices") for entry in dataclasses.fields(node)}.get(name)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if {int, float, str} <= set(options):
-        return f"a number or {AUTO}"
-    words = []
-    for option in options:
-        if isinstance(option, type) and issubclass(option, enum.Enum):
-            words.append(_either([entry.name for entry in choices or option]))
-        elif typing.get_origin(option) is list:
-            (item,) = typing.get_args(option)
-            kind = _either([entry.name for entry in item]) if issubclass(item, enum.Enum) else KINDS[item]
-            words.append(EACH + kind)
-        elif option is type(None):
-            words.append("null")
-        elif option in KINDS:
-            words.append(KINDS[option])
-    return " or ".join(words) or None
-
-
-def _either(choices: typing.Sequence[str]) -> str:
-    return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,19 @@
-"""The choices that settings offer, by name. Nothing but enumerations: every package may import this one."""
+"""Plain options: the choices that settings offer, how a setting is declared, and the settings of the CAM term.
+
+Nothing but enumerations and dataclasses of the standard library: every package may import this module, the mathematics
+included.
+"""
 
 from __future__ import annotations
 
+import copy
 import enum
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+AUTO = "auto"
+"""For settings that are chosen to suit the others."""
 
 
 class DatasetName(enum.Enum):
@@ -114,4 +125,82 @@ class Device(enum.Enum):
     cuda = "cuda"
 
 
-AUTO = "auto"
+class Range(NamedTuple):
+    """Values from `low` to `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False  # `low` itself is excluded
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is finite and within the range."""
+        lower = value > self.low if self.above else value >= self.low
+        return math.isfinite(value) and lower and value <= self.high
+
+    def __str__(self) -> str:
+        lower = f"above {self.low}" if self.above else f"at least {self.low}"
+        return f"{lower} and at most {self.high}" if self.high < math.inf else lower
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    choices: tuple[enum.Enum, ...] | None = None,
+) -> Any:
+    """A dataclass field that carries its documentation and its range.
+
+    Args:
+        default: its value; a list or mapping is copied for every configuration.
+        doc: its meaning in a line, for the reference of all settings.
+        low: smallest value, of each item if it is a list.
+        high: largest value.
+        above: whether `low` itself is excluded.
+        choices: members of its enumeration that it accepts; all if not given.
+    """
+    bounds = Range(low, high, above)
+    metadata = {"doc": doc, "range": bounds if bounds != Range() else None, "choices": choices}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class CamConfig:
+    """The map that is trained through, and the term that the loss adds for it."""
+
+    variant: CamVariant = setting(CamVariant.gradcam, "the class activation map; `cam=NAME` sets it", choices=TRAINABLE)
+    score: Score = setting(
+        Score.centred,
+        "what the map explains: the class's logit, the logit less the mean of all, or the log-probability",
+    )
+    term: Term = setting(Term.entropy, "what is minimised of the map; `energy_outside` needs masks or boxes")
+    weight: int | float | str = setting(
+        AUTO, "weight of the term in the loss; auto: keeps the term's gradient at `cam.share`", low=0
+    )
+    share: float | None = setting(
+        None,
+        "the term's share of the gradient at the target layer, multiplied by the mean confidence, for"
+        " `cam.weight=auto`; null: 1/2 from scratch, 1/3 with pretrained weights",
+        low=0,
+        high=0.99,
+        above=True,
+    )
+    confidence_exponent: float = setting(
+        2.0,
+        "the term of a map counts by p to this power, p being the probability of its class; 0: all count fully",
+        low=0,
+    )
+    conflict: Conflict = setting(
+        Conflict.project,
+        "project: remove the component of the term's gradient that opposes classification; keep: keep it",
+    )
+    unit: EntropyUnit = setting(EntropyUnit.normalised, "entropy divided by ln(number of cells), or in nats")
+    start: float = setting(0.0, "epochs before the term is added", low=0)
+    ramp: float = setting(0.0, "epochs over which the term's weight rises linearly to its full value", low=0)
+    path: GradientPath = setting(
+        GradientPath.auto, "how gradients of the map are obtained; auto: in closed form where a probe finds it exact"
+    )

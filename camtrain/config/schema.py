@@ -1,195 +1,254 @@
 """The configuration as typed dataclasses: every key, its type, default, range and meaning.
 
-The files under ``conf/`` choose values; these classes say which keys exist and what they may hold. They are the schema
-that Hydra checks every override against. Ranges, which Hydra does not know, are checked by :func:`check`.
+The files under ``conf/`` choose values; these classes say which keys exist and what they may hold, and Hydra checks
+every override against them. What Hydra does not know, such as ranges, is checked by
+:func:`camtrain.config.validate.check`. The meanings are printed by :mod:`camtrain.config.reference`.
 
-torch is not imported here, so that ``camtrain --help`` answers at once.
+Neither torch nor Hydra is imported here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
+from camtrain.arms import BASELINE, REGULARISED
 from camtrain.config.options import (
     AUTO,
-    TRAINABLE,
     BatchNorm,
     CamVariant,
-    Conflict,
     DatasetName,
     Device,
-    EntropyUnit,
-    GradientPath,
     LrSchedule,
     OnError,
     Optimiser,
     Precision,
-    Score,
     Stem,
     Task,
-    Term,
+    setting,
 )
+from camtrain.config.options import CamConfig as CamConfig
 
+MISSING = "???"
+"""What OmegaConf takes for a value that must be given."""
 
-def _ranged(default: Any, low: float = -math.inf, high: float = math.inf, above: bool = False) -> Any:
-    """A field whose value (or each item of its list) lies in low..high; `above` leaves low itself out."""
-    metadata = {"low": low, "high": high, "above": above}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+ARMS: dict[str, Any] = {BASELINE: {"cam": {"weight": 0}}, REGULARISED: {}}
+"""The arms of the default experiment, each by the settings in which it differs."""
+
+RENAMED = {
+    "evaluate.pictures": "evaluate.images",
+    "evaluate.max_pictures": "evaluate.max_images",
+    "evaluate.faithfulness_pictures": "evaluate.faithfulness_images",
+    "evaluate.road_pictures": "evaluate.road_images",
+    "evaluate.sanity_pictures": "evaluate.sanity_images",
+    "evaluate.scorecam_pictures": "evaluate.scorecam_images",
+    "evaluate.picture_epochs": "evaluate.image_epochs",
+}
+"""Former names of keys, which are still accepted."""
 
 
 @dataclass
 class DatasetConfig:
-    """What every data set has."""
+    """The data set. These keys exist for all of them."""
 
-    name: DatasetName = MISSING
-    image_size: int = _ranged(64, 8, 2048)  # pixels, height and width of what the network sees
-    crop_scale: list[float] = _ranged([1.0, 1.0], 0, 1, above=True)  # share of the image a training crop covers
-    flip: bool = True  # mirror half of the training images
-    brightness: float = _ranged(0.0, 0, 1)  # of training images, varied by a factor of 1 - so much to 1 + so much
-    contrast: float = _ranged(0.0, 0, 1)
-    saturation: float = _ranged(0.0, 0, 1)
-    hue: float = _ranged(0.0, 0, 0.5)  # turned by up to so many whole turns either way
-    erase: float = _ranged(0.0, 0, 1)  # share of training images in which a rectangle is hidden
-    cache: str | None = AUTO  # folder of decoded images; auto: in the user's cache folder; null: decode every time
-    on_error: OnError = OnError.fail  # what an image that cannot be read does: stop the run, or be left out and listed
+    name: DatasetName = setting(MISSING, "the data set; `dataset=NAME` sets it")
+    image_size: int = setting(64, "height and width in pixels of the network's input", low=8, high=2048)
+    crop_scale: list[float] = setting(
+        [1.0, 1.0],
+        "smallest and largest share of the image's area that a training crop covers",
+        low=0,
+        high=1,
+        above=True,
+    )
+    flip: bool = setting(True, "mirror half of the training images")
+    brightness: float = setting(
+        0.0, "b: the brightness of training images varies by a factor of 1 - b to 1 + b", low=0, high=1
+    )
+    contrast: float = setting(0.0, "the same for contrast", low=0, high=1)
+    saturation: float = setting(0.0, "the same for saturation", low=0, high=1)
+    hue: float = setting(0.0, "largest rotation of the hue of training images, in turns, either way", low=0, high=0.5)
+    erase: float = setting(0.0, "share of training images in which a random rectangle is erased", low=0, high=1)
+    cache: str | None = setting(
+        AUTO, "folder for decoded images; auto: within the user's cache folder; null: decode in every epoch"
+    )
+    on_error: OnError = setting(
+        OnError.fail, "an image that cannot be read; fail: stops the run; skip: is left out and listed"
+    )
 
 
 @dataclass
 class ShapesConfig(DatasetConfig):
     """Generated images of geometric objects in clutter."""
 
-    objects: int = _ranged(1, 1, 4)  # most objects in an image; above 1 each has 1 to so many, of different classes
-    train: int = _ranged(4000, 8)
-    val: int = _ranged(1000, 8)
+    objects: int = setting(
+        1,
+        "largest number of objects in an image; above 1, an image has 1 to that many, of different classes",
+        low=1,
+        high=4,
+    )
+    train: int = setting(4000, "number of training images", low=8)
+    val: int = setting(1000, "number of validation images", low=8)
 
 
 @dataclass
 class FakeConfig(DatasetConfig):
     """Coloured noise with a box on it, for tests."""
 
-    classes: int = _ranged(3, 2)
-    train: int = _ranged(32, 2)
-    val: int = _ranged(16, 2)
+    classes: int = setting(3, "number of classes", low=2)
+    train: int = setting(32, "number of training images", low=2)
+    val: int = setting(16, "number of validation images", low=2)
 
 
 @dataclass
 class FolderConfig(DatasetConfig):
-    """A person's own images: root/[images/]{train,val}/CLASS/*, masks and boxes optional."""
+    """Your own images, in ROOT/[images/]{train,val}/CLASS/; masks and boxes are optional."""
 
-    root: str = MISSING
-    train_split: str = "train"
-    val_split: str = "val"
-    boxes: str | None = "boxes.csv"  # relative to root; read if it is there
-    void: int | None = _ranged(255, 1, 255)  # mask value that is left out of every score; null: none
+    root: str = setting(MISSING, "the folder ROOT")
+    train_split: str = setting("train", "name of the folder of training images")
+    val_split: str = setting("val", "name of the folder of validation images")
+    boxes: str | None = setting("boxes.csv", "table of boxes, relative to ROOT; it is read if it exists")
+    void: int | None = setting(
+        255, "mask value of pixels that are excluded from every metric; null: none are", low=1, high=255
+    )
 
 
 @dataclass
 class PublishedConfig(DatasetConfig):
-    """A set that people publish and torchvision reads."""
+    """Published data sets."""
 
-    root: str = MISSING
-    download: bool = False  # fetch it into root, if nothing is there
-    mirror: str | None = None  # address of a folder with the archives, instead of where they are published
+    root: str = setting(MISSING, "folder that holds the data set")
+    download: bool = setting(False, "download the data set into `dataset.root`, unless it is already there")
+    mirror: str | None = setting(
+        None, "address of a folder with the archives, to download them from there; null: from where they are published"
+    )
 
 
 @dataclass
 class ModelConfig:
-    name: str = MISSING  # small_resnet, or any torchvision classifier
-    weights: str | None = None  # null or none, a torchvision weights name (IMAGENET1K_V1), or a file
-    layer: str | None = None  # target layer of the map; null: the last one with a grid
-    stem: Stem = Stem.auto  # auto: lower the strides of the stem until the map has 4 x 4 cells
-    batch_norm: BatchNorm = BatchNorm.batch  # frozen: keep the statistics of the pretrained weights
+    """The network."""
 
-
-@dataclass
-class CamConfig:
-    variant: CamVariant = field(default=CamVariant.gradcam, metadata={"choices": TRAINABLE})
-    score: Score = Score.centred
-    term: Term = Term.entropy  # what is asked of the map, see camtrain.loss.terms
-    weight: int | float | str = _ranged(AUTO, 0)  # of the term in the loss; auto: holds its share of the effort
-    # Of the effort, times the mean confidence; null: see camtrain.loss.balance.default_share
-    share: float | None = _ranged(None, 0, 0.99, above=True)
-    confidence_exponent: float = _ranged(2.0, 0)  # a map's term counts by p^exponent, p of its class; 0: fully
-    conflict: Conflict = Conflict.project  # take out of the term's gradient what opposes classification; or keep it
-    unit: EntropyUnit = EntropyUnit.normalised  # entropy divided by ln(cells), or in nats
-    start: float = _ranged(0.0, 0)  # epochs before the term comes in
-    ramp: float = _ranged(0.0, 0)  # epochs over which its weight rises linearly to full
-    path: GradientPath = GradientPath.auto  # auto: closed form where a probe finds it exact
+    name: str = setting(MISSING, "small_resnet, or the name of any classifier of torchvision; `model=NAME` sets it")
+    weights: str | None = setting(
+        None, "pretrained weights: a file, or a name of torchvision such as IMAGENET1K_V1; null or none: from scratch"
+    )
+    layer: str | None = setting(
+        None, "target layer of the map, as listed by `task=layers`; null: the last layer that has a grid"
+    )
+    stem: Stem = setting(Stem.auto, "auto: reduce the strides of the stem until the map has 4 x 4 cells; keep: do not")
+    batch_norm: BatchNorm = setting(
+        BatchNorm.batch, "batch: normalise by the batch's statistics; frozen: keep those of the pretrained weights"
+    )
 
 
 @dataclass
 class OptimConfig:
-    name: Optimiser = Optimiser.adamw
-    lr: float | None = _ranged(None, 0, above=True)  # null: see camtrain.training.optim.default_learning_rate
-    weight_decay: float = _ranged(0.01, 0)
-    momentum: float = _ranged(0.9, 0, 1)  # sgd only
-    schedule: LrSchedule = LrSchedule.cosine
-    warmup: float = _ranged(0.0, 0)  # epochs over which the learning rate rises linearly
+    """The optimiser."""
+
+    name: Optimiser = setting(Optimiser.adamw, "the optimiser; `optim=NAME` sets it")
+    lr: float | None = setting(
+        None,
+        "learning rate; null: 0.002 (sgd: 0.05), a twentieth of it with pretrained weights, else a tenth for"
+        " transformers and for networks without normalisation layers",
+        low=0,
+        above=True,
+    )
+    weight_decay: float = setting(0.01, "weight decay", low=0)
+    momentum: float = setting(0.9, "momentum, of sgd only", low=0, high=1)
+    schedule: LrSchedule = setting(LrSchedule.cosine, "of the learning rate: constant, or half a cosine to zero")
+    warmup: float = setting(0.0, "epochs over which the learning rate rises linearly", low=0)
 
 
 @dataclass
 class TrainerConfig:
-    epochs: int = _ranged(20, 1)
-    batch_size: int = _ranged(32, 2)
-    max_steps: int | None = _ranged(None, 1)  # stop after so many steps
-    device: Device = Device.auto
-    threads: int | None = _ranged(None, 1)  # of the CPU; null: as torch finds best
-    workers: int | None = _ranged(None, 1)  # threads that make batches; null: as many as trainer.threads, or CPUs
-    channels_last: bool = True  # memory layout; faster for most networks
-    precision: Precision = Precision.float32  # of the network; bfloat16 by autocast, maps and losses stay in float32
-    compile: bool = False  # torch.compile of what can be compiled
+    """Training, and the machine."""
+
+    epochs: int = setting(20, "number of epochs", low=1)
+    batch_size: int = setting(32, "images in a batch", low=2)
+    max_steps: int | None = setting(None, "stop after so many steps; null: after all epochs", low=1)
+    device: Device = setting(Device.auto, "auto: a CUDA device if there is one, else the CPU")
+    threads: int | None = setting(None, "CPU threads of torch; null: torch's own choice", low=1)
+    workers: int | None = setting(
+        None, "threads that prepare batches; null: `trainer.threads`, or as many as there are CPUs", low=1
+    )
+    channels_last: bool = setting(True, "store images with the channels last, which most networks compute faster with")
+    precision: Precision = setting(
+        Precision.float32, "of the network; bfloat16: by autocast, while maps and losses stay in float32"
+    )
+    compile: bool = setting(False, "compile with torch.compile as much of the network as can be compiled")
 
 
 @dataclass
 class EvaluateConfig:
-    max_images: int = _ranged(2000, 1)  # validation images whose maps are measured, a fixed random choice
-    images: int = _ranged(8, 0, 64)  # validation images whose maps are drawn
-    # Maps that are measured after the last epoch beside the trained one: witnesses that were not trained on
-    maps: list[CamVariant] = field(
-        default_factory=lambda: [CamVariant.gradcam, CamVariant.gradcampp, CamVariant.layercam, CamVariant.eigencam]
+    """What is measured and drawn."""
+
+    max_images: int = setting(
+        2000, "validation images whose maps are measured, a random choice that stays the same in every epoch", low=1
     )
-    faithfulness_images: int = _ranged(64, 0)  # after the last epoch; some 35 forward passes for each map
-    road_images: int = _ranged(32, 0)  # of these, how many for ROAD; 9 forward passes, and as many images repaired
-    sanity_images: int = _ranged(32, 0)  # whose maps are made again with fresh weights
-    scorecam_images: int = _ranged(32, 1)  # images for scorecam: a forward pass for every channel of each
-    image_epochs: list[int] | None = _ranged(None, 1)  # null: 1, 2, 4, 8, ... and the last
+    images: int = setting(8, "validation images whose maps are drawn", low=0, high=64)
+    maps: list[CamVariant] = setting(
+        [CamVariant.gradcam, CamVariant.gradcampp, CamVariant.layercam, CamVariant.eigencam],
+        "held-out maps: class activation maps that are measured after the last epoch without being trained through",
+    )
+    faithfulness_images: int = setting(
+        64, "images on which faithfulness is measured, after the last epoch: some 35 forward passes for each map", low=0
+    )
+    road_images: int = setting(
+        32, "of these, images for ROAD: 9 forward passes for each map, and as many imputed images", low=0
+    )
+    sanity_images: int = setting(
+        32, "images for the randomisation test, whose maps are made anew with fresh weights", low=0
+    )
+    scorecam_images: int = setting(32, "images for scorecam: a forward pass for each channel of each image", low=1)
+    image_epochs: list[int] | None = setting(
+        None, "epochs after which maps are drawn; null: 1, 2, 4, 8 and so on; always after the last", low=1
+    )
 
 
 @dataclass
 class ReportConfig:
-    """What "not worse" means in the verdict; see :mod:`camtrain.analysis.verdict`."""
+    """What "not worse" means in the verdict."""
 
-    accuracy_margin: float = _ranged(0.01, 0, 1)  # accuracy, or mean average precision, that may be lost
-    faithfulness_margin: float = _ranged(0.02, 0, 1)  # probability, of the areas under deletion and insertion
-    health_margin: float = _ranged(0.01, 0, 1)  # by which dead rate and mass at the border may rise
+    accuracy_margin: float = setting(0.01, "accuracy, or mean average precision, that may be lost", low=0, high=1)
+    faithfulness_margin: float = setting(
+        0.02, "probability by which the areas under deletion and insertion may become worse", low=0, high=1
+    )
+    health_margin: float = setting(0.01, "by which dead rate and border mass may rise", low=0, high=1)
 
 
 @dataclass
 class Config:
-    dataset: DatasetConfig = MISSING
+    """Keys without a section."""
+
+    dataset: DatasetConfig = field(default=MISSING)  # type: ignore[assignment]
     model: ModelConfig = field(default_factory=ModelConfig)
     cam: CamConfig = field(default_factory=CamConfig)
+    arms: dict[str, Any] = setting(
+        ARMS,
+        "arms by name, each with the settings in which it differs from `cam.*`; the first one is the reference that the"
+        " others are compared with; `+arms.area.cam.term=area` adds one called area",
+    )
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
-    seed: int = _ranged(0, 0, 2**31 - 1)
-    # Instead of training, layers lists those of the network, data says what is in the data set, evaluate measures a
-    # finished run again, explain draws its maps over other images, report compares runs over seeds and settings
-    task: Task = Task.train
-    run: str | None = None  # folder of the finished run, for evaluate and explain
-    runs: str | None = None  # folder that holds finished runs, for report
-    images: str | None = None  # images to explain: a file, a folder, or a pattern such as "photos/*.jpg"
-    class_name: str | None = None  # whose map explain draws, on the command line also class=NAME; null: the predicted
+    seed: int = setting(
+        0, "seed of initial weights, order of images, augmentation and generated images", low=0, high=2**31 - 1
+    )
+    task: Task = setting(
+        Task.train,
+        "train: train the arms and compare them; layers: list the network's layers; data: show what the data set holds;"
+        " evaluate: measure a finished run again; explain: draw its maps of other images; report: compare finished runs"
+        " over seeds and settings",
+    )
+    run: str | None = setting(None, "folder of the finished run, for evaluate and explain")
+    runs: str | None = setting(None, "folder that contains finished runs, for report")
+    images: str | None = setting(None, 'images to explain: a file, a folder, or a pattern such as "photos/*.jpg"')
+    class_name: str | None = setting(
+        None, "class whose maps explain draws, on the command line also `class=NAME`; null: the predicted class"
+    )
 
 
 DATASETS = dict.fromkeys(DatasetName, PublishedConfig) | {
@@ -200,13 +259,39 @@ DATASETS = dict.fromkeys(DatasetName, PublishedConfig) | {
 
 
 def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
-    """Every leaf of a configuration as (dotted key, value, field)."""
+    """Every leaf of a configuration as (dotted key, value, field).
+
+    Of the arms only what differs from the default ones, so that an experiment with these has the keys that it had
+    before arms could be configured.
+    """
     for entry in dataclasses.fields(node):
         value = getattr(node, entry.name)
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{entry.name}.")
+        elif isinstance(value, dict):
+            yield from ((key, leaf, entry) for key, leaf in arm_leaves(value))
         else:
             yield prefix + entry.name, value, entry
+
+
+def arm_leaves(arms: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings of all arms that are not as in :data:`ARMS`, as (dotted key, value).
+
+    Where default arms are missing or in another order, `arms` itself comes first with all names.
+    """
+    if [*arms][: len(ARMS)] != [*ARMS]:
+        yield "arms", " > ".join(arms)
+    for name, difference in arms.items():
+        if name not in ARMS or difference != ARMS[name]:
+            yield from _leaves(difference, f"arms.{name}")
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping) or not value:
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(inner, f"{key}.{name}")
 
 
 def plain(value: Any) -> str | float | bool:

@@ -1,20 +1,20 @@
-"""Checks that a schema of types cannot make: ranges, keys that a task needs, keys that belong to a finished run."""
+"""Checks that a schema of types cannot make: ranges, arms, what a task needs, what belongs to a finished run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from omegaconf import MISSING
-
-from camtrain.config.options import AUTO, EVALUATION_ONLY, TRAINABLE, Task
-from camtrain.config.schema import DATASETS, Config, DatasetConfig, FolderConfig, PublishedConfig, keys
+from camtrain.arms import CONTROL
+from camtrain.config.options import AUTO, EVALUATION_ONLY, TRAINABLE, CamConfig, Range, Task
+from camtrain.config.schema import DATASETS, MISSING, Config, DatasetConfig, FolderConfig, PublishedConfig, keys
 from camtrain.errors import UserError
 
 NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",)}
-"""Keys without which a task has nothing to do."""
-
+"""Keys that a task cannot do without."""
 
 TAKEN = {
     Task.evaluate: (
@@ -27,53 +27,87 @@ TAKEN = {
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
 }
-"""Keys that a task on finished runs takes from the command line, or what they begin with; the rest is the runs'."""
+"""Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
+
+ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+RESERVED = (CONTROL, "pictures", "tb", "uniform")
+"""Names that stand beside those of arms, in the run folder or among the figures."""
+
+EXAMPLE = "+arms.area.cam.term=area"
 
 
 def check_taken(task: Task, chosen: Iterable[str]) -> None:
-    """Raise :class:`UserError` for the first key that was set and that the task takes from its run."""
+    """Raise :class:`UserError` for the first key that was set although the task takes it from its run."""
     for key in sorted(chosen):
         if task in TAKEN and not key.startswith(TAKEN[task]):
             raise UserError(f"{key}: task={task.value} takes it from the run, or has no use for it; leave it out")
 
 
 def check(config: Config) -> None:
-    """Raise :class:`UserError` for the first value that is missing or out of its range."""
-    for key, value, entry in keys(config):
+    """Raise :class:`UserError` for the first value that is missing, out of its range or at odds with others."""
+    check_values(config)
+    check_needed(config)
+    crop_range(config.dataset)
+    check_trainable(config.cam, "cam.")
+    check_dataset(config.dataset)
+    check_arms(config.arms)
+
+
+def check_values(node: Any, prefix: str = "") -> None:
+    """Raise :class:`UserError` for the first leaf of a configuration that is missing or out of its range.
+
+    Args:
+        node: a dataclass of the schema.
+        prefix: begins its keys.
+    """
+    for key, value, entry in keys(node, prefix):
         if value == MISSING or (key == "dataset.root" and not value):
             raise UserError(f"{key} is not set: give it as {key}=VALUE")
-        if "low" in entry.metadata and value is not None:
-            low, high, above = (entry.metadata[name] for name in ("low", "high", "above"))
+        bounds = entry.metadata["range"]
+        if bounds is not None and value is not None:
             for item in value if isinstance(value, list) else [value]:
-                if isinstance(item, str):
-                    if item == AUTO:
-                        continue
-                    raise UserError(f"{key}: {item} does not fit; it must be a number or {AUTO}")
-                if not math.isfinite(item) or not (low < item <= high if above else low <= item <= high):
-                    bounds = f"above {low}" if above else f"at least {low}"
-                    bounds += f" and at most {high}" if high < math.inf else " and finite" * math.isinf(item)
-                    shown = item if isinstance(item, int) else f"{item:g}"
-                    raise UserError(f"{key}={shown} is out of range: it must be {bounds}")
+                check_range(key, item, bounds)
+
+
+def check_range(key: str, value: float | str, bounds: Range) -> None:
+    """Raise :class:`UserError` for a value that is neither within the range nor `auto`."""
+    if isinstance(value, str):
+        if value != AUTO:
+            raise UserError(f"{key}: {value} does not fit; it must be a number or {AUTO}")
+    elif not bounds.holds(value):
+        finite = " and finite" if math.isinf(value) and math.isinf(bounds.high) else ""
+        shown = value if isinstance(value, int) else f"{value:g}"
+        raise UserError(f"{key}={shown} is out of range: it must be {bounds}{finite}")
+
+
+def check_needed(config: Config) -> None:
+    """Raise :class:`UserError` for the first key that the task needs and that is not set."""
     for key in NEEDED.get(config.task, ()):
         if not getattr(config, key):
             raise UserError(f"{key} is not set: give it as {key}={'FOLDER' if key.startswith('run') else 'PATH'}")
         if key == "run" and not Path(str(config.run)).expanduser().is_dir():
             raise UserError(f"run={config.run}: there is no such folder")
-    crop_range(config.dataset)
-    if config.cam.variant in EVALUATION_ONLY:
-        name = config.cam.variant.value
+
+
+def check_trainable(cam: CamConfig, prefix: str) -> None:
+    """Raise :class:`UserError` for a map that cannot be trained through."""
+    if cam.variant in EVALUATION_ONLY:
+        name = cam.variant.value
         raise UserError(
-            f"cam.variant={name} can be measured, by evaluate.maps=[{name}], but not trained through; use one of"
+            f"{prefix}variant={name} can be measured, by evaluate.maps=[{name}], but not trained through; use one of"
             f" {', '.join(variant.value for variant in TRAINABLE)}"
         )
-    if not isinstance(config.dataset, DATASETS[config.dataset.name]):
-        raise UserError(
-            f"dataset.name={config.dataset.name.value}: choose the data set with dataset={config.dataset.name.value}"
-        )
-    if isinstance(config.dataset, FolderConfig | PublishedConfig):
-        download = isinstance(config.dataset, PublishedConfig) and config.dataset.download
-        if not download and not Path(config.dataset.root).expanduser().is_dir():
-            raise UserError(f"dataset.root={config.dataset.root}: there is no such folder")
+
+
+def check_dataset(dataset: DatasetConfig) -> None:
+    """Raise :class:`UserError` for a name that is at odds with the other keys, or a folder that does not exist."""
+    if not isinstance(dataset, DATASETS[dataset.name]):
+        raise UserError(f"dataset.name={dataset.name.value}: choose the data set with dataset={dataset.name.value}")
+    if isinstance(dataset, FolderConfig | PublishedConfig):
+        download = isinstance(dataset, PublishedConfig) and dataset.download
+        if not download and not Path(dataset.root).expanduser().is_dir():
+            raise UserError(f"dataset.root={dataset.root}: there is no such folder")
 
 
 def crop_range(dataset: DatasetConfig) -> tuple[float, float]:
@@ -81,3 +115,26 @@ def crop_range(dataset: DatasetConfig) -> tuple[float, float]:
     if len(dataset.crop_scale) != 2 or dataset.crop_scale[0] > dataset.crop_scale[1]:
         raise UserError(f"dataset.crop_scale={dataset.crop_scale} must be two shares, the smaller one first: [0.4, 1]")
     return dataset.crop_scale[0], dataset.crop_scale[1]
+
+
+def check_arms(arms: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` for fewer than two arms, a name that cannot be used, or a difference outside `cam`.
+
+    What is within `cam` is checked by :func:`camtrain.config.hydra_store.cam_of_arms`.
+    """
+    for name, difference in arms.items():
+        if not ARM_NAME.fullmatch(name):
+            raise UserError(f"arms.{name}: an arm is named in lower-case letters, digits and _, such as {EXAMPLE}")
+        if name in RESERVED:
+            raise UserError(f"arms.{name}: this name is taken; give the arm another one")
+        if not isinstance(difference, Mapping):
+            raise UserError(
+                f"arms.{name}: {difference} does not fit; an arm is given by its settings, such as {EXAMPLE}"
+            )
+        for section in difference:
+            if section != "cam":
+                raise UserError(f"arms.{name}.{section}: arms may differ in cam only, such as {EXAMPLE}")
+        if not isinstance(difference.get("cam", {}), Mapping):
+            raise UserError(f"arms.{name}.cam: set one of its keys, such as {EXAMPLE}")
+    if len(arms) < 2:
+        raise UserError(f"arms: a comparison needs at least two, not {len(arms)}; add one, such as {EXAMPLE}")

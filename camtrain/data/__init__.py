@@ -1,1 +1,1 @@
-"""From files or generators to batches."""
+"""Images: where they come from, how they are decoded and augmented, and how they become batches."""

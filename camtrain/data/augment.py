@@ -1,9 +1,11 @@
-r"""Augmentation with a draw for each image; where an image is moved or hidden its region is as well.
+r"""Augmentation, drawn for each image; where an image is cropped, mirrored or hidden its region is as well.
 
 It has two halves, both on the device that trains: crops and mirrors, and :func:`vary`, which changes colours and hides
 rectangles of whole batches. The first half is :func:`move_each` on a CPU, where torch's kernel for bytes is several
 times as fast on one image as anything on a batch, and :func:`move` elsewhere, the same but for rounding. What is
 drawn is a function of the stream that it is drawn from; the number of draws does not depend on the images.
+
+Ours and not torchvision's transforms, which draw from torch's global generator, and once for a whole batch.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ class Augmentation:
 
     Args:
         crop_scale: smallest and largest share of the image that a crop covers, of aspect 3/4 to 4/3, anywhere in it
-            (cut at its edges where it would not fit); (1, 1) is the middle square.
-        flip: mirror half of the images.
-        brightness: largest deviation of the factor from 1; like the next two as in torchvision's ColorJitter.
-        contrast: the same.
-        saturation: the same.
-        hue: largest turn of the hue either way, in whole turns.
+            (cut at its edges where it would not fit); (1, 1): the central square.
+        flip: mirror each image with probability 1/2.
+        brightness: largest deviation of the factor from 1, as in torchvision's ColorJitter.
+        contrast: likewise.
+        saturation: likewise.
+        hue: largest shift of the hue either way, in whole turns.
         erase: share of images in which a rectangle is hidden (Zhong et al. 2017, arXiv 1708.04896).
     """
 
@@ -110,7 +112,7 @@ def move_each(
         squares: images (side, side, 3) uint8 and regions (side, side) uint8, None where none is known.
         draws: one for each image.
         size: edge of the result in pixels.
-        with_regions: whether there are to be any.
+        with_regions: whether to return regions.
 
     Returns:
         (batch, 3, size, size) float32 in 0..1; (batch, size, size) uint8 or None.
@@ -124,16 +126,16 @@ def move_each(
         if boxes is not None:
             image = stretched(image, boxes[number], size)
             region = region if region is None else nearest(region, boxes[number], size)
-        way = -1 if mirrored else 1
-        colours[:] = image[:, ::way].transpose(2, 0, 1)
+        step = -1 if mirrored else 1
+        colours[:] = image[:, ::step].transpose(2, 0, 1)
         np.divide(colours, np.float32(255), out=images[number])
         if regions is not None and region is not None:
-            regions[number] = region[:, ::way]
+            regions[number] = region[:, ::step]
     return torch.from_numpy(images), None if regions is None else torch.from_numpy(regions)
 
 
 def move(images: Tensor, regions: Tensor | None, draws: Draws, size: int) -> tuple[Tensor, Tensor | None]:
-    """The same of a whole batch, on its device.
+    """Crop and mirror a whole batch as drawn, on its device.
 
     Args:
         images: (batch, 3, side, side) uint8.
@@ -158,7 +160,7 @@ def vary(images: Tensor, regions: Tensor | None, draws: Draws) -> Tensor:
 
     Args:
         images: (batch, 3, size, size) float32 in 0..1; may be changed.
-        regions: (batch, size, size) uint8; None where none is known; void is put in where pixels are hidden.
+        regions: (batch, size, size) uint8; None where none is known; become void where pixels are hidden.
         draws: one for each image.
 
     Returns:
@@ -176,7 +178,10 @@ def vary(images: Tensor, regions: Tensor | None, draws: Draws) -> Tensor:
 
 
 def whole_pixels(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """(batch, 2) int64 each: left and top, right and bottom of boxes (batch, 4), at least a pixel where not empty."""
+    """Corners of boxes (batch, 4): left and top, right and bottom, each (batch, 2) int64.
+
+    Boxes that are not empty hold at least a pixel.
+    """
     low = (boxes[:, :2] * side).round().long().clamp(0, side - 1)
     high = (boxes[:, 2:] * side).round().long().clamp(0, side)
     return low, torch.where(boxes[:, 2:] > boxes[:, :2], torch.maximum(high, low + 1), low)
@@ -195,7 +200,7 @@ def crop(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
     pixels = torch.arange(side, device=images.device, dtype=torch.float32)
 
     def weights(start: Tensor, stop: Tensor) -> Tensor:
-        """(batch, size, side): what each pixel of the square gives to each of the result."""
+        """(batch, size, side): the weight of each pixel of the square in each pixel of the result."""
         scale = (stop - start)[:, None, None] / size
         centres = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
         share = (1 - (pixels + 0.5 - centres).abs() / scale.clamp_min(1)).clamp_min(0)
@@ -208,7 +213,7 @@ def crop(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
 
 
 def crop_region(regions: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
-    """The same of regions (batch, side, side) uint8, by the values nearest to the pixels' centres."""
+    """Stretch a box of each region (batch, side, side) uint8, by the values nearest to the pixels' centres."""
     twice = 2 * torch.arange(size, device=regions.device) + 1
     columns, rows = (low[:, :, None] + twice * (high - low)[:, :, None] // (2 * size)).unbind(1)
     image = torch.arange(len(regions), device=regions.device)[:, None, None]
@@ -220,8 +225,8 @@ def recolour(images: Tensor, factors: Tensor) -> Tensor:
 
     .. math:: x' = \mathrm{clip}\left( H_h\, S_s\, (c\, b\, x) + (1 - c)\, b\, \bar y \right)
 
-    with :math:`S_s` the mean of colour and grey, weighted by s and 1 - s, :math:`H_h` a turn of the colour round the
-    grey axis (in YIQ), :math:`\bar y` the mean grey of the image. Clipped once, at the end.
+    with :math:`S_s` the mean of colour and grey, weighted by s and 1 - s, :math:`H_h` a rotation of the colour about
+    the grey axis (in YIQ), :math:`\bar y` the mean grey of the image. Clipped once, at the end.
 
     Args:
         images: (batch, 3, height, width) in 0..1.
@@ -240,8 +245,8 @@ def recolour(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def _turn_of_hue(turn: Tensor, like: Tensor) -> Tensor:
-    """(batch, 3, 3): rotation of I and Q in YIQ; greys stay."""
-    # Rows: luma, and two axes of colour at right angles to one another (FCC NTSC 1953).
+    """(batch, 3, 3): rotation of I and Q in YIQ, which keeps greys."""
+    # Rows: luma, and two orthogonal axes of colour (FCC NTSC 1953).
     to_yiq = torch.tensor(
         [GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=like.dtype, device=like.device
     )

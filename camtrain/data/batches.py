@@ -6,8 +6,9 @@ the device that trains: on a CPU in those threads, too.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from camtrain.data.prefetch import prefetched
 from camtrain.streams import Stream, stream
 
 WAITING = 2**30
-"""Bytes that batches take at most before they are needed, if they are more than two."""
+"""Bytes that batches may take before they are needed, where they are more than two."""
 
 
 class Batch(NamedTuple):
@@ -31,6 +32,23 @@ class Batch(NamedTuple):
     # plus 1; all 0 where none is known
     regions: Tensor
     indices: Tensor  # (batch,) int64, numbers of the images in their split, on the CPU
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How batches are made. Only the size changes which images they hold, and nothing how these are augmented.
+
+    Args:
+        size: number of images in a batch.
+        device: where they are needed.
+        layout: of the images in memory.
+        threads: number of threads that prepare them.
+    """
+
+    size: int
+    device: torch.device = torch.device("cpu")
+    layout: torch.memory_format = torch.contiguous_format
+    threads: int = 1
 
 
 class Plan(NamedTuple):
@@ -54,56 +72,63 @@ def epoch_plans(count: int, batch_size: int, seed: int, epoch: int) -> list[Plan
 
 
 def training_batches(
-    image_set: ImageSet,
-    batch_size: int,
+    train_set: ImageSet,
+    batching: Batching,
     epochs: int,
     seed: int,
     augmentation: Augmentation,
-    size: int,
-    device: torch.device,
-    layout: torch.memory_format = torch.contiguous_format,
-    threads: int = 1,
+    side: int,
+    start: tuple[int, int] = (0, 0),
 ) -> Generator[Batch, None, None]:
-    """All batches of all epochs in order, augmented; images of `size` pixels, in this memory layout."""
-    plans = (plan for epoch in range(epochs) for plan in epoch_plans(len(image_set.targets), batch_size, seed, epoch))
-    on_cpu = device.type == "cpu"
+    """The augmented batches of all epochs in order, from any of them on.
+
+    Args:
+        train_set: the images.
+        batching: how batches are made.
+        epochs: number of epochs, counted from the first one whatever the start is.
+        seed: of order and augmentation.
+        augmentation: how images are varied.
+        side: edge of the batches' images in pixels.
+        start: epoch and step, both from 0, of the first batch. It and all that follow equal those of a run from the
+            beginning.
+    """
+    on_cpu = batching.device.type == "cpu"
+
+    def plans() -> Iterator[Plan]:
+        for epoch in range(start[0], epochs):
+            of_epoch = epoch_plans(len(train_set.targets), batching.size, seed, epoch)
+            yield from of_epoch[start[1] if epoch == start[0] else 0 :]
 
     def prepared(plan: Plan) -> tuple[Tensor, Tensor | None, Draws]:
         generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
-        draws = draw(image_set.sizes[plan.indices], augmentation, generator)
+        draws = draw(train_set.sizes[plan.indices], augmentation, generator)
         if not on_cpu:
-            return *image_set.gather(plan.indices), draws
-        squares = [image_set.square(number) for number in plan.indices]
-        images, regions = move_each(squares, draws, size, image_set.with_region > 0)
+            return *train_set.gather(plan.indices), draws
+        squares = [train_set.square(number) for number in plan.indices]
+        images, regions = move_each(squares, draws, side, train_set.with_region > 0)
         return vary(images, regions, draws), regions, draws
 
-    with closing(prefetched(prepared, plans, threads, _begun(threads, batch_size, size))) as made:
+    with closing(prefetched(prepared, plans(), batching.threads, _begun(batching, side))) as made:
         for plan, (images, regions, draws) in made:
             if not on_cpu:
-                images, regions = move(*_to(device, images, regions), draws, size)
+                images, regions = move(*_to(batching.device, images, regions), draws, side)
                 images = vary(images, regions, draws)
-            yield _batch(image_set, plan.indices, images, regions, layout)
+            yield _batch(train_set, plan.indices, images, regions, batching.layout)
 
 
-def all_batches(
-    images: ImageSet,
-    batch_size: int,
-    device: torch.device,
-    layout: torch.memory_format = torch.contiguous_format,
-    threads: int = 1,
-    chosen: Tensor | None = None,
-) -> Generator[Batch, None, None]:
-    """Every image once, or every chosen one, (images,) bool; in order, as its square is."""
-    numbers = range(len(images.targets)) if chosen is None else chosen.nonzero().flatten().tolist()
-    parts = [list(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)]
-    with closing(prefetched(images.gather, parts, threads, _begun(threads, batch_size, images.side))) as made:
+def all_batches(image_set: ImageSet, batching: Batching, chosen: Tensor | None = None) -> Generator[Batch, None, None]:
+    """Every image once, or every chosen one, (images,) bool; in order, not augmented."""
+    numbers = range(len(image_set.targets)) if chosen is None else chosen.nonzero().flatten().tolist()
+    parts = [list(numbers[at : at + batching.size]) for at in range(0, len(numbers), batching.size)]
+    begun = _begun(batching, image_set.side)
+    with closing(prefetched(image_set.gather, parts, batching.threads, begun)) as made:
         for part, gathered in made:
-            yield _unvaried(images, part, gathered, device, layout)
+            yield _unvaried(image_set, part, gathered, batching.device, batching.layout)
 
 
-def one_batch(images: ImageSet, indices: list[int], device: torch.device) -> Batch:
-    """These images, as their squares are."""
-    return _unvaried(images, indices, images.gather(indices), device, torch.contiguous_format)
+def one_batch(image_set: ImageSet, indices: list[int], device: torch.device) -> Batch:
+    """These images, not augmented."""
+    return _unvaried(image_set, indices, image_set.gather(indices), device, torch.contiguous_format)
 
 
 def _unvaried(
@@ -117,9 +142,9 @@ def _unvaried(
     return _batch(image_set, indices, images.float().div_(255), regions, layout)
 
 
-def _begun(threads: int, batch_size: int, size: int) -> int:
+def _begun(batching: Batching, side: int) -> int:
     """Batches of float32 that may wait: one for each thread and one more, within bounds."""
-    return max(2, min(threads + 1, WAITING // (batch_size * 3 * size**2 * 4)))
+    return max(2, min(batching.threads + 1, WAITING // (batching.size * 3 * side**2 * 4)))
 
 
 def _to(device: torch.device, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Images are decoded once: squares of uint8 pixels in a file, made by the first run and mapped by later ones.
+"""A cache of decoded images: squares of uint8 pixels in a file, made by the first run and mapped by later ones.
 
 A cache is named after everything that it depends on: the files with their sizes and times, the boxes, the meaning of
 mask values and the rule that makes squares. It is written beside its place and renamed when it is whole, so that a
@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,21 +33,20 @@ from camtrain.data.decode import each, sizes_of, square
 from camtrain.data.images import StoredImages
 from camtrain.data.listing import Listing, Mask, Rule, Skipped
 from camtrain.errors import UserError
-from camtrain.files import lock
 
 log = logging.getLogger("camtrain")
 
 
 VERSION = 3
-"""To be raised when squares are made in another way."""
+"""Has to be raised when squares are made in another way."""
 
-ROOM_TO_LEAVE = 256 * 2**20  # bytes that must stay free on the disk
+ROOM_TO_LEAVE = 256 * 2**20  # bytes that have to stay free on the disk
 
 SYNCED = 32 * 2**20
-"""Bytes after which the disk is made to write while others decode, so that little is left to wait for at the end."""
+"""Bytes after which the disk is made to write while others decode, so that little remains to be written at the end."""
 
 PARTIAL = re.compile(r"[0-9a-f]{32}\.\d+-[0-9a-f]{8}\.partial")
-"""Name of a cache that is being made."""
+"""Name of the folder in which a cache is made."""
 
 
 def default_folder() -> Path:
@@ -69,7 +69,7 @@ def _identity(path: Path) -> tuple[str, int, int]:
     try:
         found = path.stat()
     except OSError:
-        return str(path.absolute()), -1, -1  # vanished: said when it is read
+        return str(path.absolute()), -1, -1  # vanished: reported when it is read
     return str(path.absolute()), found.st_size, found.st_mtime_ns
 
 
@@ -84,7 +84,7 @@ def load(folder: Path, listing: Listing) -> StoredImages | None:
         shape = (len(found["kept"]), found["side"], found["side"])
         images = _mapped(folder / "images.bin", (*shape, 3))
         regions = _mapped(folder / "regions.bin", shape) if found["regions"] else None
-        kept = listing.of(found["kept"])
+        kept = listing.subset(found["kept"])
         return StoredImages(
             listing.classes,
             images.permute(0, 3, 1, 2),
@@ -109,7 +109,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"{path} is not whole")
     if shape[0] == 0:
         return torch.empty(shape, dtype=torch.uint8)
-    # Read only: a mapping that may be written is counted as memory, of which there may be less than the file is long.
+    # Read only, because a mapping that can be written to counts as memory, which may be less than the file is long.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
@@ -122,109 +122,113 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         folder: where; another run may make the same one meanwhile.
         listing: the files.
         rule: how they become squares.
-        threads: that decode.
-        name: of the data set and split, for the progress bar.
+        threads: number of threads that decode.
+        name: of the split, for messages.
         skip: leave out what cannot be read, instead of stopping there.
 
     Raises:
         BadImage: a file cannot be read, and is not to be skipped.
         UserError: no room on the disk, or the folder cannot be written.
     """
-    with_regions = any(bool(region) for region in listing.regions)
     skipped: list[Skipped] = []
     sizes = sizes_of(listing, threads, skipped if skip else None)
-    size = len(sizes) * rule.side**2 * (4 if with_regions else 3)
+    with_regions = any(bool(region) for region in listing.regions)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder.parent).free
-        if free < size + ROOM_TO_LEAVE:
-            raise UserError(
-                f"no room for the image cache of {name}: {_human(size)} needed, {_human(free)} free in"
-                f" {folder.parent}; make room, give another folder (dataset.cache=FOLDER), or decode the images in"
-                " every epoch (dataset.cache=null)"
-            )
-        log.info("%-9s %s: %d images, %s in %s", "cache", name, len(sizes), _human(size), folder.parent)
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-        # One at a time, so that nobody takes a folder that was just made for one that was left.
-        with (folder.parent / "lock").open("w") as alone:
-            lock(alone.fileno(), wait=True)
-            _delete_abandoned(folder.parent)
-            partial.mkdir()
-            held = (partial / "lock").open("w")
-            lock(held.fileno())
-    except OSError as error:
-        raise _not_written(folder.parent, error) from error
-    with held:
+        _check_room(folder.parent, len(sizes) * rule.side**2 * (4 if with_regions else 3), len(sizes), name)
+        partial, alive = _begin(folder)
         try:
-            made = each(
+            squares = each(
                 lambda number: square(listing, number, rule, sizes[number]),
                 listing,
                 list(sizes),
                 threads,
                 skipped if skip else None,
             )
-            with closing(made):
-                _fill(partial, made, sizes, rule, name, with_regions, skipped)
-            try:
-                partial.rename(folder)
-            except OSError:
-                if load(folder, listing) is not None:  # another run was faster
-                    return
-                shutil.rmtree(folder, ignore_errors=True)  # damaged: not whole, though it has its name
-                partial.rename(folder)
-        except OSError as error:
-            raise _not_written(folder.parent, error) from error
+            with closing(squares):
+                label = f"decoding {name}"
+                bar = tqdm(squares, label, len(sizes), unit="image", disable=None, leave=False, dynamic_ncols=True)
+                kept = _write_squares(partial, bar, rule.side if with_regions else None)
+            meta = {
+                "side": rule.side,
+                "regions": with_regions,
+                "kept": kept,
+                "sizes": [sizes[number] for number in kept],
+                "skipped": skipped,
+            }
+            (partial / "meta.json").write_text(json.dumps(meta))
+            _finish(partial, folder, listing)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            alive.release()
+    except OSError as error:
+        raise _not_written(folder.parent, error) from error
 
 
-def _fill(
-    partial: Path,
-    made: Iterator[tuple[int, tuple[np.ndarray, np.ndarray | None]]],
-    sizes: dict[int, tuple[int, int]],
-    rule: Rule,
-    name: str,
-    with_regions: bool,
-    skipped: list[Skipped],
-) -> None:
-    """Write the squares as they are made, and last what is said of them; `skipped` may grow meanwhile."""
+def _check_room(place: Path, size: int, count: int, name: str) -> None:
+    free = shutil.disk_usage(place).free
+    if free < size + ROOM_TO_LEAVE:
+        raise UserError(
+            f"no room for the image cache of {name}: {_human(size)} needed, {_human(free)} free in {place}; make room,"
+            " give another folder (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)"
+        )
+    log.info("%-9s %s: %d images, %s in %s", "cache", name, count, _human(size), place)
+
+
+def _begin(folder: Path) -> tuple[Path, FileLock]:
+    """A fresh folder beside `folder`, and the lock in it, which is held as long as this process makes the cache."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    alive = FileLock(partial / "lock")
+    # One process at a time, so that none takes a folder that was just made for one that was left behind.
+    with FileLock(folder.parent / "lock"):
+        _delete_abandoned(folder.parent)
+        partial.mkdir()
+        alive.acquire()
+    return partial, alive
+
+
+def _delete_abandoned(place: Path) -> None:
+    """Delete what killed runs left unfinished: a living one holds the lock in its folder."""
+    for partial in [path for path in place.iterdir() if PARTIAL.fullmatch(path.name)]:
+        try:
+            with FileLock(partial / "lock").acquire(blocking=False):
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError:  # held, which filelock reports by a TimeoutError, or gone
+            continue
+
+
+def _write_squares(
+    partial: Path, squares: Iterable[tuple[int, tuple[np.ndarray, np.ndarray | None]]], region_side: int | None
+) -> list[int]:
+    """Write the squares as they are made, and regions of this side if there are any; the numbers of the images."""
     kept: list[int] = []
-    nothing = np.zeros((rule.side, rule.side), np.uint8)
+    nothing = None if region_side is None else np.zeros((region_side, region_side), np.uint8)
     with (partial / "images.bin").open("wb") as images, (partial / "regions.bin").open("wb") as regions:
-        bar = tqdm(made, f"decoding {name}", len(sizes), unit="picture", disable=None, leave=False, dynamic_ncols=True)
         with ThreadPoolExecutor(1) as beside:
             synced: list[Future[None]] = []
-            for number, (pixels, region) in bar:
+            for number, (pixels, region) in squares:
                 images.write(np.ascontiguousarray(pixels).data)
-                if with_regions:
+                if nothing is not None:
                     regions.write(np.ascontiguousarray(nothing if region is None else region).data)
                 kept.append(number)
                 if len(kept) * pixels.size // SYNCED > len(synced):
                     synced.append(beside.submit(os.fsync, images.fileno()))
             for part in synced:
-                part.result()  # the system tells of an error once only
+                part.result()  # the system reports an error only once
         for opened in (images, regions):
             opened.flush()
             os.fsync(opened.fileno())
-    meta = {
-        "side": rule.side,
-        "regions": with_regions,
-        "kept": kept,
-        "sizes": [sizes[number] for number in kept],
-        "skipped": skipped,
-    }
-    (partial / "meta.json").write_text(json.dumps(meta))
+    return kept
 
 
-def _delete_abandoned(folder: Path) -> None:
-    """Delete what killed runs left unfinished: a living one holds a lock on its own."""
-    for partial in [path for path in folder.iterdir() if PARTIAL.fullmatch(path.name)]:
-        try:
-            with (partial / "lock").open("a") as held:
-                if lock(held.fileno()):
-                    shutil.rmtree(partial, ignore_errors=True)
-        except OSError:
-            continue
+def _finish(partial: Path, folder: Path, listing: Listing) -> None:
+    """Put the cache in its place, unless another run was faster."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if load(folder, listing) is None:
+            shutil.rmtree(folder, ignore_errors=True)  # damaged: not whole, though it has its name
+            partial.rename(folder)
 
 
 def _not_written(folder: Path, error: OSError) -> UserError:

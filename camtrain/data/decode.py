@@ -14,18 +14,19 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from camtrain.data.listing import BadImage, Box, Listing, Mask, Rule, Skipped
 from camtrain.data.prefetch import prefetched
 from camtrain.data.resample import Pixels, nearest, stretched
+from camtrain.errors import first_line
 
 T = TypeVar("T")
 
 DOZEN = 12
-"""Images that are handed to a thread at once: to hand one out costs as much as to read a header."""
+"""Images that are handed to a thread at once, because handing one out costs as much as reading a header."""
 
 PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-"""Where a PNG may say how it is to be turned."""
+"""Where a PNG may keep its orientation."""
 
 
-def middle(width: int, height: int) -> Pixels:
-    """The largest centred square, half a pixel to the left or upwards where the middle lies between two."""
+def central_square(width: int, height: int) -> Pixels:
+    """The largest centred square, half a pixel further left or up where it cannot be centred exactly."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
@@ -60,51 +61,51 @@ def size_of(listing: Listing, number: int) -> tuple[int, int]:
 def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
     """An image and its region as squares, cut and stretched alike.
 
-    The image is antialiased, the region keeps its values.
+    The image is antialiased; the region holds no values that it did not hold before.
 
     Args:
-        listing: where it is.
+        listing: that holds it.
         number: of the image.
-        rule: what becomes of it.
+        rule: how it becomes a square.
         size: width and height as displayed.
 
     Returns:
-        (side, side, 3) uint8; (side, side) uint8, None where nothing is known.
+        (side, side, 3) uint8; (side, side) uint8, None where no region is known.
 
     Raises:
         BadImage: it or its mask cannot be decoded.
     """
     image = _decode(listing.paths[number], rule)
     if abs(image.shape[1] * size[1] - image.shape[0] * size[0]) > size[0] + size[1]:
-        found, said = (f"{width}x{height}" for width, height in (image.shape[1::-1], size))
-        raise BadImage(f"{listing.paths[number]}: {said} pixels by its header, {found} when decoded; save it anew")
+        found, expected = (f"{width}x{height}" for width, height in (image.shape[1::-1], size))
+        raise BadImage(f"{listing.paths[number]}: {expected} pixels by its header, {found} when decoded; save it anew")
 
-    def box(of: np.ndarray) -> Pixels:
-        height, width = of.shape[:2]
-        return (0, 0, width, height) if rule.whole else middle(width, height)
+    def box(pixels: np.ndarray) -> Pixels:
+        height, width = pixels.shape[:2]
+        return (0, 0, width, height) if rule.whole else central_square(width, height)
 
     pixels = stretched(image, box(image), rule.side)
     if listing.regions[number] is None:
         return pixels, None
-    cells = region_of(listing, number, size)
-    return pixels, nearest(cells, box(cells), rule.side)
+    region = region_of(listing, number, size)
+    return pixels, nearest(region, box(region), rule.side)
 
 
 def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:
-    """The object in the stored image of this (width, height): (height, width) uint8, 0 where nothing is known."""
+    """The object in the image of this (width, height), uncut: (height, width) uint8, 0 where nothing is known."""
     region = listing.regions[number]
     if isinstance(region, Mask):
         meant: np.ndarray = listing.meaning[mask_values(region.path)]
         return meant
-    cells = np.zeros(size[::-1], np.uint8)
-    for box in sorted(region or (), key=_area, reverse=True):  # of boxes that overlap the smaller one is in front
+    pixels = np.zeros(size[::-1], np.uint8)
+    for box in sorted(region or (), key=_area, reverse=True):  # where boxes overlap the smaller one is in front
         left, top, right, bottom = pixels_of(box, size)
-        cells[top:bottom, left:right][inside(box.outline, (left, top, right, bottom))] = box.value
-    return cells
+        pixels[top:bottom, left:right][inside(box.outline, (left, top, right, bottom))] = box.value
+    return pixels
 
 
 def inside(outline: Sequence[Sequence[float]], box: Pixels) -> np.ndarray:
-    """Which pixels of the box have their centre in one of the polygons, or all where there is none; bool."""
+    """Which pixels of a box have their centre in one of the polygons, bool; all of them where there is no polygon."""
     left, top, right, bottom = box
     found = np.full((bottom - top, right - left), not outline)
     if outline:
@@ -117,7 +118,7 @@ def inside(outline: Sequence[Sequence[float]], box: Pixels) -> np.ndarray:
 
 
 def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
-    """The whole pixels that a box touches, inside its image.
+    """The whole pixels of the image that a box touches.
 
     Raises:
         BadImage: there are none.
@@ -139,7 +140,7 @@ def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
 
 
 def mask_values(path: Path) -> np.ndarray:
-    """(height, width) uint8, as stored."""
+    """The mask's values as stored, (height, width) uint8."""
     try:
         with Image.open(path) as opened:
             _check_mask_mode(path, opened.mode)
@@ -157,14 +158,14 @@ def each(
     threads: int,
     skipped: list[Skipped] | None = None,
 ) -> Generator[tuple[int, T], None, None]:
-    """(number, the task's result) of each image, in order, made in threads: Pillow works outside Python's lock.
+    """(number, the task's result) of each image, in order, made in threads: Pillow releases Python's lock.
 
     Args:
         task: from a number to what is made of the image; may raise :class:`BadImage`.
         listing: of the images.
-        numbers: which.
-        threads: how many.
-        skipped: takes the bad ones, which are left out then; None: the first one is raised.
+        numbers: of the images.
+        threads: number of threads.
+        skipped: collects the bad images, which are left out then; None: the first one is raised.
     """
 
     def attempt(dozen: Sequence[int]) -> list[T | BadImage]:
@@ -191,7 +192,7 @@ def each(
 
 
 def sizes_of(listing: Listing, threads: int, skipped: list[Skipped] | None) -> dict[int, tuple[int, int]]:
-    """Size of every image by its number, from the headers; arguments and bad images as for :func:`each`."""
+    """Width and height of every image by its number, from the headers; bad images as for :func:`each`."""
     numbers = range(len(listing.paths))
     return dict(each(lambda number: size_of(listing, number), listing, numbers, threads, skipped))
 
@@ -210,20 +211,20 @@ def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
     try:
         with Image.open(path) as opened:
             width, height = opened.size
-            # A TIFF's size is given as displayed. Asking a PNG for EXIF data that it has not would decode it.
+            # A TIFF's size is given as displayed. Asking a PNG for EXIF data that it lacks would decode it.
             may_turn = turn and opened.format != "TIFF"
             may_turn &= opened.format != "PNG" or bool(PNG_EXIF & opened.info.keys())
             turned = may_turn and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             return ((height, width) if turned else (width, height)), opened.mode
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+    except Exception as error:  # Pillow's readers raise anything on a damaged file
         raise BadImage(
             f"{path}: not an image that can be read ({_reason(path, error)}); repair or remove it"
         ) from error
 
 
 def _decode(path: Path, rule: Rule) -> np.ndarray:
-    """The image (height, width, 3) uint8, upright; a large JPEG at a fraction of its size, at least twice what the
-    rule asks for."""
+    """The image (height, width, 3) uint8, upright; a large JPEG at a fraction of its size, but with at least twice the
+    pixels along an edge that the rule asks for."""
     try:
         with Image.open(path) as opened:
             short = min(opened.size)
@@ -245,4 +246,4 @@ def _reason(path: Path, error: Exception) -> str:
         return "it is not there any more"
     if isinstance(error, UnidentifiedImageError):
         return "unknown format" if path.stat().st_size else "the file is empty"
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return first_line(error)

@@ -1,8 +1,8 @@
-"""Archives from the network: checked before they are unpacked, and a set's folder is there whole or not at all.
+"""Archives from the network: checked before they are unpacked, so that a set's folder is there whole or not at all.
 
 Nothing in an archive is trusted: paths that lead out of the folder, links and devices are refused. The folder is built
 beside its place and renamed when everything is in it; archives that had arrived whole before an interruption are not
-fetched again.
+fetched again. torchvision's own functions for this know neither a mirror nor a timeout, and unpack links.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from camtrain.errors import UserError
-from camtrain.files import lock
 
 log = logging.getLogger("camtrain")
 
@@ -39,11 +39,11 @@ TIMEOUT = 60
 
 
 class Archive(NamedTuple):
-    """Where a file is, what it must be, and where it goes."""
+    """Where a file is published, its checksum, and where it is unpacked."""
 
     url: str
-    md5: str  # as published with the set: it guards against damage, not against its publisher
-    into: str = ""  # folder inside the set's, for what is unpacked
+    md5: str  # as published with the set: guards against damage, not against its publisher
+    into: str = ""  # folder inside the set's
 
     @property
     def name(self) -> str:
@@ -54,12 +54,12 @@ def provide(root: Path, archives: Sequence[Archive], mirror: str | None = None) 
     """Fetch and unpack a set into `root` unless something is there already.
 
     Args:
-        root: of the set.
-        archives: what it consists of.
-        mirror: address of a folder that holds the archives under their own names, instead of where they are published.
+        root: folder of the set.
+        archives: what the set consists of.
+        mirror: address of a folder that holds the archives under their own names, in place of where they are published.
 
     Raises:
-        UserError: an archive cannot be had, is not what it should be, or is hostile. Nothing is at `root` then.
+        UserError: an archive cannot be fetched, is not what it should be, or is hostile. Nothing is at `root` then.
     """
     root = root.resolve()
     if root.is_dir() and any(root.iterdir()):
@@ -69,10 +69,8 @@ def provide(root: Path, archives: Sequence[Archive], mirror: str | None = None) 
     partial = root.with_name(f".{root.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with (partial / "lock").open("w") as held:
-            if not lock(held.fileno()):
-                raise UserError(f"{root}: another process is fetching this set; wait for it")
-            if not root.is_dir() or not any(root.iterdir()):  # nobody has brought it meanwhile
+        with FileLock(partial / "lock").acquire(blocking=False):
+            if not root.is_dir() or not any(root.iterdir()):  # else another process has fetched it meanwhile
                 content = partial / "content"
                 shutil.rmtree(content, ignore_errors=True)
                 content.mkdir()
@@ -82,6 +80,8 @@ def provide(root: Path, archives: Sequence[Archive], mirror: str | None = None) 
                     root.rmdir()
                 content.rename(root)
             shutil.rmtree(partial, ignore_errors=True)
+    except Timeout:
+        raise UserError(f"{root}: another process is fetching this set; wait for it") from None
     except OSError as error:
         raise UserError(f"{root}: the set cannot be written there ({error.strerror or error})") from error
 
@@ -90,7 +90,7 @@ def fetch(archive: Archive, folder: Path, mirror: str | None = None) -> Path:
     """The archive's file in `folder`, whole and with the right checksum.
 
     Raises:
-        UserError: it cannot be had, or is not what it should be.
+        UserError: it cannot be fetched, or is not what it should be.
     """
     path = folder / archive.name
     if path.is_file() and _md5(path) == archive.md5:
@@ -139,7 +139,7 @@ def download(url: str) -> Iterator[bytes]:
 
 
 def _piece(url: str, answer: http.client.HTTPResponse) -> bytes:
-    """The next piece. An error while reading is the network's, not the disk's."""
+    """The next piece; an error here is the network's, whereas the caller's are the disk's."""
     try:
         return answer.read(CHUNK)
     except OSError as error:
@@ -160,42 +160,50 @@ def extract(archive: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if archive.name.endswith(".zip"):
-            with zipfile.ZipFile(archive) as opened:
-                for entry in opened.infolist():
-                    kind = stat.S_IFMT(entry.external_attr >> 16)
-                    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                        raise _hostile(archive, entry.filename, "is neither a file nor a folder")
-                    place = _inside(archive, folder, entry.filename)
-                    if entry.is_dir():
-                        place.mkdir(parents=True, exist_ok=True)
-                    else:
-                        with opened.open(entry) as content:
-                            _write(content, place)
+            _extract_zip(archive, folder)
         elif archive.name.endswith(".gz") and not archive.name.endswith(".tar.gz"):
             with gzip.open(archive) as content:
                 _write(content, folder / archive.name.removesuffix(".gz"))
         else:
             with tarfile.open(archive) as packed:
-                for member in packed:
-                    if not (member.isreg() or member.isdir()):
-                        raise _hostile(archive, member.name, "is neither a file nor a folder")
-                    place = _inside(archive, folder, member.name)
-                    unpacked = packed.extractfile(member)
-                    if unpacked is None:
-                        place.mkdir(parents=True, exist_ok=True)
-                    else:
-                        with unpacked:
-                            _write(unpacked, place)
+                packed.extractall(folder, filter=lambda member, into: _checked(archive, member, into))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(f"{archive.name}: damaged ({error})") from error
 
 
-def _inside(archive: Path, folder: Path, name: str) -> Path:
-    """Where an entry goes."""
+def _checked(archive: Path, member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """A tar's entry as it is unpacked.
+
+    `tarfile.data_filter` takes away owners and permissions and refuses devices and paths that lead out of the folder.
+    It lets links within the folder pass, and unpacks absolute paths as relative ones: here both are refused.
+    """
+    if not (member.isreg() or member.isdir()):
+        raise _hostile(archive, member.name, "is neither a file nor a folder")
+    inside = _path_inside(archive, member.name)
+    return tarfile.data_filter(member.replace(name=str(inside), deep=False), folder)
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    """Unpack entry by entry: zipfile has no filters, and quietly repairs hostile paths instead of refusing them."""
+    with zipfile.ZipFile(archive) as packed:
+        for entry in packed.infolist():
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _hostile(archive, entry.filename, "is neither a file nor a folder")
+            place = folder / _path_inside(archive, entry.filename)
+            if entry.is_dir():
+                place.mkdir(parents=True, exist_ok=True)
+            else:
+                with packed.open(entry) as content:
+                    _write(content, place)
+
+
+def _path_inside(archive: Path, name: str) -> PurePosixPath:
+    """Where an entry goes, relative to the folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0] or "\0" in name:
         raise _hostile(archive, name, "leads out of the folder")
-    return folder.joinpath(*path.parts)
+    return path
 
 
 def _write(content: IO[bytes] | gzip.GzipFile, place: Path) -> None:

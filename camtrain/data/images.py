@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from camtrain.data.decode import square
 from camtrain.data.listing import Listing, Rule, Skipped
+from camtrain.data.resample import resized
 
 
 class ImageSet(Protocol):
-    """One split of a data set, each image as a square: the whole of it, stretched, or its middle."""
+    """One split of a data set, each image as a square: all of it, stretched, or its centre."""
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -36,26 +37,31 @@ class ImageSet(Protocol):
 
     @property
     def files(self) -> Sequence[Path]:
-        """Of each image; empty where they have none."""
+        """The file of each image; empty where they have none."""
 
     @property
     def side(self) -> int:
         """Edge of the squares in pixels."""
 
     @property
-    def skipped(self) -> Sequence[Skipped]: ...
+    def skipped(self) -> Sequence[Skipped]:
+        """Images that were left out because they could not be read."""
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """An image (side, side, 3) uint8 and its region (side, side) uint8, to be read only.
+        """An image (side, side, 3) uint8 and its region (side, side) uint8; neither may be written to.
 
-        Where none is known the region is None or all 0.
+        Where no region is known it is None or all 0.
         """
 
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Images (batch, 3, side, side) uint8 and regions (batch, side, side) uint8.
 
-        There are no regions where no image of the split has one.
+        The regions are None where no image of the split has one.
         """
+
+
+Split = Listing | ImageSet
+"""A split as its source gives it: files that are still to be decoded, or images."""
 
 
 @dataclass
@@ -86,10 +92,22 @@ class StoredImages:
         return torch.from_numpy(self.images.numpy()[rows]), regions
 
 
-def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor) -> StoredImages:
-    """Images that are squares already, each with a region."""
-    sizes = torch.tensor([[images.shape[-1], images.shape[-2]]]).expand(len(images), 2)
-    return StoredImages(classes, images, targets, regions, sizes, with_region=len(targets))
+def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor | None = None) -> StoredImages:
+    """Images that are squares already, all of them with a region or none."""
+    sizes = _sizes_of_squares(images)
+    return StoredImages(classes, images, targets, regions, sizes, with_region=0 if regions is None else len(targets))
+
+
+def stretched_to(image_set: StoredImages, side: int) -> StoredImages:
+    """Images without regions as squares of `side` pixels; the same object where they are that already."""
+    if image_set.side == side:
+        return image_set
+    images = resized(image_set.images, side)
+    return replace(image_set, images=images, sizes=_sizes_of_squares(images))
+
+
+def _sizes_of_squares(images: Tensor) -> Tensor:
+    return torch.tensor([[images.shape[-1], images.shape[-2]]]).expand(len(images), 2)
 
 
 @dataclass
@@ -114,35 +132,35 @@ class DecodedImages:
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         images = np.empty((len(numbers), self.rule.side, self.rule.side, 3), np.uint8)
         regions = np.zeros(images.shape[:3], np.uint8)
-        for at, number in enumerate(numbers):
-            images[at], region = self.square(number)
+        for row, number in enumerate(numbers):
+            images[row], region = self.square(number)
             if region is not None:
-                regions[at] = region
+                regions[row] = region
         known = torch.from_numpy(regions) if self.with_region else None
         return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
 
-def relabelled(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+def relabelled(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     """The same images with the class numbers of another list of names, which holds all of theirs.
 
-    Of several classes per image nothing is changed: their regions hold class numbers as well.
+    Where an image may show several classes nothing is changed, because its region holds class numbers as well.
     """
-    if list(images.classes) == list(classes) or images.targets.dim() > 1:
-        return images
-    numbers = torch.tensor([classes.index(name) for name in images.classes])
-    other = copy.copy(images)
-    other.classes, other.targets = classes, numbers[images.targets]  # type: ignore[misc]
+    if list(image_set.classes) == list(classes) or image_set.targets.dim() > 1:
+        return image_set
+    numbers = torch.tensor([classes.index(name) for name in image_set.classes])
+    other = copy.copy(image_set)
+    other.classes, other.targets = classes, numbers[image_set.targets]  # type: ignore[misc]
     return other
 
 
-def shows(targets: Tensor, kind: int) -> Tensor:
+def shows(targets: Tensor, class_number: int) -> Tensor:
     """Which images show a class, (images,) bool."""
-    return targets == kind if targets.dim() == 1 else targets[:, kind] == 1
+    return targets == class_number if targets.dim() == 1 else targets[:, class_number] == 1
 
 
-def image_name(images: ImageSet, number: int) -> str:
-    """What to call an image: its file, or its number where it has none."""
-    return str(images.files[number]) if images.files else f"picture {number}"
+def image_name(image_set: ImageSet, number: int) -> str:
+    """What to call an image: its file, or its number where it has none; in pictures.csv, whose words stay."""
+    return str(image_set.files[number]) if image_set.files else f"picture {number}"
 
 
 def shared_files(first: ImageSet, second: ImageSet) -> set[str]:
@@ -150,13 +168,13 @@ def shared_files(first: ImageSet, second: ImageSet) -> set[str]:
     return set(map(str, first.files)) & set(map(str, second.files))
 
 
-def class_names(images: ImageSet, number: int) -> list[str]:
+def class_names(image_set: ImageSet, number: int) -> list[str]:
     """Names of the classes that an image shows."""
-    target = images.targets[number]
-    kinds = [int(target)] if target.dim() == 0 else target.nonzero().flatten().tolist()
-    return [images.classes[kind] for kind in kinds]
+    target = image_set.targets[number]
+    shown = [int(target)] if target.dim() == 0 else target.nonzero().flatten().tolist()
+    return [image_set.classes[class_number] for class_number in shown]
 
 
 def per_class(targets: Tensor, count: int) -> list[int]:
-    """How many images show each class."""
-    return [int(shows(targets, kind).sum()) for kind in range(count)]
+    """How many images show each of `count` classes."""
+    return [int(shows(targets, class_number).sum()) for class_number in range(count)]

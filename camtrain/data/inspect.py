@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -16,57 +14,65 @@ from tqdm import tqdm
 
 from camtrain.data.images import ImageSet, image_name, per_class
 from camtrain.data.prefetch import prefetched
-from camtrain.regions import VOID
+from camtrain.regions import has_object
 
 DUPLICATES = "duplicates.csv"
+HEADING = ("training", "validation", "identical", "same class")
 
-CHUNK = 64  # images looked at at once
+CHUNK = 64  # images scanned at once
 
-
-class Duplicate(NamedTuple):
-    """Two images that are the same, or look it."""
-
-    first: str
-    second: str
-    identical: bool  # every pixel is equal, else the fingerprints are
-    same_class: bool
+BANDS = 4
+"""Parts of a fingerprint. Two that differ in fewer bits than there are parts have a part in common."""
 
 
-class Overview(NamedTuple):
-    """Figures of one split."""
-
-    per_class: dict[str, int]
-    images: int
-    without_class: int
-    sizes: tuple[tuple[int, int], ...]  # the smallest, the middle and the largest image by area, width and height
-    with_region: int
-    empty_regions: int  # images with a region whose objects all lie outside the middle square
-    skipped: int
-
-
-class Survey(NamedTuple):
-    """Of each image, in order."""
+class Scan(NamedTuple):
+    """What was found by looking at every image of a split; lists in the order of the images."""
 
     digests: list[bytes]
     fingerprints: list[int | None]  # None for an image without any structure
     has_object: Tensor  # (images,) bool
 
 
-def survey(image_set: ImageSet, threads: int) -> Survey:
-    """Digests and fingerprints of every image. Both splits have to be squares of the same kind."""
+class Summary(NamedTuple):
+    """Figures of one split."""
+
+    per_class: dict[str, int]
+    images: int
+    without_class: int
+    sizes: tuple[tuple[int, int], ...]  # width and height of the smallest, the median and the largest image by area
+    with_region: int
+    cut_off: int  # images with a region whose objects all lie outside the square
+    skipped: int
+
+
+class Duplicate(NamedTuple):
+    """Two images that are identical, or look alike."""
+
+    first: str
+    second: str
+    identical: bool  # every pixel is equal; otherwise the fingerprints are close
+    same_class: bool
+
+    def row(self) -> list[str]:
+        """As a row under :data:`HEADING`."""
+        return [self.first, self.second, *("yes" if value else "no" for value in (self.identical, self.same_class))]
+
+
+def scan(image_set: ImageSet, threads: int) -> Scan:
+    """Look at every image. Splits that are to be compared must hold squares of the same kind."""
     digests: list[bytes] = []
     fingerprints: list[int | None] = []
-    has_object = []
+    objects = []
     numbers = range(len(image_set.targets))
     chunks = [numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK)]
     with closing(prefetched(image_set.gather, chunks, threads, threads + 1)) as made:
-        bar = tqdm(made, "looking", len(chunks), unit_scale=CHUNK, unit="picture", disable=None, leave=False)
+        bar = tqdm(made, "scanning", len(chunks), unit_scale=CHUNK, unit="image", disable=None, leave=False)
         for _, (images, regions) in bar:
             digests += [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
             fingerprints += fingerprint(images)
-            known = torch.zeros(len(images), dtype=torch.bool)
-            has_object.append(known if regions is None else ((regions > 0) & (regions < VOID)).flatten(1).any(1))
-    return Survey(digests, fingerprints, torch.cat(has_object))
+            none = torch.zeros(len(images), dtype=torch.bool)
+            objects.append(none if regions is None else has_object(regions))
+    return Scan(digests, fingerprints, torch.cat(objects))
 
 
 def fingerprint(images: Tensor) -> list[int | None]:
@@ -84,100 +90,98 @@ def fingerprint(images: Tensor) -> list[int | None]:
     return [None if empty else int("".join(map(str, row)), 2) for row, empty in zip(bits, flat.tolist(), strict=True)]
 
 
-def count(images: ImageSet, looks: Survey) -> Overview:
-    """Figures of a split that was looked at."""
-    single = images.targets.dim() == 1
-    present = per_class(images.targets, len(images.classes))
-    by_area = images.sizes[images.sizes.prod(1).argsort()].tolist()
+def summarise(image_set: ImageSet, scanned: Scan) -> Summary:
+    """Figures of a split that was scanned."""
+    one_class = image_set.targets.dim() == 1
+    present = per_class(image_set.targets, len(image_set.classes))
+    by_area = image_set.sizes[image_set.sizes.prod(1).argsort()].tolist()
     chosen = (by_area[0], by_area[len(by_area) // 2], by_area[-1])
-    return Overview(
-        dict(zip(images.classes, present, strict=True)),
-        len(images.targets),
-        0 if single else int((images.targets.sum(1) == 0).sum()),
+    return Summary(
+        dict(zip(image_set.classes, present, strict=True)),
+        len(image_set.targets),
+        0 if one_class else int((image_set.targets.sum(1) == 0).sum()),
         tuple((width, height) for width, height in chosen),
-        images.with_region,
-        max(0, images.with_region - int(looks.has_object.sum())),
-        len(images.skipped),
+        image_set.with_region,
+        max(0, image_set.with_region - int(scanned.has_object.sum())),
+        len(image_set.skipped),
     )
 
 
-def duplicates(first: ImageSet, second: ImageSet, looks: tuple[Survey, Survey]) -> list[Duplicate]:
-    """Images of the first split that are in the second as well; identical ones first."""
+def find_duplicates(first: ImageSet, second: ImageSet, scans: tuple[Scan, Scan]) -> list[Duplicate]:
+    """Images of the second split that are in the first as well, each with its closest one; identical ones first."""
     found = []
     known: dict[bytes, int] = {}
-    # Fingerprints that differ in no more bits than there are bands less one have a band in common.
-    banded: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    by_band: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for number in reversed(range(len(first.targets))):
-        known[looks[0].digests[number]] = number
-        mark = looks[0].fingerprints[number]
+        known[scans[0].digests[number]] = number
+        mark = scans[0].fingerprints[number]
         if mark is not None:
-            for band in bands(mark):
-                banded.setdefault(band, []).append((mark, number))
-    for number, (digest, mark) in enumerate(zip(*looks[1][:2], strict=True)):
+            for band in _bands(mark):
+                by_band.setdefault(band, []).append((mark, number))
+    for number, (digest, mark) in enumerate(zip(scans[1].digests, scans[1].fingerprints, strict=True)):
         other = known.get(digest)
         if other is None and mark is not None:
-            near = (((mark ^ seen).bit_count(), at) for band in bands(mark) for seen, at in banded.get(band, ()))
+            near = (((mark ^ seen).bit_count(), at) for band in _bands(mark) for seen, at in by_band.get(band, ()))
             distance, closest = min(near, default=(BANDS, -1))
             other = closest if distance < BANDS else None
         if other is not None:
-            same = torch.equal(first.targets[other], second.targets[number])
-            found.append(Duplicate(image_name(first, other), image_name(second, number), digest in known, same))
-    return sorted(found, key=lambda twin: not twin.identical)
+            same_class = torch.equal(first.targets[other], second.targets[number])
+            names = image_name(first, other), image_name(second, number)
+            found.append(Duplicate(*names, digest in known, same_class))
+    return sorted(found, key=lambda duplicate: not duplicate.identical)
 
 
-BANDS = 4
-
-
-def bands(mark: int) -> list[tuple[int, int]]:
+def _bands(mark: int) -> list[tuple[int, int]]:
     """A fingerprint's 64 bits in parts, each with its number."""
     width = 64 // BANDS
     return [(band, mark >> width * band & (1 << width) - 1) for band in range(BANDS)]
 
 
-def as_csv(same: Sequence[Duplicate]) -> str:
-    """All of them, a line each."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["training", "validation", "identical", "same class"])
-    rows.writerows([twin.first, twin.second, *("yes" if part else "no" for part in twin[2:])] for twin in same)
-    return text.getvalue()
+def describe(summaries: Mapping[str, Summary], duplicates: Sequence[Duplicate], shown: int = 5) -> str:
+    """The figures of the splits as an aligned table, and what may be wrong with them.
+
+    Args:
+        summaries: of each split by its name, the training split first.
+        duplicates: images that are in both.
+        shown: how many of these are named.
+    """
+    rows = list(_rows(summaries))
+    width = max(12, *(len(label) for label, *_ in rows))
+    lines = [f"{label:<{width}}" + "".join(f"  {cell:>12}" for cell in cells) for label, *cells in rows]
+    return "\n".join([*lines, "", *_remarks(summaries, duplicates, shown)])
 
 
-def table(parts: Mapping[str, Overview], same: list[Duplicate], shown: int = 5) -> str:
-    """The figures of both splits in words."""
-    names = list(next(iter(parts.values())).per_class)
-    width = max(12, *(len(name) for name in names))
-    lines = [f"{'':<{width}}" + "".join(f"  {split:>12}" for split in parts)]
+def _rows(summaries: Mapping[str, Summary]) -> Iterator[tuple[str, ...]]:
+    """A label and a cell for each split."""
+    parts = list(summaries.values())
+    yield "", *summaries
+    for name in parts[0].per_class:
+        yield name, *(str(part.per_class[name]) for part in parts)
+    yield ("",)
+    yield "images", *(str(part.images) for part in parts)
+    if any(part.without_class for part in parts):
+        yield "no class", *(str(part.without_class) for part in parts)
+    yield "mask or box", *(str(part.with_region) for part in parts)
+    if any(part.cut_off for part in parts):
+        yield "object cut off", *(str(part.cut_off) for part in parts)
+    if any(part.skipped for part in parts):
+        yield "left out", *(str(part.skipped) for part in parts)
+    for number, label in enumerate(("smallest", "median", "largest")):
+        yield label, *("x".join(map(str, part.sizes[number])) for part in parts)
 
-    def row(label: str, cells: list[str]) -> None:
-        lines.append(f"{label:<{width}}" + "".join(f"  {cell:>12}" for cell in cells))
 
-    for name in names:
-        row(name, [str(part.per_class[name]) for part in parts.values()])
-    lines.append("")
-    row("pictures", [str(part.images) for part in parts.values()])
-    if any(part.without_class for part in parts.values()):
-        row("no class", [str(part.without_class) for part in parts.values()])
-    row("mask or box", [str(part.with_region) for part in parts.values()])
-    if any(part.empty_regions for part in parts.values()):
-        row("object cut off", [str(part.empty_regions) for part in parts.values()])
-    if any(part.skipped for part in parts.values()):
-        row("left out", [str(part.skipped) for part in parts.values()])
-    for number, label in enumerate(("smallest", "middle", "largest")):
-        row(label, ["x".join(map(str, part.sizes[number])) for part in parts.values()])
-    lines.append("")
-    first = next(iter(parts))
-    missing = [name for name in names if not parts[first].per_class[name]]
+def _remarks(summaries: Mapping[str, Summary], duplicates: Sequence[Duplicate], shown: int) -> Iterator[str]:
+    """Classes without training images, and images that are in both splits."""
+    split, training = next(iter(summaries.items()))
+    missing = [name for name, count in training.per_class.items() if not count]
     if missing:
-        lines.append(f"classes that cannot be learnt, without a {first} image: {', '.join(missing)}")
-    identical = sum(twin.identical for twin in same)
-    lines.append(
-        f"in both splits: {identical} identical image{'s' * (identical != 1)}, {len(same) - identical} that look alike"
-    )
-    for twin in same[:shown]:
-        what = "identical" if twin.identical else "look alike"
-        other = "" if twin.same_class else ", of different classes"
-        lines.append(f"  {what}{other}: {twin.first} and {twin.second}")
-    if len(same) > shown:
-        lines.append(f"  and {len(same) - shown} more, listed in {DUPLICATES}")
-    return "\n".join(lines)
+        yield f"classes that cannot be learnt, without a {split} image: {', '.join(missing)}"
+    identical = sum(duplicate.identical for duplicate in duplicates)
+    alike = len(duplicates) - identical
+    yield f"in both splits: {identical} identical image{'s' * (identical != 1)}, {alike} that look alike"
+    for duplicate in duplicates[:shown]:
+        what = "identical" if duplicate.identical else "look alike"
+        other = "" if duplicate.same_class else ", of different classes"
+        yield f"  {what}{other}: {duplicate.first} and {duplicate.second}"
+    if len(duplicates) > shown:
+        yield f"  and {len(duplicates) - shown} more, listed in {DUPLICATES}"

@@ -1,4 +1,4 @@
-"""A split of a data set while it is still files."""
+"""A split of a data set as a list of files, before any is decoded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from camtrain.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
-# Pillow warns of large images and refuses gigantic ones: the refusal is enough. Set for the process: threads read.
+# Pillow warns of large images and refuses gigantic ones: the refusal is enough. Set once, because threads decode.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class BadImage(UserError):
-    """An image, its mask or its boxes cannot be used; `dataset.on_error` says what follows."""
+    """An image, its mask or its boxes cannot be used; `dataset.on_error` decides what follows."""
 
 
 class Box(NamedTuple):
@@ -32,19 +32,19 @@ class Box(NamedTuple):
     right: float
     bottom: float
     value: int = 1  # of the region inside it
-    where: str = ""  # file and line that said so
-    outline: tuple[tuple[float, ...], ...] = ()  # polygons x, y, x, y, ... inside the box; none: the box is the object
+    where: str = ""  # file and line that it was read from
+    outline: tuple[tuple[float, ...], ...] = ()  # polygons x, y, x, y, ... in the box; none: all of it
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A file of one channel that says of each pixel what it shows."""
+    """An image file of one channel whose values say what each pixel shows."""
 
     path: Path
 
 
 Region = Mask | tuple[Box, ...] | None
-"""Where the object is: a mask, boxes, or not known."""
+"""Where the object is: a mask, boxes, or None where it is not known."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Listing:
     """The files of one split.
 
     Args:
-        classes: names.
+        classes: their names.
         paths: of the images.
         targets: (images,) int64 class numbers, or (images, classes) int64 of 0 and 1.
         regions: of each image.
@@ -66,8 +66,8 @@ class Listing:
     regions: list[Region]
     meaning: np.ndarray
 
-    def of(self, kept: Sequence[int]) -> Listing:
-        """The listing with only these images."""
+    def subset(self, kept: Sequence[int]) -> Listing:
+        """The listing of these images alone."""
         return Listing(
             self.classes,
             [self.paths[number] for number in kept],
@@ -77,12 +77,12 @@ class Listing:
         )
 
     def without_regions(self) -> Listing:
-        """The listing as if nothing were known about where the objects are."""
+        """The same listing without masks and boxes."""
         return Listing(self.classes, self.paths, self.targets, [None] * len(self.paths), self.meaning)
 
 
 class Rule(NamedTuple):
-    """How an image becomes a square of `side` pixels: its middle square, or the whole of it, stretched."""
+    """How an image becomes a square of `side` pixels: from its central square, or from all of it, stretched."""
 
     side: int
     whole: bool

@@ -1,4 +1,8 @@
-"""Results that are made in threads a little before they are needed."""
+"""Results that are computed in threads shortly before they are needed.
+
+Ours and not torch's DataLoader, whose processes would each open the data set and copy every batch: decoding and
+gathering release Python's lock, so threads do as well.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,19 @@ def prefetched(
 ) -> Generator[tuple[Item, Result], None, None]:
     """(item, the task's result) of each item, in order.
 
-    In the threads each of torch's operations keeps to its own thread: sharing it out among others as well would only
-    make all wait for each other, and for the training. The number of the thread that calls stays; threads that are
-    started later by others begin with one, too.
+    Each of these threads computes alone: torch's operations in it are not shared among further threads, which would
+    only wait for each other and for the training. The calling thread keeps its number of torch threads; threads that
+    others start later begin with one, too.
 
     Args:
         task: runs in the threads; what it raises is raised here.
         items: taken one by one as they are needed.
-        threads: how many.
-        begun: so many tasks at most are begun before they are needed: what waits takes memory.
+        threads: number of threads.
+        begun: largest number of tasks begun before they are needed, because waiting results take memory.
     """
     remaining = iter(items)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    torch.get_num_threads()  # settles the number of the thread that calls, before others say theirs
+    torch.get_num_threads()  # fixes the calling thread's number before the others set theirs
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for item in islice(remaining, begun):

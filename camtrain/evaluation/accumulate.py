@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Measured(NamedTuple):
-    """What was measured, by arm (or the control) and tag."""
+    """What was measured, by arm (or sharpened baseline) and tag."""
 
     means: dict[str, dict[str, float]]  # over maps or images; those that are not defined are left out, nan if all are
     each: dict[str, dict[str, Tensor]]  # (images,) float64, an image's mean over its maps; nan where not defined
@@ -51,6 +51,16 @@ class Values:
         total.index_add_(0, numbers[known], values[known])
         count.index_add_(0, numbers[known], torch.ones_like(values[known]))
         return torch.where(count > 0, total / count, torch.nan)
+
+
+def joined(parts: Iterable[Measured]) -> Measured:
+    """Several measurements as one; names and tags in the order in which they first come."""
+    whole = Measured({}, {})
+    for means, each in parts:
+        for name in means:
+            whole.means.setdefault(name, {}).update(means[name])
+            whole.each.setdefault(name, {}).update(each[name])
+    return whole
 
 
 def tagged(group: str, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from camtrain.cam import distribution
-from camtrain.cam.targets import expand_to_maps, is_multilabel, map_targets, regions_of_maps
+from camtrain.cam.targets import MapTargets, is_multilabel
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
 from camtrain.evaluation.accumulate import Measured, Values, tagged
 from camtrain.evaluation.forward import forward_maps
-from camtrain.metrics import concentration, pointing
+from camtrain.metrics import concentration
+from camtrain.metrics.catalogue import map_indicators
 from camtrain.metrics.classification import (
     ACCURACY,
     PRECISION,
@@ -24,70 +24,89 @@ from camtrain.metrics.classification import (
     mean_average_precision,
     prediction_entropy,
 )
-from camtrain.training.arm import Arm
+from camtrain.networks.classifier import Classifier
 
 
 class Evaluated(NamedTuple):
-    measured: Measured
-    maps: dict[str, Tensor]  # by arm: (maps, height, width) of the measured images, before ReLU
-    numbers: Tensor  # (maps,) int64, on the CPU: of which image each map is
+    """What one pass over the validation images gave; of maps and logits, those of the measured images."""
 
-    def of(self, name: str, batch: Batch) -> Tensor:
-        """The arm's maps of some of these images; in both, images come in the same order."""
-        chosen = torch.isin(self.numbers, batch.indices)
-        assert torch.equal(self.numbers[chosen], _image_of_each_map(batch))
+    measured: Measured
+    maps: dict[str, Tensor]  # by arm: (maps, height, width), before ReLU
+    image_of_map: Tensor  # (maps,) int64, on the CPU: number of the image of each map
+    logits: dict[str, Tensor]  # by arm: (measured images, classes)
+    numbers: Tensor  # (measured images,) int64, on the CPU
+
+    def maps_of(self, name: str, batch: Batch) -> Tensor:
+        """The arm's maps of some of the measured images; in both, images come in the same order."""
+        chosen = torch.isin(self.image_of_map, batch.indices)
+        assert torch.equal(self.image_of_map[chosen], image_of_each_map(batch))
         return self.maps[name][chosen.to(self.maps[name].device)]
 
+    def logits_of(self, name: str, batch: Batch) -> Tensor:
+        """The arm's logits of some of the measured images, (batch, classes), in the batch's order."""
+        rows = torch.searchsorted(self.numbers, batch.indices)
+        assert torch.equal(self.numbers[rows], batch.indices)
+        return self.logits[name][rows.to(self.logits[name].device)]
 
-def _image_of_each_map(batch: Batch) -> Tensor:
-    targets = batch.targets.cpu()
-    return expand_to_maps(batch.indices, targets, map_targets(targets))
+
+def image_of_each_map(batch: Batch) -> Tensor:
+    """Numbers of the maps' images, (maps,) int64, on the CPU."""
+    return MapTargets.of(batch.targets.cpu()).expand(batch.indices)
 
 
-def evaluate(arms: Sequence[Arm], batches: Iterable[Batch], variant: CamVariant, measured: Tensor) -> Evaluated:
-    """One pass over the validation images, each batch fed to every arm.
+def evaluate(
+    networks: Mapping[str, Classifier], batches: Iterable[Batch], method: CamVariant, measured: Tensor
+) -> Evaluated:
+    """One pass over the validation images, each batch fed to every arm's network.
 
     Args:
-        arms: what is measured.
-        batches: the validation images.
-        variant: which map.
+        networks: by arm.
+        batches: the validation images, in ascending order of their numbers.
+        method: which map.
         measured: (images,) bool, whose maps are measured; accuracy and confidence are of all.
     """
-    values = Values([arm.name for arm in arms], len(measured))
-    kept: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
-    logits: dict[str, list[Tensor]] = {arm.name: [] for arm in arms}
-    targets, indices, image_set = [], [], []
+    values = Values(networks, len(measured))
+    kept: dict[str, list[Tensor]] = {name: [] for name in networks}
+    logits: dict[str, list[Tensor]] = {name: [] for name in networks}
+    targets, indices, image_of_map = [], [], []
     for batch in batches:
         chosen, numbers = (part.to(batch.images.device) for part in (measured[batch.indices], batch.indices))
-        if is_multilabel(batch.targets):
-            targets.append(batch.targets)
+        targets.append(batch.targets)
         indices.append(batch.indices)
-        of_map = _image_of_each_map(batch)
-        image_set.append(of_map[measured[of_map]])
-        for arm in arms:
-            output, of, maps = forward_maps(arm, batch.images, batch.targets, variant)
-            rows = expand_to_maps(chosen, batch.targets, of)
-            regions = regions_of_maps(batch.regions, batch.targets, of)
-            values.add(arm.name, numbers, dict(classification_metrics(output.logits, batch.targets)))
-            figures = tagged("cam", map_metrics(maps[rows], regions[rows]))
-            values.add(arm.name, expand_to_maps(numbers, batch.targets, of)[rows], figures)
-            kept[arm.name].append(maps[rows])
-            if targets:
-                logits[arm.name].append(output.logits)
+        of_map = image_of_each_map(batch)
+        image_of_map.append(of_map[measured[of_map]])
+        for name, network in networks.items():
+            mapped = forward_maps(network, batch.images, batch.targets, method)
+            rows = mapped.targets.expand(chosen)
+            regions = mapped.targets.regions(batch.regions)
+            values.add(name, numbers, dict(classification_metrics(mapped.logits, batch.targets)))
+            figures = tagged("cam", map_metrics(mapped.maps[rows], regions[rows]))
+            values.add(name, mapped.targets.expand(numbers)[rows], figures)
+            kept[name].append(mapped.maps[rows])
+            logits[name].append(mapped.logits if is_multilabel(batch.targets) else mapped.logits[chosen])
     found = values.measured()
-    maps_of = {name: torch.cat(parts) for name, parts in kept.items()}
+    maps = {name: torch.cat(parts) for name, parts in kept.items()}
+    seen, target = torch.cat(indices), torch.cat(targets)
     for name, means in found.means.items():
-        means["cam/peak_entropy"] = peak_entropy(maps_of[name])
-        if targets:
-            both = torch.cat(logits[name]), torch.cat(targets)
-            means[f"{PRECISION}/val"] = mean_average_precision(*both)
-            found.each[name][f"{PRECISION}/val"] = torch.full((len(measured),), torch.nan, dtype=torch.float64)
-            found.each[name][f"{PRECISION}/val"][torch.cat(indices)] = average_precision_per_image(*both).cpu()
-        else:
-            each = found.each[name]
-            error = calibration_error(each["confidence/top_probability"], each[f"{ACCURACY}/val"])
-            means["confidence/calibration_error"] = float(error)
-    return Evaluated(found, maps_of, torch.cat(image_set))
+        means["cam/peak_entropy"] = peak_entropy(maps[name])
+    joined = {name: torch.cat(parts) for name, parts in logits.items()}
+    if is_multilabel(target):
+        _add_average_precision(found, joined, target, seen)
+        joined = {name: part[measured[seen].to(part.device)] for name, part in joined.items()}
+    else:
+        for name, tags in found.each.items():
+            error = calibration_error(tags["confidence/top_probability"], tags[f"{ACCURACY}/val"])
+            found.means[name]["confidence/calibration_error"] = float(error)
+    return Evaluated(found, maps, torch.cat(image_of_map), joined, seen[measured[seen]])
+
+
+def _add_average_precision(found: Measured, logits: Mapping[str, Tensor], target: Tensor, seen: Tensor) -> None:
+    """Mean average precision of each arm, and what each image adds to it."""
+    for name, means in found.means.items():
+        means[f"{PRECISION}/val"] = mean_average_precision(logits[name], target)
+        each = torch.full_like(next(iter(found.each[name].values())), torch.nan)
+        each[seen] = average_precision_per_image(logits[name], target).cpu()
+        found.each[name][f"{PRECISION}/val"] = each
 
 
 def peak_entropy(maps: Tensor) -> float:
@@ -108,16 +127,10 @@ def classification_metrics(logits: Tensor, target: Tensor) -> Iterator[tuple[str
 
 
 def map_metrics(maps: Tensor, regions: Tensor) -> dict[str, Tensor]:
-    """Every indicator of each map, by name."""
-    return {
-        "entropy": concentration.entropy(maps),
-        "area": concentration.area(maps),
-        "dispersion": concentration.dispersion(maps),
-        "contrast": concentration.contrast(maps),
-        "gini": concentration.gini(maps),
-        "top_tenth": concentration.top_tenth(maps),
-        "border_mass": concentration.border_mass(maps),
-        "dead_rate": distribution.is_dead(maps).float(),
-        "energy_in_mask": pointing.energy_in_mask(maps, regions),
-        "pointing": pointing.pointing(maps, regions),
-    }
+    """Every indicator of each map, (maps,) by name.
+
+    Args:
+        maps: (maps, height, width), before ReLU.
+        regions: of each map, (maps, image height, image width) uint8.
+    """
+    return {name: measure(maps, regions) for name, measure in map_indicators().items()}

@@ -1,7 +1,7 @@
-r"""The trivial control: the baseline's maps merely sharpened, by raising each to a power.
+r"""The sharpened baseline: the reference arm's maps, each raised to a power.
 
-Any network's maps can be concentrated so, without training anything. What the regularised arm gains beside the control,
-it gains by more than sharpness.
+Any network's maps can be concentrated in this way, without training anything. What a treatment gains over the sharpened
+baseline, it gains by more than sharpness.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from camtrain.cam.distribution import is_dead, positive_part
 from camtrain.metrics.concentration import entropy
-
-CONTROL = "control"
 
 LOWEST, HIGHEST = 1 / 64, 64.0
 """Powers that are tried."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camtrain.config.schema import Config
-from camtrain.data.images import ImageSet
+from camtrain.config.schema import EvaluateConfig
 from camtrain.streams import Stream, stream
 
 
@@ -20,11 +19,10 @@ def evenly_spaced(chosen: Tensor, count: int) -> Tensor:
     return found
 
 
-def choose_images(images: ImageSet, config: Config) -> tuple[Tensor, list[int]]:
-    """Whose maps are measured, (images,) bool, and which of those are drawn: fixed random choices."""
-    count = len(images.targets)
-    order = stream(config.seed, Stream.subset).permutation(count)[: config.evaluate.max_images]
+def choose_images(count: int, config: EvaluateConfig, seed: int) -> tuple[Tensor, list[int]]:
+    """Whose maps are measured, (count,) bool, and which of those are drawn: fixed random choices of `count` images."""
+    order = stream(seed, Stream.subset).permutation(count)[: config.max_images]
     measured = torch.zeros(count, dtype=torch.bool)
     measured[torch.from_numpy(order)] = True
-    shown = stream(config.seed, Stream.images).permutation(order)[: config.evaluate.images]
+    shown = stream(seed, Stream.images).permutation(order)[: config.images]
     return measured, sorted(shown.tolist())

@@ -1,7 +1,7 @@
-r"""The weight of the CAM term that holds its part of the learning effort.
+r"""The weight of the CAM term that holds its share of the gradient.
 
-The *learning effort* is measured where both losses meet, on the activations :math:`A` of the target layer, as the norms
-of their gradients over the whole batch,
+The *gradient share* is measured where both losses meet, on the activations :math:`A` of the target layer, from the
+norms of their gradients over the whole batch,
 
 .. math::
     G_\mathrm{CE} = \left\| \partial \overline{\mathrm{CE}} / \partial A \right\|, \qquad
@@ -14,9 +14,9 @@ of their gradients over the whole batch,
     \lambda = \frac{\rho}{1 - \rho} \cdot \frac{\overline{G_\mathrm{CE}}}{\overline{G_T}}, \qquad
     \rho = \rho^*\, \overline{q}
 
-the bars exponential means over steps, :math:`\rho^*` the wanted share and :math:`q` the confidence that weights the
-maps in the loss. The share grows with what has been learnt: while the network knows little, a term that takes its part
-in full keeps it from learning, and pretrained weights lose what they know.
+the bars exponential means over steps, :math:`\rho^*` the share asked for and :math:`q` the confidence that weights the
+maps in the loss. The share grows with what has been learnt: while the network knows little, a term at its full share
+keeps it from learning, and pretrained weights lose what they know.
 
 Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438, there among the losses of an audio codec.
 """
@@ -34,7 +34,7 @@ MEMORY = 0.98
 
 
 def gradient_share(classification: Tensor, weighted_term: Tensor) -> Tensor:
-    r"""The CAM term's share :math:`\rho` of the learning effort, 0..1; 0 where neither loss has a gradient.
+    r"""The CAM term's gradient share :math:`\rho`, 0..1; 0 where neither loss has a gradient.
 
     Args:
         classification: :math:`G_\mathrm{CE}`, scalar.
@@ -58,18 +58,18 @@ class Balance:
     Plain numbers: the loop waits for the device after every step anyway.
 
     Args:
-        share: wanted part :math:`\rho^*` of the learning effort of a network that is sure, above 0 and below 1.
+        share: gradient share :math:`\rho^*` asked for once the network is confident, above 0 and below 1.
     """
 
     share: float
     classification: float = 0.0
     term: float = 0.0
     confidence: float = 0.0
-    risen: float = 0.0
-    """How far the means have risen from zero towards what they are means of."""
+    bias_correction: float = 0.0
+    """How far the means have bias_correction from zero towards what they are means of."""
 
-    apart: bool = True
-    """The term's norm has to be found by a gradient of its own: in what came of the last step it was but rounding."""
+    needs_own_backward: bool = True
+    """The term's norm has to be found by a backward pass of its own: in the last step it was below rounding error."""
 
     def update(self, classification: float, term: float, confidence: float) -> None:
         r"""Take in a step.
@@ -86,28 +86,28 @@ class Balance:
             self.classification += (1 - MEMORY) * (classification - self.classification)
             self.term += (1 - MEMORY) * (term - self.term)
             self.confidence += (1 - MEMORY) * (confidence - self.confidence)
-            self.risen += (1 - MEMORY) * (1 - self.risen)
+            self.bias_correction += (1 - MEMORY) * (1 - self.bias_correction)
 
     def take_in(
         self, classification: float, weighted_term: float, confidence: float, weight: float, floor: float
     ) -> None:
-        r"""Take in what a backward pass brought to the layer, or ask for a measurement apart where that is rounding.
+        r"""Take in what a backward pass brought to the layer; if that is below rounding error, ask for one of the term.
 
         Args:
             classification: :math:`G_\mathrm{CE}`.
             weighted_term: :math:`\lambda G_T`.
             confidence: mean of :math:`q`, 0..1.
             weight: :math:`\lambda`.
-            floor: see :meth:`AtLayer.norms`.
+            floor: see :meth:`camtrain.loss.layer_gradient.LayerGradient.norms`.
         """
         measured = weight > 0 and weighted_term > floor * classification
-        if measured and not self.apart:
+        if measured and not self.needs_own_backward:
             self.update(classification, weighted_term / weight, confidence)
-        self.apart = not measured
+        self.needs_own_backward = not measured
 
     def weight(self) -> float:
         r"""The weight :math:`\lambda`; 0 as long as no step counted."""
         if self.term == 0:
             return 0.0
-        share = self.share * self.confidence / self.risen
+        share = self.share * self.confidence / self.bias_correction
         return share / (1 - share) * self.classification / self.term

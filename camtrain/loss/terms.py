@@ -11,6 +11,7 @@ The terms differ in scale, so a weight that suits one does not suit another: `ca
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -107,27 +108,35 @@ def _stretching(pixels: int, cells: int, like: Tensor) -> Tensor:
     return interpolate(unit, (pixels, 1), mode="bilinear", align_corners=False)[:, 0, :, 0].mT
 
 
-def value(kind: Term, maps: Tensor, region: Tensor | None, unit: EntropyUnit) -> tuple[Tensor, Tensor]:
+TERMS: dict[Term, Callable[[Tensor, EntropyUnit, Tensor | None], Tensor]] = {
+    Term.entropy: lambda shares, unit, _: entropy(shares, unit),
+    Term.area: lambda shares, *_: area(shares),
+    Term.dispersion: lambda shares, *_: dispersion(shares),
+    Term.total_variation: lambda shares, *_: total_variation(shares),
+    Term.energy_outside: lambda shares, _, region: energy_outside(shares, _needed(region)),
+}
+"""From a map's distribution (maps, height, width), the entropy's unit and each map's region to (maps,)."""
+
+NEED_REGIONS = frozenset({Term.energy_outside})
+"""Terms that are defined only where the object is known."""
+
+
+def term_values(kind: Term, maps: Tensor, region: Tensor | None, unit: EntropyUnit) -> tuple[Tensor, Tensor]:
     """The chosen term of each map, (maps,), and which maps it is defined for, (maps,) bool.
 
-    Dead maps are left out, and for `energy_outside` maps of images without a region.
+    Dead maps are left out, and for a term of :data:`NEED_REGIONS` maps of images without a region.
 
     Args:
         kind: which term.
         maps: (maps, height, width), before ReLU.
-        region: of each map, (maps, image height, image width) uint8; for `energy_outside` alone.
+        region: of each map, (maps, image height, image width) uint8; for a term of :data:`NEED_REGIONS` alone.
         unit: of the entropy.
     """
     shares, dead = distribution(maps)
-    match kind:
-        case Term.entropy:
-            return entropy(shares, unit), ~dead
-        case Term.area:
-            return area(shares), ~dead
-        case Term.dispersion:
-            return dispersion(shares), ~dead
-        case Term.total_variation:
-            return total_variation(shares), ~dead
-        case Term.energy_outside:
-            assert region is not None, "energy_outside was chosen for images without regions"
-            return energy_outside(shares, region), ~dead & has_object(region)
+    defined = ~dead & has_object(_needed(region)) if kind in NEED_REGIONS else ~dead
+    return TERMS[kind](shares, unit, region), defined
+
+
+def _needed(region: Tensor | None) -> Tensor:
+    assert region is not None, "this term was chosen for images without regions"
+    return region

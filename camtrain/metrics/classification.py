@@ -19,7 +19,7 @@ def metric_name(multilabel: bool) -> str:
 
 
 def is_correct(logits: Tensor, target: Tensor) -> Tensor:
-    """Whether each image is classified rightly, (batch,) float32; one class per image only."""
+    """Whether each image is classified correctly, (batch,) float32; one class per image only."""
     assert not is_multilabel(target), "several classes per image have an average precision, not an accuracy"
     return (logits.argmax(1) == target).float()
 

@@ -1,4 +1,4 @@
-r"""How learning went, told by its curves over epochs: when the maps settled, and how fast accuracy rose.
+r"""The course of learning, read from curves over epochs: when the maps settled, and how fast accuracy rose.
 
 Schöttl 2020 reports that activation areas settle very early, and that part of the learning effort goes into the maps,
 so that accuracy curves are shallower. Both are measured here.
@@ -84,7 +84,7 @@ def mean_height(curve: Sequence[float]) -> float:
 
 
 def course(rows: Sequence[Mapping[str, float]], kept: Sequence[Tensor], tag: str) -> list[dict[str, float]]:
-    """What can be said of an arm's learning once its last epoch is known, by tag, for each epoch.
+    """Figures of an arm's learning that need its last epoch, by tag, for each epoch.
 
     Args:
         rows: figures of each epoch.

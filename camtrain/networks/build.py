@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from camtrain.cam.routes import GradientRoute, Routes, probe
 from camtrain.config.options import BatchNorm, Score, Stem
-from camtrain.config.schema import Config, ModelConfig
-from camtrain.device import compute_dtype
+from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.fx_capture import LOGITS, trace
@@ -21,7 +20,6 @@ from camtrain.networks.head_layer import leave_out_last_relu, linear_head
 from camtrain.networks.layers import Layer, find, outermost, strides
 from camtrain.networks.weights import is_pretrained, load_weights, normalisation
 from camtrain.networks.zoo import make_network
-from camtrain.streams import Stream, torch_seed
 
 MIN_GRID = 4
 """Cells that a map must have in each direction to be worth looking at."""
@@ -81,31 +79,14 @@ def build(
     return Built(classifier.train(), name, (height, width), layers[name].channels, tuple(stem), left_out)
 
 
-def build_for(config: Config, model: ModelConfig, classes: int, multilabel: bool, weights: Stream) -> Built:
-    """The network of a run.
-
-    Args:
-        config: of the run.
-        model: its part about the model, or a variation of it.
-        classes: outputs of the network.
-        multilabel: as for :func:`build`.
-        weights: stream that fresh weights are drawn from.
-
-    Raises:
-        UserError: as for :func:`build`.
-    """
-    seed = torch_seed(config.seed, weights)
-    return build(model, classes, config.dataset.image_size, seed, compute_dtype(config.trainer), multilabel)
-
-
-def untrained(config: Config, classes: int, multilabel: bool) -> Classifier:
-    """A network as the arms' with fresh weights that no arm has seen."""
-    model = replace(config.model, weights=None, batch_norm=BatchNorm.batch)
-    return build_for(config, model, classes, multilabel, Stream.sanity).classifier
+def untrained(config: ModelConfig, classes: int, image_size: int, seed: int, multilabel: bool) -> Classifier:
+    """An untrained network of the same architecture; arguments and errors as for :func:`build`."""
+    fresh = replace(config, weights=None, batch_norm=BatchNorm.batch)
+    return build(fresh, classes, image_size, seed, multilabel=multilabel).classifier
 
 
 def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dict[str, tuple[Layer, Routes]]]:
-    """The layer that a map is made of, and every layer that has a grid with the path of the gradient that reaches it.
+    """The layer that a map is made of, and every layer that has a grid with the route by which the gradient reaches it.
 
     Raises:
         UserError: as for :func:`build`.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.networks.fx_capture import LOGITS
 from camtrain.normalisation import DEVIATION, MEAN
 
@@ -51,14 +52,16 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         # What runs the backbone in training (True) and evaluation mode, where that is not itself: compiled code.
         self.runs: dict[bool, Callable[[Tensor], dict[str, Tensor]]] = {}
+        self.routes = Routes(GradientRoute.autograd, GradientRoute.autograd)
+        """How the gradient of a score reaches the layer; right for any head, and probed before training."""
         # Only the plain attention kernel has a second derivative.
         self.attention = any(isinstance(module, nn.MultiheadAttention) for module in backbone.modules())
 
     def forward(self, images: Tensor) -> Output:
         """(batch, 3, height, width) in 0..1 to logits and activations."""
-        return self.of_normalised((images - self.mean) / self.std)
+        return self.forward_normalised((images - self.mean) / self.std)
 
-    def of_normalised(self, images: Tensor) -> Output:
+    def forward_normalised(self, images: Tensor) -> Output:
         """The same for images that are normalised already."""
         kernel = sdpa_kernel(SDPBackend.MATH) if self.attention else nullcontext()
         lower = self.precision is not torch.float32

@@ -14,37 +14,37 @@ import torch
 from torch import fx
 from torch.fx.passes.split_module import split_module
 
-from camtrain.cam.routes import GradientRoute, Routes
+from camtrain.cam.routes import GradientRoute
 from camtrain.networks.classifier import Classifier
 
 TRUNK, HEAD = 0, 1
 
 
-def compile_network(model: Classifier, paths: Routes, backend: str = "inductor") -> None:
-    """Let the model run compiled code from now on; its weights stay where they are.
+def compile_network(network: Classifier, backend: str = "inductor") -> None:
+    """Let the network run compiled code from now on; its weights stay where they are.
 
-    The code is generated at the first batch of each kind. A copy of the model made afterwards would share it, so arms
+    The code is generated at the first batch of each kind. A copy made afterwards would share it, so arms
     are copied first. Backends are those of torch.compile.
     """
     for mode in (True, False):
-        model.train(mode)
-        graph = cast(fx.Graph, model.backbone.graph)
-        whole = fx.GraphModule(model.backbone, graph)
-        all_of_it = not mode and paths.evaluation is GradientRoute.closed
-        run = torch.compile(whole, backend=backend) if all_of_it else _compiled_trunk(model, whole, backend)
-        model.runs[mode] = cast("Callable[[torch.Tensor], dict[str, torch.Tensor]]", run)
-    model.train()
+        network.train(mode)
+        graph = cast(fx.Graph, network.backbone.graph)
+        whole = fx.GraphModule(network.backbone, graph)
+        all_of_it = not mode and network.routes.evaluation is GradientRoute.closed
+        run = torch.compile(whole, backend=backend) if all_of_it else _compiled_trunk(network, whole, backend)
+        network.runs[mode] = cast("Callable[[torch.Tensor], dict[str, torch.Tensor]]", run)
+    network.train()
 
 
-def _compiled_trunk(model: Classifier, whole: fx.GraphModule, backend: str) -> fx.GraphModule:
+def _compiled_trunk(network: Classifier, whole: fx.GraphModule, backend: str) -> fx.GraphModule:
     """The network in two parts, of which the first, all that does not depend on the target layer, is compiled."""
     results: Any = whole.graph.output_node().args[0]
-    above = {results[model.layer]}
+    above = {results[network.layer]}
     for node in whole.graph.nodes:  # in the order of computation
         if any(argument in above for argument in node.all_input_nodes):
             above.add(node)
-    above.discard(results[model.layer])
-    parts = split_module(whole, model.backbone, lambda node: HEAD if node in above else TRUNK)
+    above.discard(results[network.layer])
+    parts = split_module(whole, network.backbone, lambda node: HEAD if node in above else TRUNK)
     trunk = parts.get_submodule(f"submod_{TRUNK}")
     setattr(parts, f"submod_{TRUNK}", torch.compile(trunk, backend=backend))
     return parts

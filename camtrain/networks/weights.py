@@ -16,13 +16,13 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError
 from camtrain.networks.head_layer import final_layer
-from camtrain.networks.zoo import SMALL_RESNET
+from camtrain.networks.zoo import OWN
 from camtrain.normalisation import DEVIATION, MEAN
 
 
 def normalisation(config: ModelConfig) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation that images are normalised with: those of the pretrained weights, else ImageNet's."""
-    if not is_pretrained(config) or config.name == SMALL_RESNET:
+    if not is_pretrained(config) or config.name in OWN:
         return MEAN, DEVIATION
     transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
     return list(transforms.mean), list(transforms.std)
@@ -76,7 +76,7 @@ def _state(weights: str, name: str) -> dict[str, Tensor]:
     path = FilePath(weights).expanduser()
     if path.is_file():
         return read_state(path, f"model.weights={weights}")
-    names = [] if name == SMALL_RESNET else [entry.name for entry in models.get_model_weights(name)]
+    names = [] if name in OWN else [entry.name for entry in models.get_model_weights(name)]
     if weights not in (*names, "DEFAULT") or not names:
         choices = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"model.weights={weights}: no such file; give a file of weights{choices}")

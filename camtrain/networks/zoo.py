@@ -1,7 +1,8 @@
-"""Networks by name: torchvision's classifiers and the small residual network."""
+"""Networks by name: torchvision's classifiers, and camtrain's own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -12,16 +13,28 @@ from camtrain.networks.head_layer import final_layer
 from camtrain.networks.layers import wrong_size
 from camtrain.networks.small_resnet import SmallResNet
 
-SMALL_RESNET = "small_resnet"
+OWN: dict[str, Callable[[int], nn.Module]] = {"small_resnet": SmallResNet}
+"""Networks that torchvision does not have: from the number of classes to the network."""
 
 
 def make_network(name: str, classes: int, image_size: int, pretrained: bool) -> nn.Module:
-    if name == SMALL_RESNET:
-        return SmallResNet(classes)
+    """A classifier with untrained weights.
+
+    Args:
+        name: of :data:`OWN`, or any classifier of torchvision.
+        classes: outputs.
+        image_size: height and width of the images, for which some networks have to be made.
+        pretrained: weights of torchvision's are going to be loaded.
+
+    Raises:
+        UserError: there is no such network, or it cannot take images of this size.
+    """
+    if name in OWN:
+        return OWN[name](classes)
     # The classifiers are the models that live directly in torchvision.models.
     known = models.list_models(module=models)
     if name not in known:
-        raise UserError(f"model.name={name}: no such network; choose {SMALL_RESNET} or one of {', '.join(known)}")
+        raise UserError(f"model.name={name}: no such network; choose one of {', '.join([*OWN, *known])}")
     # The first two would otherwise bring auxiliary classifiers and a warning; transformers are made for one size.
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):

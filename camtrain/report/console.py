@@ -1,95 +1,108 @@
-"""What a run says about itself, line by line."""
+"""What a run prints: what is about to be trained, and a line for each epoch."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from camtrain.arms import BASELINE, REGULARISED
-from camtrain.config.options import Conflict, EntropyUnit, Precision, Term
-from camtrain.config.schema import CamConfig, Config
+from camtrain.config.hydra_store import cam_of_arms
+from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term
+from camtrain.metrics.catalogue import INDICATORS, Place, at
 from camtrain.metrics.classification import metric_name
 from camtrain.report.tables import short
+from camtrain.runs.result import RunResult
+
+SPLITS = {"train": "training", "val": "validation"}
 
 
 def term(cam: CamConfig, share: float | None) -> str:
-    """The CAM term in words."""
+    """The CAM term in words; `share`: of the gradient, None where the weight is a number."""
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
     what = f"{cam.variant.value} {cam.term.value.replace('_', ' ')}{unit if cam.term is Term.entropy else ''}"
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
-    weight = f" x {cam.weight:g}" if share is None else f", weight for {share:.0%} of the effort"
+    weight = f" x {cam.weight:g}" if share is None else f", weighted for a gradient share of {share:.0%}"
     if share is not None and cam.confidence_exponent:
         weight += " x mean confidence"
-    weight += ", conflict taken out" if cam.conflict is Conflict.project else ""
+    weight += ", conflicting part removed" if cam.conflict is Conflict.project else ""
     return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
 
 
-SPLITS = {"train": "training", "val": "validation"}
-
-
-def introduction(told: Mapping[str, Any], config: Config) -> Iterator[tuple[str, str]]:
-    """A few labelled lines that say what is about to be trained."""
-    data, model, environment = told["data"], told["model"], told["environment"]
-    regions = {0: "none", data["val"]: "all"}.get(data["val_with_region"], str(data["val_with_region"]))
-    trained = "" if data["train"] is None else f"{data['train']} training images, "
-    yield (
-        "data",
-        f"{data['name']}: {trained}{data['val']} for"
-        f" validation ({regions} of these with masks or boxes), {len(data['classes'])} classes,"
-        f" {config.dataset.image_size} px",
-    )
-    if data["val"] > config.evaluate.max_images:
-        yield "", f"maps of {config.evaluate.max_images} of the validation images are measured, a random choice"
-    if 2 * data["middle_side"] <= config.dataset.image_size:
-        yield "", f"most are enlarged from about {data['middle_side']} px: dataset.image_size sets what to train at"
-    for split, left_out in data["skipped"].items():
-        if left_out:
-            many = f"{len(left_out)} {SPLITS[split]} image{'s' * (len(left_out) > 1)}"
-            yield "left out", f"{many}, listed in result.json; the first: {left_out[0]['reason']}"
-    stem = f", stride 1 at {' and '.join(model['stem_strides_lowered'])}" if model["stem_strides_lowered"] else ""
-    relu = f", without its last ReLU ({model['relu_left_out']})" if model["relu_left_out"] else ""
+def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
+    """A few labelled lines that say what is about to be trained or measured."""
+    yield from _about_data(result)
+    model, trainer, optim = result.model, result.config.trainer, result.config.optim
+    stem = f", stride 1 at {' and '.join(model.stem_strides_lowered)}" if model.stem_strides_lowered else ""
+    relu = f", without its last ReLU ({model.relu_left_out})" if model.relu_left_out else ""
     yield (
         "network",
-        f"{model['name']}, {model['parameters']:,} weights; map of {model['layer']}:"
-        f" {model['grid'][0]} x {model['grid'][1]} cells, {model['gradient_path']['training']}{stem}{relu}",
+        f"{model.name}, {model.parameters:,} weights; map of {model.layer}: {model.grid[0]} x {model.grid[1]} cells,"
+        f" gradient: {model.gradient_path.training.value}{stem}{relu}",
     )
-    yield "CAM term", term(config.cam, told["cam_share"])
-    optim, trainer = config.optim, config.trainer
-    batch = min(trainer.batch_size, data["train"] or trainer.batch_size)
+    cams = cam_of_arms(result.config)
+    for number, (name, share) in enumerate(result.cam_shares.items()):
+        arm = f"{name}: " if len(result.cam_shares) > 1 else ""
+        yield "" if number else "CAM term", f"{arm}{term(cams[name], share)}"
+    batch = min(trainer.batch_size, result.data.train or trainer.batch_size)
     yield (
         "training",
         f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {batch}, {optim.name.value} at"
-        f" {told['learning_rate']:g}, {optim.schedule.value}"
+        f" {result.learning_rate:g}, {optim.schedule.value}"
         + (f"; stopped after {trainer.max_steps} steps at the latest" if trainer.max_steps else ""),
     )
     lower = f", {trainer.precision.value}" if trainer.precision is not Precision.float32 else ""
-    if trainer.precision.value in environment:
+    if trainer.precision.value in result.environment:
         lower += ", for which this CPU has no instructions: float32 is many times faster here"
-    yield "machine", f"{environment['device']}, torch {environment['torch']}{lower}"
+    yield "machine", f"{result.environment['device']}, torch {result.environment['torch']}{lower}"
 
 
-MAIN = {"cam/entropy": "entropy", "cam/energy_in_mask": "energy in mask", "cam/dead_rate": "dead rate"}
-"""What is printed of every epoch, beside accuracy or average precision."""
+def _about_data(result: RunResult) -> Iterator[tuple[str, str]]:
+    data, config = result.data, result.config
+    regions = {0: "none", data.val: "all"}.get(data.val_with_region, str(data.val_with_region))
+    trained = "" if data.train is None else f"{data.train} training images, "
+    yield (
+        "data",
+        f"{data.name}: {trained}{data.val} validation images ({regions} of these with masks or boxes),"
+        f" {len(data.classes)} classes, {config.dataset.image_size} px",
+    )
+    if data.val > config.evaluate.max_images:
+        yield "", f"maps of {config.evaluate.max_images} of the validation images are measured, a random choice"
+    if 2 * data.middle_side <= config.dataset.image_size:
+        yield (
+            "",
+            f"most are enlarged from about {data.middle_side} px: dataset.image_size sets the size that is trained at",
+        )
+    for split, skipped in data.skipped.items():
+        if skipped:
+            many = f"{len(skipped)} {SPLITS[split]} image{'s' * (len(skipped) > 1)}"
+            yield "left out", f"{many}, listed in result.json; the first: {skipped[0].reason}"
 
 
-def epoch_heading(multilabel: bool) -> str:
-    """Two lines over those of :func:`epoch_line`."""
-    names = (metric_name(multilabel).replace("_", " "), *MAIN.values())
-    top = "".join(f"  {name:^17}" for name in names).rstrip()
-    return f"\n{'':>5}{top}\n{'epoch':>5}" + f"  {'base':>8} {'regul.':>8}" * len(names)
+def epoch_heading(multilabel: bool, arms: Sequence[str]) -> str:
+    """Two lines over those of :func:`epoch_line`: indicators, and under each the arms."""
+    width = 9 * len(arms) - 1
+    top = "".join(f"  {INDICATORS[tag].label:^{width}}" for tag in _main_tags(multilabel)).rstrip()
+    below = " ".join(f"{_brief(arm):>8}" for arm in arms)
+    return f"\n{'':>5}{top}\n{'epoch':>5}" + f"  {below}" * len(_main_tags(multilabel))
 
 
 def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]], multilabel: bool) -> str:
-    """Both arms' main figures after an epoch."""
-    tags = (f"{metric_name(multilabel)}/val", *MAIN)
-    pairs = ((figures[BASELINE][tag], figures[REGULARISED][tag]) for tag in tags)
-    return f"{epoch:>5}" + "".join(f"  {short(first):>8} {short(second):>8}" for first, second in pairs)
+    """The arms' main figures after an epoch, by arm and tag."""
+    groups = (" ".join(f"{short(arm[tag]):>8}" for arm in figures.values()) for tag in _main_tags(multilabel))
+    return f"{epoch:>5}" + "".join(f"  {group}" for group in groups)
+
+
+def _main_tags(multilabel: bool) -> list[str]:
+    return [f"{metric_name(multilabel)}/val", *(indicator.tag for indicator in at(Place.epochs))]
+
+
+def _brief(name: str) -> str:
+    """A name in at most 8 characters."""
+    return name if len(name) <= 8 else f"{name[:7]}."
 
 
 def tensorboard_command() -> str:

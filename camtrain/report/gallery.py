@@ -1,77 +1,109 @@
-"""Validation images with both arms' maps: which ones, what the networks make of them, and as files."""
+"""Images with every arm's map: which validation images, which of their maps, and as files for the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from camtrain.arms import BASELINE, REGULARISED
-from camtrain.cam.targets import is_multilabel, regions_of_maps
-from camtrain.config.schema import CamConfig
-from camtrain.data.batches import one_batch
+from camtrain.arms import Contrast
+from camtrain.cam.targets import MapTargets
+from camtrain.data.batches import Batch
 from camtrain.data.images import ImageSet, image_name
-from camtrain.evaluation.forward import forward_maps
 from camtrain.files import write_atomically
-from camtrain.metrics import concentration, pointing
+from camtrain.metrics.catalogue import Indicator, Place, at
 from camtrain.report import overlay
-from camtrain.training.arm import Arm
+from camtrain.runs.result import GalleryEntry, MapCaption
 
-ENERGY, ENTROPY = "cam/energy_in_mask", "cam/entropy"
-CHOSEN_BY = {ENERGY: "energy in mask", ENTROPY: "entropy"}
+FOLDER = "pictures"
 
 Figures = Mapping[str, Mapping[str, Tensor]]
 """By arm and tag: of images, or of maps."""
 
+Gain = Callable[[Figures], Tensor]
+"""From figures of every map to how much each should be drawn, (maps,)."""
 
-def draw(
-    arms: Sequence[Arm],
-    image_set: ImageSet,
-    shown: list[int],
-    cam: CamConfig,
-    device: torch.device,
-    prefer: Callable[[Figures], Tensor] | None = None,
-) -> dict[int, overlay.Drawn]:
-    """Every arm's map and prediction of the chosen validation images, by their number.
 
-    Of several classes in an image the one's map is drawn that is preferred most, given :data:`ENERGY` and
-    :data:`ENTROPY` of all maps; the first one's, if there is no preference.
+class Views(NamedTuple):
+    """Validation images with the maps and logits that the evaluation holds of them."""
+
+    numbers: Sequence[int]  # of the images in their set
+    images: Tensor  # (images, 3, size, size) float, 0..1
+    rows: Tensor  # (maps,) int64, which of these images each map is of, ascending
+    classes: Tensor  # (maps,) int64, which class
+    regions: Tensor  # (maps, size, size) uint8, of each map's class
+    multilabel: bool  # images may have several classes
+    maps: Mapping[str, Tensor]  # by arm: (maps, height, width), before ReLU
+    logits: Mapping[str, Tensor]  # by arm: (images, classes)
+
+    @classmethod
+    def of(cls, batch: Batch, maps: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> Views:
+        """The images of a batch, with the maps of all their classes, and logits, by arm."""
+        targets = MapTargets.of(batch.targets)
+        numbers, regions = batch.indices.tolist(), targets.regions(batch.regions)
+        return cls(numbers, batch.images, targets.rows, targets.classes, regions, targets.multilabel, maps, logits)
+
+
+def draw(views: Views, class_names: Sequence[str], prefer: Gain | None = None) -> dict[int, overlay.Drawn]:
+    """Every arm's map and prediction of images, by their number.
+
+    Args:
+        views: the images.
+        class_names: by class number.
+        prefer: of an image with several classes the map that is preferred most is drawn, given the figures of
+            :data:`Place.captions` of all maps; without it, that of its first class.
     """
-    batch = one_batch(image_set, shown, device)
-    mapped = {arm.name: forward_maps(arm, batch.images, batch.targets, cam.variant) for arm in arms}
-    of = next(iter(mapped.values())).of
-    regions = regions_of_maps(batch.regions, batch.targets, of)
     figures = {
-        name: {ENERGY: pointing.energy_in_mask(part.maps, regions), ENTROPY: concentration.entropy(part.maps)}
-        for name, part in mapped.items()
+        arm: {
+            indicator.tag: indicator.measure(maps, views.regions)
+            for indicator in at(Place.captions)
+            if indicator.measure is not None
+        }
+        for arm, maps in views.maps.items()
     }
-    order = torch.arange(len(of.rows))
+    order = torch.arange(len(views.rows))
     if prefer is not None:
         order = prefer(figures).nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True).cpu()
     chosen: dict[int, int] = {}
     for number in order.tolist():
-        chosen.setdefault(int(of.rows[number]), number)
-    rows, numbers = sorted(chosen), [chosen[row] for row in sorted(chosen)]
-    classes = of.classes[numbers].tolist()
-    density = {name: overlay.density(part.maps[numbers]) for name, part in mapped.items()}
-    said = {name: predictions(part.output.logits[rows], batch.targets[rows], classes) for name, part in mapped.items()}
-    return {
-        shown[row]: overlay.Drawn(
-            batch.images[row],
-            regions[number],
-            image_set.classes[classes[at]],
-            {name: maps[at] for name, maps in density.items()},
-            {name: image_set.classes[top[at][0]] for name, top in said.items()},
-            {name: top[at][1] for name, top in said.items()},
-            {name: float(part[ENERGY][number]) for name, part in figures.items()},
-            {name: float(part[ENTROPY][number]) for name, part in figures.items()},
-        )
-        for at, (row, number) in enumerate(zip(rows, numbers, strict=True))
+        chosen.setdefault(int(views.rows[number]), number)
+    rows = sorted(chosen)
+    numbers = [chosen[row] for row in rows]
+    classes = views.classes[numbers].tolist()
+    density = {arm: overlay.density(maps[numbers]) for arm, maps in views.maps.items()}
+    predicted = {
+        arm: predictions(logits[rows], classes if views.multilabel else None) for arm, logits in views.logits.items()
     }
+    return {
+        views.numbers[row]: overlay.Drawn(
+            views.images[row],
+            views.regions[number],
+            class_names[classes[place]],
+            {arm: maps[place] for arm, maps in density.items()},
+            {arm: class_names[best[place][0]] for arm, best in predicted.items()},
+            {arm: best[place][1] for arm, best in predicted.items()},
+            {arm: {tag: float(values[number]) for tag, values in tags.items()} for arm, tags in figures.items()},
+        )
+        for place, (row, number) in enumerate(zip(rows, numbers, strict=True))
+    }
+
+
+def predictions(logits: Tensor, drawn: Sequence[int] | None) -> list[tuple[int, float]]:
+    """Class and probability that stand under each map.
+
+    Args:
+        logits: (maps, classes).
+        drawn: with several classes per image, the class of each map, whose probability is given; else None: the
+            predicted class.
+    """
+    if drawn is not None:
+        return [(kind, float(row[kind])) for kind, row in zip(drawn, logits.sigmoid(), strict=True)]
+    best = logits.softmax(1).max(1)
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
 class Chosen(NamedTuple):
@@ -80,58 +112,67 @@ class Chosen(NamedTuple):
     best: list[int]
     worst: list[int]
     random: list[int]
-    by: str  # tag that best and worst go by
+    by: Indicator  # whose gain best and worst go by
+    contrast: Contrast  # in which
 
 
-def _gain(figures: Figures, by: str) -> Tensor:
-    gain = figures[REGULARISED][by] - figures[BASELINE][by]
-    return gain if by == ENERGY else -gain
+def gain(figures: Figures, by: Indicator, contrast: Contrast) -> Tensor:
+    """By how much the treatment is better than the reference; of every image or map."""
+    change = figures[contrast.treatment][by.tag] - figures[contrast.reference][by.tag]
+    return change if by.better == "higher" else -change
 
 
-def choose_gallery(each: Figures, shown: list[int]) -> Chosen:
-    """Beside the random ones half as many where the regularised arm gained most, and lost most."""
-    by = ENERGY if bool(_gain(each, ENERGY).isfinite().any()) else ENTROPY
-    gain = _gain(each, by)
-    order = gain.argsort(descending=True, stable=True)
-    ranked = order[gain[order].isfinite()].tolist()
+def choose_gallery(each: Figures, shown: list[int], contrast: Contrast) -> Chosen:
+    """Beside the random images half as many with the treatment's largest gain, and with its largest loss.
+
+    Args:
+        each: figures of every image, (images,) by arm and tag.
+        shown: the random ones.
+        contrast: the arms.
+    """
+    captions = at(Place.captions)
+    known = (by for by in captions if bool(gain(each, by, contrast).isfinite().any()))
+    by = next(known, captions[-1])
+    values = gain(each, by, contrast)
+    order = values.argsort(descending=True, stable=True)
+    ranked = order[values[order].isfinite()].tolist()
     half = min(len(shown), len(ranked)) // 2
-    return Chosen(ranked[:half], ranked[: -half - 1 : -1] if half else [], shown, by)
+    return Chosen(ranked[:half], ranked[: -half - 1 : -1] if half else [], shown, by, contrast)
 
 
 def write_gallery(
-    folder: Path, arms: Sequence[Arm], images: ImageSet, chosen: Chosen, cam: CamConfig, device: torch.device
-) -> list[dict[str, Any]]:
-    """Write `pictures/NUMBER.png` for each of them, and say what is on it."""
-    wall = []
-    prefer: dict[str, Callable[[Figures], Tensor] | None] = {
-        "best": lambda figures: _gain(figures, chosen.by),
-        "worst": lambda figures: -_gain(figures, chosen.by),
-        "random": None,
+    folder: Path, images: ImageSet, chosen: Chosen, views: Callable[[list[int]], Views]
+) -> list[GalleryEntry]:
+    """Write `pictures/WHY-NUMBER.png` for each chosen image, and say what is on it.
+
+    Args:
+        folder: run folder.
+        images: the validation images.
+        chosen: which of them.
+        views: gives images by their numbers, in ascending order, with the maps and logits that are held of them.
+    """
+    entries = []
+    prefer: dict[str, tuple[list[int], Gain | None]] = {
+        "best": (chosen.best, lambda figures: gain(figures, chosen.by, chosen.contrast)),
+        "worst": (chosen.worst, lambda figures: -gain(figures, chosen.by, chosen.contrast)),
+        "random": (chosen.random, None),
     }
-    for why, most in prefer.items():
-        numbers: list[int] = getattr(chosen, why)
-        for number, drawn in draw(arms, images, numbers, cam, device, most).items() if numbers else ():
-            path = folder / "pictures" / f"{why}-{number}.png"
-            strip = overlay.strip(drawn, (BASELINE, REGULARISED))
-            write_atomically(path, partial(overlay.save_png, strip))
-            said = {
-                arm: {
-                    "predicted": drawn.predicted[arm],
-                    "probability": drawn.probability[arm],
-                    "peak": float(drawn.density[arm].max()),
-                    "energy_in_mask": drawn.energy[arm],
-                    "entropy": drawn.entropy[arm],
-                }
-                for arm in (BASELINE, REGULARISED)
-            }
-            name = str(path.relative_to(folder))
-            wall.append({"file": name, "why": why, "picture": image_name(images, number), "truth": drawn.truth, **said})
-    return wall
+    for why, (numbers, most) in prefer.items():
+        drawings = draw(views(sorted(numbers)), images.classes, most) if numbers else {}
+        for number in filter(drawings.__contains__, numbers):
+            drawn = drawings[number]
+            file = f"{FOLDER}/{why}-{number}.png"
+            write_atomically(folder / file, partial(overlay.save_png, overlay.strip(drawn)))
+            captions = {arm: _caption(drawn, arm) for arm in drawn.density}
+            entries.append(GalleryEntry(file, why, image_name(images, number), drawn.truth, captions))
+    return entries
 
 
-def predictions(logits: Tensor, target: Tensor, drawn: Sequence[int]) -> list[tuple[int, float]]:
-    """Class and probability that stand under each map: the predicted one's, or, of several, the drawn one's."""
-    if is_multilabel(target):
-        return [(kind, float(row[kind])) for kind, row in zip(drawn, logits.sigmoid(), strict=True)]
-    best = logits.softmax(1).max(1)
-    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+def strips(views: Views, class_names: Sequence[str]) -> Iterable[overlay.Pixels]:
+    """Images side by side with every arm's map, as TensorBoard shows them."""
+    return map(overlay.strip, draw(views, class_names).values())
+
+
+def _caption(drawn: overlay.Drawn, arm: str) -> MapCaption:
+    figures = {indicator.name: drawn.figures[arm][indicator.tag] for indicator in at(Place.captions)}
+    return MapCaption(drawn.predicted[arm], drawn.probability[arm], float(drawn.density[arm].max()), figures)

@@ -1,4 +1,4 @@
-"""Maps as images: input, baseline map and regularised map side by side on one colour scale."""
+"""Maps as images: the input and every arm's map side by side on one colour scale."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ class Drawn(NamedTuple):
 
     image: Tensor  # (3, size, size) float, 0..1
     region: Tensor  # (size, size) uint8
-    truth: str
+    truth: str  # name of the class whose maps these are
     density: Mapping[str, Tensor]  # by arm: (height, width), P times N: 1 is uniform attention; all 0 if dead
     predicted: Mapping[str, str]  # by arm
     probability: Mapping[str, float]  # by arm, of the predicted class
-    energy: Mapping[str, float]  # by arm: share of the map inside the object, nan where none is known
-    entropy: Mapping[str, float]  # by arm: nats, nan if dead
+    figures: Mapping[str, Mapping[str, float]]  # by arm and tag; nan where not defined
 
 
 def density(maps: Tensor) -> Tensor:
@@ -45,19 +44,19 @@ def density(maps: Tensor) -> Tensor:
     return shares * (shares.shape[1] * shares.shape[2])
 
 
-def strip(drawn: Drawn, arms: Sequence[str]) -> Pixels:
+def strip(drawn: Drawn) -> Pixels:
     """Input with the object's outline, then each arm's map over the dimmed input, as one RGB image.
 
     The colour is the logarithm of the density, from uniform attention (none) to the largest density of any arm in this
-    image: the same colour is the same share of attention in both maps, and a diffuse map stays visible beside a
+    image: the same colour is the same share of attention in all maps, and a diffuse map stays visible beside a
     sharp one.
     """
-    largest = max(float(drawn.density[arm].max()) for arm in arms)
+    largest = max(float(cells.max()) for cells in drawn.density.values())
     plain = _tile(drawn.image)
     outline = _outline(drawn.region)
     tiles = [_with_outline(plain, outline)]
-    for arm in arms:
-        level = (np.log(_stretch(drawn.density[arm]).clip(1)) / np.log(max(largest, 1.01))).clip(0, 1)[..., None]
+    for cells in drawn.density.values():
+        level = (np.log(_stretch(cells).clip(1)) / np.log(max(largest, 1.01))).clip(0, 1)[..., None]
         colours = COLOURS(level[..., 0])[..., :3] * 255
         grey = plain.mean(2, keepdims=True) * 0.55
         tiles.append(_with_outline((grey * (1 - 0.75 * level) + colours * 0.75 * level).astype(np.uint8), outline))
@@ -80,7 +79,7 @@ def captioned(pixels: Pixels, captions: Sequence[Sequence[Line]]) -> Pixels:
         captions: lines of each tile, from left to right.
 
     Returns:
-        RGB image with room below for the longest caption.
+        RGB image with room below for the captions.
     """
     font, line_height = _font(14), 18
     height, width = pixels.shape[:2]
@@ -95,12 +94,14 @@ def captioned(pixels: Pixels, captions: Sequence[Sequence[Line]]) -> Pixels:
 
 
 def fitted(line: Line, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A line no wider than so many pixels, with an ellipsis where its text was cut; what cannot be shown is a box."""
+    """A line at most `width` pixels wide, an ellipsis where its text was cut, a box for what cannot be shown."""
     text, rest = (
-        "".join(sign if sign.isprintable() else "\N{WHITE VERTICAL RECTANGLE}" for sign in part) for part in line
+        "".join(char if char.isprintable() else "\N{WHITE VERTICAL RECTANGLE}" for char in part) for part in line
     )
     kept, shortest = len(text), 0
-    if font.getlength(text + rest) > width:  # the largest number of signs that fit, by bisection: names may be long
+    if (
+        font.getlength(text + rest) > width
+    ):  # the largest number of characters that fit, by bisection: names may be long
         while shortest < kept:
             middle = -(-(shortest + kept) // 2)
             if font.getlength(f"{text[:middle]}\N{HORIZONTAL ELLIPSIS}{rest}") > width:

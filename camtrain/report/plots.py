@@ -1,4 +1,4 @@
-"""Plots of the report as SVG: curves of both arms, how maps settled and what randomising did, the front of a sweep."""
+"""Plots of the report as SVG: curves of the arms, how maps settled and what randomising did, the fronts of a sweep."""
 
 from __future__ import annotations
 
@@ -10,107 +10,126 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from camtrain.arms import BASELINE, REGULARISED
+from camtrain.metrics.catalogue import Place, at
 from camtrain.metrics.learning_curves import SETTLED
-
-COLOURS = {BASELINE: "#4c5a6b", REGULARISED: "#d1560b"}
-DASHES = {BASELINE: (4, 2), REGULARISED: (None, None)}
-MARKERS = {BASELINE: "s", REGULARISED: "o"}
 
 STYLE: Any = {"svg.fonttype": "none", "font.size": 9, "svg.hashsalt": "camtrain"}
 
-CURVES = (
-    ("accuracy/val", "accuracy"),
-    ("average_precision/val", "mean average precision"),
-    ("cam/entropy", "entropy, nats"),
-    ("cam/area", "elliptical area, cells"),
-    ("cam/energy_in_mask", "energy in mask"),
-    ("cam/dead_rate", "dead rate"),
-    ("loss/classification", "classification loss"),
-)
 
-Epochs = Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]
-"""Of each run and arm, the figures of every epoch."""
+class ArmStyle(NamedTuple):
+    """How an arm is drawn; each differs from the others without its colour, too."""
+
+    colour: str
+    dashes: tuple[float, ...] | tuple[None, None]
+    marker: str
+
+
+REFERENCE = ArmStyle("#4c5a6b", (4, 2), "s")
+# Distinguishable with the common kinds of colour blindness.
+COLOURS = ("#d1560b", "#1f6fb4", "#1b8a5a", "#8a4fb0", "#b5307a", "#8a6d00")
+DASHES: tuple[tuple[float, ...] | tuple[None, None], ...] = ((None, None), (6, 1.5, 1.5, 1.5), (1.5, 1.2), (8, 2))
+MARKERS = "o^Dv<>P"
+
+
+def styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
+    """A style for each arm: the reference grey, the treatments in colours."""
+    reference, *treatments = arms
+    return {reference: REFERENCE} | {
+        arm: ArmStyle(COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)])
+        for number, arm in enumerate(treatments)
+    }
+
+
+Epochs = Sequence[Mapping[str, Sequence[Mapping[str, float]]]]
+"""For each run, by arm, the figures of every epoch."""
+
+Curves = Mapping[str, Sequence[Sequence[float]]]
+"""By arm, a curve for each run."""
+
+
+class Panel(NamedTuple):
+    title: str
+    curves: Curves
+    first: int = 1  # number of the first value
+    level: float | None = None  # to be marked
 
 
 def curves(runs: Epochs) -> str:
     """The main figures over the epochs: the mean over seeds, and a band from the lowest to the highest."""
-    shown = [(tag, label) for tag, label in CURVES if any(_finite(values) for values in _of(runs, tag).values())]
-    panels = [(label, _of(runs, tag), 1, None) for tag, label in shown]
-    return _panels(panels, "Curves of both arms over the epochs", "epoch")
+    panels = [Panel(indicator.title, _of_tag(runs, indicator.tag)) for indicator in at(Place.curves)]
+    return _panels(panels, "Curves of the arms over the epochs", "epoch")
 
 
 def settling(runs: Epochs) -> str:
-    """Likeness of each epoch's maps to those of the last, and of the epoch before."""
+    """Likeness of each epoch's maps to those of the last epoch, and of the epoch before."""
     panels = [
-        ("likeness to the final maps", _of(runs, "settling/with_final"), 1, SETTLED),
-        ("likeness to the epoch before", _of(runs, "settling/with_previous"), 1, None),
+        Panel("likeness to the final maps", _of_tag(runs, "settling/with_final"), level=SETTLED),
+        Panel("likeness to the epoch before", _of_tag(runs, "settling/with_previous")),
     ]
-    panels = [panel for panel in panels if any(_finite(values) for values in panel[1].values())]
     return _panels(panels, "How the maps settled", "epoch")
 
 
-def randomised(sanity: Sequence[Mapping[str, Sequence[float]]]) -> str:
+def randomised(runs: Sequence[Mapping[str, Sequence[float]]]) -> str:
     """Likeness of the maps to those before, while weights are replaced from the last layer to the first."""
-    values = {arm: [list(run[arm]) for run in sanity] for arm in (BASELINE, REGULARISED)}
-    panels = [("likeness to the trained network's map", values, 0, None)]
-    return _panels(panels, "Maps while weights are randomised", "steps: last layer, then equal groups of the others")
+    values = {arm: [list(run[arm]) for run in runs] for arm in runs[0]}
+    panel = Panel("likeness to the trained network's map", values, first=0)
+    return _panels([panel], "Maps while weights are randomised", "steps: last layer, then equal groups of the others")
 
 
-def _of(runs: Epochs, tag: str) -> dict[str, list[list[float]]]:
-    """By arm, a curve for each run."""
-    return {
-        arm: [[math.nan if (value := row.get(tag)) is None else value for row in run[arm]] for run in runs]
-        for arm in (BASELINE, REGULARISED)
-    }
+def _of_tag(runs: Epochs, tag: str) -> Curves:
+    return {arm: [[row.get(tag, math.nan) for row in run[arm]] for run in runs] for arm in runs[0]}
 
 
-def _finite(values: Sequence[Sequence[float]]) -> bool:
-    return any(math.isfinite(value) for row in values for value in row)
-
-
-Panel = tuple[str, Mapping[str, Sequence[Sequence[float]]], int, float | None]
-"""Title, curves by arm, number of the first value, and a level to mark."""
+def _known(values: Curves) -> bool:
+    return any(math.isfinite(value) for curves in values.values() for curve in curves for value in curve)
 
 
 def _panels(panels: Sequence[Panel], title: str, below: str) -> str:
+    """Panels side by side, those without any value left out; empty if all are."""
+    panels = [panel for panel in panels if _known(panel.curves)]
     if not panels:
         return ""
     columns = min(3, max(2, len(panels)))
     rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 2.5 * rows), layout="constrained")
-        for number, (label, values, first, level) in enumerate(panels, start=1):
-            axes = figure.add_subplot(rows, columns, number)
-            longest = 0
-            for arm, runs in values.items():
-                length = max(map(len, runs))
-                longest = max(longest, length)
-                table = np.full((len(runs), length), np.nan)
-                for row, curve in zip(table, runs, strict=True):
-                    row[: len(curve)] = curve
-                known = np.isfinite(table).any(0)
-                at = np.arange(first, first + length)[known]
-                table = table[:, known]
-                marker = MARKERS[arm] if len(at) == 1 else None
-                line: Any = {"color": COLOURS[arm], "dashes": DASHES[arm], "lw": 1.8, "marker": marker}
-                axes.plot(at, np.nanmean(table, 0), label=arm, **line)
-                if len(runs) > 1:
-                    band = np.nanmin(table, 0), np.nanmax(table, 0)
-                    axes.fill_between(at, *band, color=COLOURS[arm], alpha=0.2, lw=0)
-            if level is not None:
-                axes.axhline(level, color="#888", lw=0.8, ls=":")
-            axes.set_title(label, fontsize=10)
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.xaxis.set_major_locator(FixedLocator([first]) if longest == 1 else MaxNLocator(integer=True))
+        for number, panel in enumerate(panels, start=1):
+            _draw_panel(figure.add_subplot(rows, columns, number), panel)
         figure.axes[0].legend(frameon=False)
         for axes in figure.axes[-columns:]:
             axes.set_xlabel(below)
         return _svg(figure, title)
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    longest = max(len(curve) for runs in panel.curves.values() for curve in runs)
+    for arm, style in styles(list(panel.curves)).items():
+        runs = panel.curves[arm]
+        table = np.full((len(runs), longest), np.nan)
+        for row, curve in zip(table, runs, strict=True):
+            row[: len(curve)] = curve
+        known = np.isfinite(table).any(0)
+        across = np.arange(panel.first, panel.first + longest)[known]
+        table = table[:, known]
+        marker = style.marker if len(across) == 1 else None
+        line: Any = {"color": style.colour, "dashes": style.dashes, "lw": 1.8, "marker": marker}
+        axes.plot(across, np.nanmean(table, 0), label=arm, **line)
+        if len(runs) > 1:
+            axes.fill_between(across, np.nanmin(table, 0), np.nanmax(table, 0), color=style.colour, alpha=0.2, lw=0)
+    if panel.level is not None:
+        axes.axhline(panel.level, color="#888", lw=0.8, ls=":")
+    axes.set_title(panel.title, fontsize=10)
+    _plain(axes)
+    axes.xaxis.set_major_locator(FixedLocator([panel.first]) if longest == 1 else MaxNLocator(integer=True))
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 class Point(NamedTuple):
@@ -118,9 +137,10 @@ class Point(NamedTuple):
 
     number: int  # under which the table lists the setting
     arm: str
+    treatment: bool  # or the setting's reference
     across: float  # indicator
     up: float  # accuracy or average precision
-    margins: tuple[float, float]  # of the differences to the baseline, across and up; nan where not known
+    margins: tuple[float, float]  # of the differences to the reference, across and up; nan where not known
     on_front: bool
 
 
@@ -128,41 +148,41 @@ def front(panels: Sequence[tuple[str, Sequence[Point]]], up: str) -> str:
     """Accuracy against an indicator of each family; points on the Pareto front are filled and joined."""
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
+    style = styles(list(dict.fromkeys(point.arm for _, points in panels for point in points)))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 2.9 * rows), layout="constrained")
         for place, (label, points) in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, place)
-            best = sorted({(point.across, point.up) for point in points if point.on_front})
-            axes.plot(*zip(*best, strict=True), color="#888", lw=1, alpha=0.6)
-            for point in points:
-                colour = COLOURS[point.arm]
-                axes.plot(
-                    point.across,
-                    point.up,
-                    MARKERS[point.arm],
-                    mec=colour,
-                    mfc=colour if point.on_front else "none",
-                    ms=6 if point.arm == REGULARISED else 5,
-                )
-            axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # bars of few seeds would leave the points no room
-            for point in points:
-                if point.arm == REGULARISED:
-                    colour = COLOURS[REGULARISED]
-                    wide, high = (margin if math.isfinite(margin) else None for margin in point.margins)
-                    axes.errorbar(
-                        point.across, point.up, high, wide, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5
-                    )
-                    axes.annotate(
-                        str(point.number), (point.across, point.up), xytext=(5, 3), textcoords="offset points"
-                    )
+            _draw_front(axes, points, style)
             axes.set_xlabel(label)
             axes.ticklabel_format(useOffset=False)
             axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
+            _plain(axes)
         for axes in figure.axes[::columns]:
             axes.set_ylabel(up)
-        return _svg(figure, f"Pareto front of {up} against each family of indicators; squares are baselines")
+        if len(style) > 2:
+            figure.axes[0].legend(frameon=False)
+        return _svg(figure, f"Pareto front of {up} against each family of indicators; squares are the references")
+
+
+def _draw_front(axes: Axes, points: Sequence[Point], style: Mapping[str, ArmStyle]) -> None:
+    best = sorted({(point.across, point.up) for point in points if point.on_front})
+    axes.plot(*zip(*best, strict=True), color="#888", lw=1, alpha=0.6)
+    labelled: set[str] = set()
+    for point in points:
+        colour, _, marker = style[point.arm]
+        fill = colour if point.on_front else "none"
+        label = None if point.arm in labelled else point.arm
+        labelled.add(point.arm)
+        size = 6 if point.treatment else 5
+        axes.plot(point.across, point.up, marker, mec=colour, mfc=fill, ms=size, ls="none", label=label)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # bars of few seeds would leave the points no room
+    for point in points:
+        if point.treatment:
+            wide, high = (margin if math.isfinite(margin) else None for margin in point.margins)
+            bar: Any = {"fmt": "none", "ecolor": style[point.arm].colour, "elinewidth": 0.7, "alpha": 0.5}
+            axes.errorbar(point.across, point.up, high, wide, **bar)
+            axes.annotate(str(point.number), (point.across, point.up), xytext=(5, 3), textcoords="offset points")
 
 
 def _svg(figure: Figure, title: str) -> str:

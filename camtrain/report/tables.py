@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from camtrain.analysis.comparison import Figures, Row, primary_tag
-from camtrain.arms import BASELINE, REGULARISED
+from camtrain.analysis.over_seeds import Comparison, Summary
+from camtrain.analysis.verdict import caution, sentences
+from camtrain.arms import Contrast
 from camtrain.config.options import CamVariant
-from camtrain.metrics.catalogue import FAMILIES
+from camtrain.metrics.catalogue import INDICATORS, Place, at, other_map_tag
 
-HEADINGS = ("", "baseline", "regularised", "difference", "95 %", "ratio", "", "control")
+SHARPENED = "sharpened"
+"""Heading of the sharpened baseline's column."""
+
+
+def headings(contrast: Contrast) -> tuple[str, ...]:
+    return ("", contrast.reference, contrast.treatment, "difference", "95 %", "ratio", "", SHARPENED)
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The row as text, under :data:`HEADINGS`."""
+    """The row as text, under :func:`headings`."""
     return (
-        row.indicator.label,
-        row.text(row.baseline),
-        row.text(row.regularised),
+        row.indicator.title,
+        row.text(row.reference),
+        row.text(row.treatment),
         row.text(row.difference, signed=True),
         f"± {row.text(row.interval.margin)}" if math.isfinite(row.interval.margin) else "",
         f"x {row.ratio:.2f}" if math.isfinite(row.ratio) else "-",
@@ -27,38 +34,86 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def lines_by_family(shown: Mapping[str, Sequence[Row]]) -> list[tuple[str, ...]]:
-    """Lines under :data:`HEADINGS`, each family under its name."""
-    lines: list[tuple[str, ...]] = []
-    for family, of_family in shown.items():
-        lines.append((family, *[""] * (len(HEADINGS) - 1)))
-        lines += [(f"  {label}", *rest) for label, *rest in map(cells, of_family)]
+def _lines(contrast: Contrast, families: Mapping[str, Sequence[Row]]) -> list[tuple[str, ...]]:
+    """The headings, and each family under its name."""
+    lines = [headings(contrast)]
+    for family, rows in families.items():
+        lines.append((family, *[""] * (len(lines[0]) - 1)))
+        lines += [(f"  {label}", *rest) for label, *rest in map(cells, rows)]
     return lines
 
 
-def as_text(final: Mapping[str, Figures], shown: Mapping[str, Sequence[Row]]) -> str:
-    """The comparison as tables for a terminal."""
-    others = other_maps(final)
-    text = _aligned([HEADINGS, *lines_by_family(shown)])
-    return f"{text}\n\n{OTHER_MAPS}\n{_aligned([MAP_HEADINGS, *others])}" if others else text
+def comparison_text(contrast: Contrast, families: Mapping[str, Sequence[Row]]) -> str:
+    """A comparison as a table for a terminal."""
+    return numbers(_lines(contrast, families))
 
 
-OTHER_MAPS = "Maps that were not trained, baseline > regularised"
-MAP_HEADINGS = ("", "like the trained", "entropy, nats", "energy in mask", "pointing", "deletion", "insertion")
+def comparison_markdown(contrast: Contrast, families: Mapping[str, Sequence[Row]]) -> str:
+    return _markdown(_lines(contrast, families))
 
 
-def other_maps(final: Mapping[str, Figures]) -> list[tuple[str, ...]]:
-    """A line under :data:`MAP_HEADINGS` for each map that was measured beside the trained one."""
+def heading(comparison: Comparison) -> str:
+    """Of a treatment's part, where there are several treatments."""
+    return f"{comparison.contrast.treatment} compared with {comparison.contrast.reference}"
+
+
+def as_text(one: Summary) -> str:
+    """A table for each treatment, and one of other maps than the trained one, for a terminal."""
+    several = len(one.comparisons) > 1
+    parts = [
+        (f"{heading(each)}\n" if several else "") + comparison_text(each.contrast, each.rows)
+        for each in one.comparisons
+    ]
+    others = other_maps(one)
+    return "\n\n".join([*parts, *([f"{other_maps_title(one.arms)}\n{numbers(others)}"] if others else [])])
+
+
+def as_markdown(one: Summary) -> str:
+    """The same as Markdown tables."""
+    several = len(one.comparisons) > 1
+    parts = [
+        (f"**{heading(each)}**\n\n" if several else "") + comparison_markdown(each.contrast, each.rows)
+        for each in one.comparisons
+    ]
+    others = other_maps(one)
+    return "\n\n".join([*parts, *([f"{other_maps_title(one.arms)}\n\n{_markdown(others)}"] if others else [])])
+
+
+def claims(one: Summary) -> list[tuple[str, list[str]]]:
+    """Of each treatment a heading, empty where there is one treatment only, and its claim in sentences.
+
+    What has to be said about the number of seeds ends the only claim, or stands alone without a heading at the end.
+    """
+    warning = caution(one.seeds)
+    if len(one.comparisons) == 1:
+        return [("", [*sentences(one.comparisons[0].claim, one.seeds), *warning])]
+    judged = [(heading(each), sentences(each.claim, one.seeds)) for each in one.comparisons]
+    return [*judged, *([("", warning)] if warning else [])]
+
+
+def claims_text(one: Summary) -> str:
+    """The claims for a terminal."""
+    return "\n\n".join("\n".join([f"{title}:", *lines] if title else lines) for title, lines in claims(one))
+
+
+def joined(arms: Sequence[str]) -> str:
+    """Names of the arms as their figures stand in a cell."""
+    return " > ".join(arms)
+
+
+def other_maps_title(arms: Sequence[str]) -> str:
+    return f"Maps by other methods than the trained one, {joined(arms)}"
+
+
+def other_maps(one: Summary) -> list[tuple[str, ...]]:
+    """Headings, and a line for each method that was measured beside the trained one; nothing if there is none."""
+    shown = at(Place.other_maps)
     lines = []
-    for variant in CamVariant:
-        tags = [
-            f"other_maps/{variant.value}/{name}"
-            for name in ("with_trained", "entropy", "energy_in_mask", "pointing", "deletion", "insertion")
-        ]
-        if tags[0] in final[BASELINE]:
-            pairs = [[final[arm].get(tag, math.nan) for arm in (BASELINE, REGULARISED)] for tag in tags]
-            lines.append((variant.value, *(pair(*both) for both in pairs)))
-    return lines
+    for method in CamVariant:
+        tags = [other_map_tag(method.value, name) for name in ("with_trained", *(each.name for each in shown))]
+        if tags[0] in one.reference:
+            lines.append((method.value, *(figures(one.final, one.arms, tag) for tag in tags)))
+    return [("", "like the trained one", *(each.title for each in shown)), *lines] if lines else []
 
 
 def short(value: float) -> str:
@@ -66,49 +121,55 @@ def short(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
-def pair(baseline: float, regularised: float) -> str:
-    """Both arms' figures, or a dash where neither has one."""
-    known = math.isfinite(baseline) or math.isfinite(regularised)
-    return f"{short(baseline)} > {short(regularised)}" if known else "-"
+def series(values: Sequence[float]) -> str:
+    """Figures of the arms in one cell, or a dash where none has one."""
+    return joined([*map(short, values)]) if any(map(math.isfinite, values)) else "-"
+
+
+def figures(final: Mapping[str, Figures], arms: Sequence[str], tag: str) -> str:
+    """A tag's figures of the arms in one cell."""
+    return series([final[arm].get(tag, math.nan) for arm in arms])
 
 
 def sweep_text(jobs: Sequence[tuple[str, Mapping[str, Figures]]]) -> str:
-    """One line per job of a sweep, baseline > regularised.
+    """One line per job of a sweep, the arms' figures in each cell.
 
     Args:
-        jobs: what sets each job apart, and the last figures of both arms.
+        jobs: what sets each job apart, and the last figures of each arm, the reference first.
     """
-    tags = (primary_tag(jobs[0][1][BASELINE]), "cam/entropy", "cam/energy_in_mask", "cam/dead_rate")
-    known = [indicator for family in FAMILIES.values() for indicator in family]
-    shown = [next(indicator for indicator in known if indicator.tag == tag) for tag in tags]
-    lines: list[tuple[str, ...]] = [("", *(indicator.label for indicator in shown))]
+    primary = INDICATORS[primary_tag(next(iter(jobs[0][1].values())))]
+    shown = [primary, *at(Place.epochs)]
+    lines: list[tuple[str, ...]] = [("", *(indicator.title for indicator in shown))]
     for name, final in jobs:
-        pairs = [[final[arm].get(entry.tag, math.nan) for arm in (BASELINE, REGULARISED)] for entry in shown]
-        lines.append((name, *(pair(*both) for both in pairs)))
-    return _aligned(lines)
+        lines.append((name, *(figures(final, list(final), indicator.tag) for indicator in shown)))
+    return numbers(lines)
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns under a ruled heading: those without a name to the left, the others, which hold numbers, to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    named = [bool(heading) for heading in lines[0]]
+def numbers(lines: Sequence[Sequence[str]]) -> str:
+    """A ruled table whose columns with a heading hold numbers, and stand to the right."""
+    named = [column for column, text in enumerate(lines[0]) if text]
+    return aligned(lines, right=named, ruled=True)
+
+
+def aligned(lines: Sequence[Sequence[str]], right: Collection[int] = (), ruled: bool = False) -> str:
+    """Lines of cells as a text table, columns padded to their widest cell.
+
+    Args:
+        lines: of equal length, the heading first.
+        right: numbers of the columns whose text stands to the right.
+        ruled: with a line under the heading.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, named, strict=True)
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
+    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]] if ruled else text)
 
 
-def as_markdown(final: Mapping[str, Figures], shown: Mapping[str, Sequence[Row]]) -> str:
-    """The comparison as Markdown tables."""
-    text = _markdown(HEADINGS, lines_by_family(shown))
-    others = other_maps(final)
-    return f"{text}\n\n{OTHER_MAPS}\n\n{_markdown(MAP_HEADINGS, others)}" if others else text
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    ruler = ["---:" if heading else "---" for heading in headings]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, ruler, *lines))
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    ruler = ["---:" if heading else "---" for heading in lines[0]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], ruler, *lines[1:]))

@@ -4,61 +4,58 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from pathlib import Path as FilePath
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from camtrain.cam.routes import Routes
 from camtrain.cam.targets import is_multilabel
-from camtrain.config.schema import Config, FolderConfig, ShapesConfig, TrainerConfig
+from camtrain.config.schema import DatasetConfig, FolderConfig, ShapesConfig, TrainerConfig
 from camtrain.data.images import ImageSet
 from camtrain.device import emulates_precision
 from camtrain.networks.build import Built
+from camtrain.runs.result import DataFacts, ModelFacts
 
 
-def facts(
-    config: Config,
-    train: ImageSet,
-    val: ImageSet,
-    built: Built,
-    paths: Routes,
-    rate: float,
-    share: float | None,
-    device: torch.device,
-) -> dict[str, Any]:
-    """What a reader of the result needs to know about data, network and machine."""
-    return {
-        "data": {
-            "name": data_name(config),
-            "classes": list(train.classes),
-            "train": len(train.targets),
-            "val": len(val.targets),
-            "val_with_region": val.with_region,
-            "middle_side": int(train.sizes.amin(1).median()),
-            "multilabel": is_multilabel(train.targets),
-            "skipped": {
-                split: [entry._asdict() for entry in images.skipped]
-                for split, images in (("train", train), ("val", val))
-            },
-        },
-        "model": {
-            "name": config.model.name,
-            "layer": built.layer,
-            "grid": list(built.grid),
-            "channels": built.channels,
-            "stem_strides_lowered": list(built.stem),
-            "relu_left_out": built.relu_left_out,
-            "parameters": sum(parameter.numel() for parameter in built.classifier.parameters()),
-            "gradient_path": {
-                "training": paths.training.value,
-                "evaluation": paths.evaluation.value,
-            },
-        },
-        "learning_rate": rate,
-        "cam_share": share,
-        "environment": environment(device, config.trainer),
-    }
+def data_facts(name: str, train: ImageSet, val: ImageSet) -> DataFacts:
+    """What both splits hold.
+
+    Args:
+        name: of the data set, see :func:`data_name`.
+        train: training images.
+        val: validation images.
+    """
+    return DataFacts(
+        name,
+        list(train.classes),
+        len(train.targets),
+        len(val.targets),
+        val.with_region,
+        int(train.sizes.amin(1).median()),
+        is_multilabel(train.targets),
+        {"train": list(train.skipped), "val": list(val.skipped)},
+    )
+
+
+def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> DataFacts:
+    """As :func:`data_facts` where nothing is trained; the classes are those of the networks."""
+    side = int(val.sizes.amin(1).median())
+    skipped = {"train": [], "val": list(val.skipped)}
+    return DataFacts(name, classes, None, len(val.targets), val.with_region, side, is_multilabel(val.targets), skipped)
+
+
+def model_facts(name: str, built: Built, routes: Routes) -> ModelFacts:
+    """What was built under a network's name, and how the gradient reaches its target layer."""
+    return ModelFacts(
+        name,
+        built.layer,
+        built.grid,
+        built.channels,
+        list(built.stem),
+        built.relu_left_out,
+        sum(parameter.numel() for parameter in built.classifier.parameters()),
+        routes,
+    )
 
 
 def environment(device: torch.device, trainer: TrainerConfig) -> dict[str, str]:
@@ -77,15 +74,16 @@ def environment(device: torch.device, trainer: TrainerConfig) -> dict[str, str]:
     }
 
 
-def data_name(config: Config) -> str:
-    """The data set's name, a folder's own for images of one's own."""
-    if isinstance(config.dataset, FolderConfig):
-        return FilePath(config.dataset.root).expanduser().resolve().name
-    name = config.dataset.name.value
-    if isinstance(config.dataset, ShapesConfig) and config.dataset.objects > 1:
-        return f"{name}, 1 to {config.dataset.objects} objects"
+def data_name(dataset: DatasetConfig) -> str:
+    """The data set's name; for a folder of images, the folder's."""
+    if isinstance(dataset, FolderConfig):
+        return Path(dataset.root).expanduser().resolve().name
+    name = dataset.name.value
+    if isinstance(dataset, ShapesConfig) and dataset.objects > 1:
+        return f"{name}, 1 to {dataset.objects} objects"
     return name
 
 
-def title(config: Config) -> str:
-    return f"{data_name(config)}, {config.model.name}, seed {config.seed}"
+def title(dataset: DatasetConfig, network: str, seed: int) -> str:
+    """Of a run's report."""
+    return f"{data_name(dataset)}, {network}, seed {seed}"

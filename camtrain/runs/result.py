@@ -1,29 +1,273 @@
-"""What a run found, for programs: result.json, rewritten after every epoch and always whole, and pictures.csv."""
+"""What a run found, as dataclasses: RunResult, and its JSON form, `result.json`, which is what programs read."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from camtrain.analysis.intervals import Interval
-from camtrain.arms import BASELINE, REGULARISED
-from camtrain.data.images import ImageSet, class_names, image_name
+from camtrain.arms import Contrast, contrasts
+from camtrain.cam.routes import GradientRoute, Routes
+from camtrain.config.hydra_store import from_tree, to_tree
+from camtrain.config.schema import Config
+from camtrain.data.listing import Skipped
 from camtrain.errors import UserError
+from camtrain.evaluation.localisation import SizeGroup
 from camtrain.files import write_text
 
 SCHEMA = 1
 
 NAME = "result.json"
-PICTURES = "pictures.csv"
+
+Figures = Mapping[str, float]
+"""By tag."""
+
+
+@dataclass
+class ArmResult:
+    """An arm's figures of every epoch, by tag; those that are measured once are in the last epoch's."""
+
+    epochs: Sequence[Figures]
+
+    @property
+    def final(self) -> Figures:
+        return self.epochs[-1] if self.epochs else {}
+
+
+@dataclass
+class DataFacts:
+    name: str
+    classes: list[str]
+    train: int | None  # images; None where nothing was trained
+    val: int
+    val_with_region: int
+    middle_side: int  # median of the images' shorter sides, pixels
+    multilabel: bool
+    skipped: dict[str, list[Skipped]]  # by split: images that could not be read
+
+
+@dataclass
+class ModelFacts:
+    name: str
+    layer: str
+    grid: tuple[int, int]
+    channels: int
+    stem_strides_lowered: list[str]
+    relu_left_out: str | None
+    parameters: int
+    gradient_path: Routes
+
+
+@dataclass
+class Timing:
+    seconds: float  # of the whole run
+    step: dict[str, float] | None = None  # by arm, median seconds of a training step; None where nothing was trained
+
+    def ratio(self, contrast: Contrast) -> float | None:
+        """The treatment's step time over the reference's, where both are known."""
+        step = self.step or {}
+        known = contrast.reference in step and contrast.treatment in step
+        return step[contrast.treatment] / step[contrast.reference] if known else None
+
+
+@dataclass
+class Control:
+    """A sharpened baseline: the reference's maps raised to a power that gives them a treatment's entropy."""
+
+    power: float
+    final: Figures
+
+
+@dataclass
+class MapCaption:
+    """What stands under a map."""
+
+    predicted: str
+    probability: float
+    peak: float  # multiple of uniform attention; 0 of a dead map
+    figures: Figures  # by name, as `energy_in_mask`
+
+
+@dataclass
+class GalleryEntry:
+    """An image of the report with every arm's map."""
+
+    file: str  # relative to the run folder
+    why: str  # best, worst or random
+    image: str
+    truth: str
+    arms: dict[str, MapCaption]
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    """Everything that a run leaves for programs; what is not known yet has its default."""
+
+    status: str  # running, completed, interrupted or failed
+    config: Config
+    arms: dict[str, ArmResult]  # the reference first
+    data: DataFacts
+    model: ModelFacts
+    learning_rate: float
+    cam_shares: dict[str, float | None]  # by treatment: share of the gradient; None where the weight is a number
+    environment: dict[str, str]  # versions, and what is computed on
+    timing: Timing
+    trained_seed: int | None = None  # of a run that was measured again
+    differences: Mapping[str, Figures] = field(default_factory=dict)  # by treatment and tag: treatment minus reference
+    margins: Mapping[str, Figures] = field(default_factory=dict)  # half of the 95 % interval of each over images
+    controls: dict[str, Control] = field(default_factory=dict)  # by treatment
+    by_size: list[SizeGroup] | None = None
+    sanity: dict[str, list[float]] | None = None  # by arm: likeness after each stage of randomisation
+    gallery: list[GalleryEntry] | None = None
+    gallery_by: str | None = None  # label of the indicator that best and worst go by
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        return contrasts(self.arms)
+
+    @property
+    def seed(self) -> int:
+        """Of the training, also where the images were chosen by another one when it was measured again."""
+        return self.config.seed if self.trained_seed is None else self.trained_seed
+
+    def finals(self) -> dict[str, Figures]:
+        """The last figures of every arm and sharpened baseline."""
+        found = {name: arm.final for name, arm in self.arms.items()}
+        known = (contrast for contrast in self.contrasts if contrast.treatment in self.controls)
+        return found | {contrast.control: self.controls[contrast.treatment].final for contrast in known}
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `result.json`; figures that are not defined are nan."""
+        pairs = self.contrasts
+        first, several = pairs[0], len(pairs) > 1
+        tree: dict[str, Any] = {
+            "schema": SCHEMA,
+            "status": self.status,
+            "seed": self.config.seed,
+            "config": to_tree(self.config),
+            "arms": {name: {"final": arm.final, "epochs": list(arm.epochs)} for name, arm in self.arms.items()},
+            "difference": self.differences.get(first.treatment, {}),
+            "difference_95": self.margins.get(first.treatment, {}),
+            "differences": self.differences,
+            "differences_95": self.margins,
+            "timing": _timing(self.timing, pairs),
+            "data": {
+                **vars(self.data),
+                "skipped": {split: [entry._asdict() for entry in some] for split, some in self.data.skipped.items()},
+            },
+            "model": {
+                **vars(self.model),
+                "grid": list(self.model.grid),
+                "gradient_path": {mode: route.value for mode, route in self.model.gradient_path._asdict().items()},
+            },
+            "learning_rate": self.learning_rate,
+            "cam_share": self.cam_shares.get(first.treatment),
+            **({"cam_shares": self.cam_shares} if several else {}),
+            **({} if self.trained_seed is None else {"trained_seed": self.trained_seed}),
+            "environment": self.environment,
+        }
+        if first.treatment in self.controls:
+            tree["control"] = vars(self.controls[first.treatment])
+        if several and self.controls:
+            tree["controls"] = {name: vars(control) for name, control in self.controls.items()}
+        if self.by_size is not None:
+            tree["by_size"] = [
+                {"size": group.size, "pictures": group.images, "from": group.low, "to": group.high, **group.figures}
+                for group in self.by_size
+            ]
+        if self.sanity is not None:
+            tree["sanity"] = self.sanity
+        if self.gallery is not None:
+            tree |= {"wall": [_entry(entry) for entry in self.gallery], "wall_by": self.gallery_by}
+        return tree
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> RunResult:
+        """Read what :meth:`to_json` gives, or an earlier version gave for its two arms.
+
+        Raises:
+            LookupError, TypeError, ValueError, AttributeError: it is something else.
+        """
+        names = list(tree["arms"])
+        first = contrasts(names)[0].treatment
+        data, model, timing = dict(tree["data"]), dict(tree["model"]), tree["timing"]
+        route = model["gradient_path"]
+        data["skipped"] = {name: [Skipped(**entry) for entry in some] for name, some in data["skipped"].items()}
+        model["grid"] = tuple(model["grid"])
+        model["gradient_path"] = Routes(GradientRoute(route["training"]), GradientRoute(route["evaluation"]))
+        controls = tree.get("controls") or ({first: tree["control"]} if "control" in tree else {})
+        return cls(
+            status=tree["status"],
+            config=from_tree(tree["config"]),
+            arms={name: ArmResult([_figures(row) for row in part["epochs"]]) for name, part in tree["arms"].items()},
+            data=DataFacts(**data),
+            model=ModelFacts(**model),
+            learning_rate=float(tree["learning_rate"]),
+            cam_shares=dict(tree.get("cam_shares") or {first: tree["cam_share"]}),
+            environment=dict(tree["environment"]),
+            timing=Timing(float(timing["seconds"]), dict(timing["step"]) if "step" in timing else None),
+            trained_seed=tree.get("trained_seed"),
+            differences=_by_name(tree.get("differences") or {first: tree["difference"]}),
+            margins=_by_name(tree.get("differences_95") or {first: tree["difference_95"]}),
+            controls={
+                name: Control(_number(part["power"]), _figures(part["final"])) for name, part in controls.items()
+            },
+            by_size=[_size_group(line) for line in tree["by_size"]] if tree.get("by_size") is not None else None,
+            sanity=(
+                {name: [_number(value) for value in curve] for name, curve in tree["sanity"].items()}
+                if "sanity" in tree
+                else None
+            ),
+            gallery=[_read_entry(entry, names) for entry in tree["wall"]] if "wall" in tree else None,
+            gallery_by=tree.get("wall_by"),
+        )
+
+
+def _timing(timing: Timing, pairs: Sequence[Contrast]) -> dict[str, Any]:
+    if timing.step is None:
+        return {"seconds": timing.seconds}
+    several = {"step_ratios": {pair.treatment: timing.ratio(pair) for pair in pairs}} if len(pairs) > 1 else {}
+    return {"seconds": timing.seconds, "step": timing.step, "step_ratio": timing.ratio(pairs[0]), **several}
+
+
+def _entry(entry: GalleryEntry) -> dict[str, Any]:
+    captions = {
+        name: {"predicted": part.predicted, "probability": part.probability, "peak": part.peak, **part.figures}
+        for name, part in entry.arms.items()
+    }
+    return {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, **captions}
+
+
+def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:
+    captions = {}
+    for name in names:
+        figures = dict(tree[name])
+        predicted, probability, peak = (figures.pop(key) for key in ("predicted", "probability", "peak"))
+        captions[name] = MapCaption(predicted, _number(probability), _number(peak), _figures(figures))
+    return GalleryEntry(tree["file"], tree["why"], tree["picture"], tree["truth"], captions)
+
+
+def _size_group(tree: Mapping[str, Any]) -> SizeGroup:
+    line = dict(tree)
+    size, images, low, high = (line.pop(key) for key in ("size", "pictures", "from", "to"))
+    return SizeGroup(size, images, _number(low), _number(high), _by_name(line))
+
+
+def _by_name(tree: Mapping[str, Any]) -> dict[str, Figures]:
+    return {name: _figures(figures) for name, figures in tree.items()}
+
+
+def _figures(tree: Mapping[str, Any]) -> dict[str, float]:
+    return {tag: _number(value) for tag, value in tree.items()}
+
+
+def _number(value: Any) -> float:
+    """A figure; what JSON could not hold is not defined."""
+    return math.nan if value is None else float(value)
 
 
 def reserve_folder(folder: Path) -> None:
@@ -38,99 +282,11 @@ def reserve_folder(folder: Path) -> None:
         raise UserError(f"{folder} already holds a run: choose another hydra.run.dir=FOLDER") from None
 
 
-def difference(final: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Regularised minus baseline of every tag that both have."""
-    baseline, regularised = final[BASELINE], final[REGULARISED]
-    return {tag: regularised[tag] - baseline[tag] for tag in baseline if tag in regularised}
-
-
-def write(
-    folder: Path,
-    status: str,
-    seed: int,
-    config: Mapping[str, Any],
-    epochs: Mapping[str, list[dict[str, float]]],
-    found: Mapping[str, Interval],
-    timing: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write and return the result.
-
-    Args:
-        folder: run folder.
-        status: running, completed, interrupted or failed.
-        seed: of the run.
-        config: the whole configuration.
-        epochs: of each arm, the figures of every epoch by tag.
-        found: intervals of the differences, over images, by tag.
-        timing: seconds and ratios.
-        facts: what was found about data, network and machine.
-    """
-    final = {arm: rows[-1] if rows else {} for arm, rows in epochs.items()}
-    result: dict[str, Any] = {
-        "schema": SCHEMA,
-        "status": status,
-        "seed": seed,
-        "config": config,
-        "arms": {arm: {"final": final[arm], "epochs": rows} for arm, rows in epochs.items()},
-        # Of what is known of every image that of the images, which the interval belongs to: with several classes
-        # per image the arms' own means are over maps, and what is dead in one arm is in the other's mean alone.
-        "difference": {
-            **difference(final),
-            **{tag: interval.estimate for tag, interval in found.items() if math.isfinite(interval.estimate)},
-        },
-        "difference_95": {tag: interval.margin for tag, interval in found.items()},
-        "timing": timing,
-        **facts,
-    }
-    write_text(folder / NAME, json.dumps(finite(result), indent=1, ensure_ascii=False) + "\n")
-    return result
-
-
-def write_images(folder: Path, images: ImageSet, each: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write the figures of every validation image in both arms, and of the control: for statistics over runs.
-
-    Args:
-        folder: run folder.
-        images: which.
-        each: of each arm and tag, (images,); what is not defined is left empty.
-    """
-    columns = [(f"{arm} {tag}", value.tolist()) for arm, tags in each.items() for tag, value in tags.items()]
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["picture", "class", *(name for name, _ in columns)])
-    for number in range(len(images.targets)):
-        kinds = "; ".join(class_names(images, number))
-        values = (column[number] for _, column in columns)
-        rows.writerow(
-            [image_name(images, number), kinds, *(f"{value:.7g}" if math.isfinite(value) else "" for value in values)]
-        )
-    write_text(folder / PICTURES, text.getvalue())
-
-
-def read_images(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """What :func:`write_images` wrote: of each arm and tag, (images,) float64.
-
-    Raises:
-        UserError: the file is not there, or not whole.
-    """
-    path = folder / PICTURES
-    try:
-        with path.open(newline="", encoding="utf-8") as opened:
-            heading, *lines = csv.reader(opened)
-        columns = [
-            [float(cell) if cell else math.nan for cell in column]
-            for column in zip(*(line[2:] for line in lines), strict=True)
-        ]
-        found: dict[str, dict[str, Tensor]] = {}
-        for name, values in zip(heading[2:], columns, strict=True):
-            arm, _, tag = name.partition(" ")
-            found.setdefault(arm, {})[tag] = torch.tensor(values, dtype=torch.float64)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; repeat the run") from error
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not the figures of a run's images ({error}); repeat the run") from error
-    return found
+def write(folder: Path, result: RunResult) -> dict[str, Any]:
+    """Write `result.json`, whole or not at all, and return its content."""
+    tree = result.to_json()
+    write_text(folder / NAME, json.dumps(finite(tree), indent=1, ensure_ascii=False) + "\n")
+    return tree
 
 
 def finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""TensorBoard: one writer per arm with the same tags, so that both arms lie in every chart."""
+"""TensorBoard: one writer per arm with the same tags, so that every chart shows all arms."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Board:
 
     def scalars(self, figures: Mapping[str, Mapping[str, float]], epochs_done: int) -> None:
         """Every finite figure of every arm under its tag."""
-        for arm, of_arm in figures.items():
-            for tag, value in of_arm.items():
+        for arm, tags in figures.items():
+            for tag, value in tags.items():
                 if math.isfinite(value):
                     self.writers[arm].add_scalar(tag, value, epochs_done)
             self.writers[arm].flush()
 
     def strips(self, arm: str, strips: Sequence[NDArray[np.uint8]], epochs_done: int) -> None:
-        """Images with both arms' maps."""
+        """Images with the maps of all arms, under one of them."""
         for number, pixels in enumerate(strips):
             self.writers[arm].add_image(f"maps/{number:02d}", pixels, epochs_done, dataformats="HWC")
 

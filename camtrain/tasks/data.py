@@ -14,16 +14,18 @@ from camtrain.config.options import OnError
 from camtrain.config.schema import Config
 from camtrain.data import inspect
 from camtrain.data.batches import one_batch
-from camtrain.data.build import build as build_data
+from camtrain.data.build import build
 from camtrain.data.images import ImageSet, shows
 from camtrain.device import worker_threads
-from camtrain.files import write_atomically, write_text
+from camtrain.files import write_atomically, write_csv
 from camtrain.regions import VOID
 from camtrain.report import overlay
 from camtrain.runs import facts
 from camtrain.streams import Stream, stream
 
 log = logging.getLogger("camtrain")
+
+SHEET_COLUMNS, SHEET_ROWS = 8, 40
 
 
 def inspect_data(config: Config, folder: Path) -> None:
@@ -32,38 +34,39 @@ def inspect_data(config: Config, folder: Path) -> None:
     Raises:
         UserError: files are missing, or cannot be read.
     """
-    # Nothing is kept, and both splits are looked at in the same way.
+    # Nothing is cached, and both splits are made square in the same way, so that they can be compared.
     dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None, on_error=OnError.skip)
-    train, val = build_data(dataset, config.seed, worker_threads(config.trainer), guided=True)
-    looks = inspect.survey(train, worker_threads(config.trainer)), inspect.survey(val, worker_threads(config.trainer))
-    parts = {"training": inspect.count(train, looks[0]), "validation": inspect.count(val, looks[1])}
-    log.info("%s, %d px\n", facts.data_name(config), dataset.image_size)
-    same = inspect.duplicates(train, val, looks)
-    log.info("%s\n", inspect.table(parts, same))
-    if same:
-        write_text(folder / inspect.DUPLICATES, inspect.as_csv(same))
-    for entry in (*train.skipped, *val.skipped):
+    threads = worker_threads(config.trainer)
+    train_set, val_set = build(dataset, config.seed, threads, guided=True)
+    scans = inspect.scan(train_set, threads), inspect.scan(val_set, threads)
+    summaries = {
+        "training": inspect.summarise(train_set, scans[0]),
+        "validation": inspect.summarise(val_set, scans[1]),
+    }
+    duplicates = inspect.find_duplicates(train_set, val_set, scans)
+    log.info("%s, %d px\n", facts.data_name(config.dataset), dataset.image_size)
+    log.info("%s\n", inspect.describe(summaries, duplicates))
+    if duplicates:
+        write_csv(folder / inspect.DUPLICATES, inspect.HEADING, (duplicate.row() for duplicate in duplicates))
+    for entry in (*train_set.skipped, *val_set.skipped):
         log.info("cannot be used: %s", entry.reason)
-    rows = contact_rows(train, stream(config.seed, Stream.images))
+    rows = sheet_rows(train_set, stream(config.seed, Stream.images))
     sheet = folder / "contact_sheet.png"
     write_atomically(sheet, lambda opened: overlay.save_png(overlay.contact_sheet(rows), opened))
-    of = f", the first {SHEET_ROWS} classes" if len(train.classes) > SHEET_ROWS else ""
-    log.info("contact sheet of training images%s: %s", of, sheet)
+    which = f", the first {SHEET_ROWS} classes" if len(train_set.classes) > SHEET_ROWS else ""
+    log.info("contact sheet of training images%s: %s", which, sheet)
 
 
-SHEET_COLUMNS, SHEET_ROWS = 8, 40
-
-
-def contact_rows(image_set: ImageSet, generator: np.random.Generator) -> list[overlay.Row]:
-    """Random images of each class (of the first ones, where there are many), with its own objects' regions."""
+def sheet_rows(image_set: ImageSet, generator: np.random.Generator) -> list[overlay.Row]:
+    """Random images of each class, or of the first ones where there are many, with the regions of its own objects."""
     rows = []
-    for kind, name in enumerate(image_set.classes[:SHEET_ROWS]):
-        having = shows(image_set.targets, kind).nonzero().flatten().tolist()
-        chosen = sorted(generator.permutation(having)[:SHEET_COLUMNS].tolist())
+    for class_number, name in enumerate(image_set.classes[:SHEET_ROWS]):
+        showing = shows(image_set.targets, class_number).nonzero().flatten().tolist()
+        chosen = sorted(generator.permutation(showing)[:SHEET_COLUMNS].tolist())
         if chosen:
             batch = one_batch(image_set, chosen, torch.device("cpu"))
-            own = batch.regions
+            regions = batch.regions
             if is_multilabel(batch.targets):
-                own = torch.where((own == kind + 1) | (own == VOID), own, 0)
-            rows.append(overlay.Row(f"{name} ({len(having)})", batch.images, own))
+                regions = torch.where((regions == class_number + 1) | (regions == VOID), regions, 0)
+            rows.append(overlay.Row(f"{name} ({len(showing)})", batch.images, regions))
     return rows

@@ -1,4 +1,4 @@
-"""A finished run measured again, on its own or another data set, without training: another composition root."""
+"""`task=evaluate`: a finished run measured again, on its own or another data set, without training."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from camtrain.analysis import over_seeds
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import Config, FakeConfig, ShapesConfig
 from camtrain.data.build import validation
@@ -22,17 +20,20 @@ from camtrain.data.images import ImageSet, relabelled
 from camtrain.device import prepare_device, worker_threads
 from camtrain.errors import UserError
 from camtrain.evaluation.every_epoch import evaluate
-from camtrain.runs import facts, result
-from camtrain.runs.load import Finished, arms, read
+from camtrain.runs import result
+from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
+from camtrain.runs.facts import title as run_title
+from camtrain.runs.load import Finished, networks, read
+from camtrain.runs.result import ArmResult, RunResult, Timing
 from camtrain.tasks import session
-from camtrain.tasks.session import EvaluationContext
+from camtrain.tasks.session import RunRecord
 from camtrain.training.checks import check_maps
 
 log = logging.getLogger("camtrain")
 
 
-def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[str, Any]:
-    """Measure both arms of a finished run, and leave what a run leaves, but for curves and weights.
+def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunResult:
+    """Measure every arm of a finished run, and leave what a run leaves, but for curves and weights.
 
     Args:
         config: checked; of it `run`, `evaluate`, `report` and the machine's part count, `dataset` if it was chosen, and
@@ -51,45 +52,39 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> dict[
     device = prepare_device(config.trainer)
     finished = read(Path(config.run).expanduser())
     own = combined(config, finished, chosen)
-    both = arms(finished, device)
-    check_maps(own.evaluate.maps, both[0].paths, finished.result["model"]["layer"])
-    images = fitting(own, finished)
+    trained = networks(finished, device)
+    check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result.model.layer)
+    val_set = fitting(own, finished)
     result.reserve_folder(folder)
-    scene = EvaluationContext(own, folder, both, images, device)
-    facts = described(finished, own, images, device)
-    log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result["data"]["name"])
-    session.log_introduction(facts, own)
-    epochs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in both}
-    each: over_seeds.Each = {arm.name: {} for arm in both}
-
-    def save(status: str) -> dict[str, Any]:
-        return scene.save(status, epochs, each, facts, {})
+    record = RunRecord(folder, first_result(finished, own, val_set, device), {name: {} for name in trained})
+    log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result.data.name)
+    session.log_introduction(record)
 
     status = "failed"
-    save("running")
+    record.save("running")
     try:
         with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
-            evaluated = evaluate(both, scene.batches(), own.cam.variant, scene.measured)
-            seen = session.measure_final(scene, evaluated, bar.set_description)
-        facts |= seen.facts
-        each = seen.each
-        for arm in both:
-            epochs[arm.name] = [{**evaluated.measured.means[arm.name], **seen.means[arm.name]}]
-        settled = session.write_report(scene, save("running"), each, title(own, facts["trained_seed"]))
+            context = session.evaluation_context(own, trained, val_set, device, bar.set_description)
+            evaluated = evaluate(trained, context.batches(None), context.method, context.measured)
+            after = session.measure_final(context, evaluated, val_set, record)
+        for name in trained:
+            figures = {**evaluated.measured.means[name], **after.measured.means[name]}
+            record.result.arms[name] = ArmResult([figures])
+        outcome = session.write_report(record, title(own, record.result.seed))
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        written = save(status)
-    session.log_summary(scene, settled)
+        written = record.save(status)
+    session.log_summary(folder, outcome)
     return written
 
 
 def title(config: Config, trained_seed: int) -> str:
     """Of the report: the network by the seed of its training, the images by theirs if it is another one."""
     drawn = f" on images of seed {config.seed}" if config.seed != trained_seed else ""
-    return f"{facts.title(replace(config, seed=trained_seed))}, measured again{drawn}"
+    return f"{run_title(config.dataset, config.model.name, trained_seed)}, measured again{drawn}"
 
 
 def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Config:
@@ -105,7 +100,9 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
         size = config.dataset.image_size if "dataset.image_size" in chosen else dataset.image_size
         dataset = replace(config.dataset, image_size=size)
         if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
-            dataset = replace(dataset, train=theirs.dataset.train)  # nothing is trained on; what was, stays told
+            dataset = replace(
+                dataset, train=theirs.dataset.train
+            )  # nothing is trained on: what the run trained on stays on record
     elif settings:
         raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
     trainer = replace(
@@ -135,7 +132,7 @@ def fitting(config: Config, finished: Finished) -> ImageSet:
     """
     check = partial(check_classes, finished=finished)
     images = validation(config.dataset, config.seed, worker_threads(config.trainer), check)
-    return relabelled(images, finished.result["data"]["classes"])
+    return relabelled(images, finished.result.data.classes)
 
 
 def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -> None:
@@ -145,12 +142,10 @@ def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -
         UserError: they have a class that the networks do not know, or one class per image where those know several,
             or the other way round.
     """
-    data = finished.result["data"]
-    several = is_multilabel(targets)
-    if several != bool(data["multilabel"]):
+    several, names = is_multilabel(targets), finished.result.data.classes
+    if several != finished.result.data.multilabel:
         words = ("one class per image", "several classes per image")
         raise UserError(f"dataset: it has {words[several]}, the run was trained with {words[not several]}")
-    names = [str(name) for name in data["classes"]]
     unknown = [name for name in classes if name not in names]
     if unknown:
         known = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
@@ -159,19 +154,21 @@ def check_classes(classes: Sequence[str], targets: Tensor, finished: Finished) -
         raise UserError("dataset: with several classes per image it needs the run's classes in the run's order")
 
 
-def described(finished: Finished, config: Config, images: ImageSet, device: torch.device) -> dict[str, Any]:
-    """Facts for `result.json`: the run's about the network, new ones about data and machine."""
+def first_result(finished: Finished, config: Config, val_set: ImageSet, device: torch.device) -> RunResult:
+    """What `result.json` says before anything was measured: the run's word on the network, data and machine anew."""
     theirs = finished.result
-    data = {
-        **theirs["data"],
-        "name": facts.data_name(config),
-        "train": None,  # nothing is trained on
-        "middle_side": int(images.sizes.amin(1).median()),
-        "val": len(images.targets),
-        "val_with_region": images.with_region,
-        "skipped": {"train": [], "val": [entry._asdict() for entry in images.skipped]},
-    }
-    same = ("model", "learning_rate", "cam_share")
-    environment = facts.environment(device, config.trainer)
-    trained = {"trained_seed": theirs.get("trained_seed", theirs["seed"])}
-    return {"data": data, **{key: theirs[key] for key in same}, **trained, "environment": environment}
+    return replace(
+        theirs,
+        status="running",
+        config=config,
+        arms={name: ArmResult([]) for name in theirs.arms},
+        data=data_facts_of_evaluation(data_name(config.dataset), theirs.data.classes, val_set),
+        environment=environment(device, config.trainer),
+        timing=Timing(0.0),
+        trained_seed=theirs.seed,
+        controls={},
+        by_size=None,
+        sanity=None,
+        gallery=None,
+        gallery_by=None,
+    )

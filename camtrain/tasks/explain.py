@@ -1,4 +1,4 @@
-"""Maps of a finished run's arms over a person's own images: another composition root."""
+"""`task=explain`: maps of a finished run's arms over a user's own images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from camtrain.arms import BASELINE, REGULARISED
 from camtrain.cam import distribution
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import Config
@@ -33,9 +32,9 @@ from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.files import write_atomically, write_text
 from camtrain.metrics import concentration
+from camtrain.networks.classifier import Classifier
 from camtrain.report import overlay
-from camtrain.runs.load import Finished, arms, read
-from camtrain.training.arm import Arm
+from camtrain.runs.load import Finished, networks, read
 
 log = logging.getLogger("camtrain")
 
@@ -89,31 +88,29 @@ def explain_images(config: Config, folder: Path) -> None:
     assert config.images is not None
     device, threads = prepare_device(config.trainer), worker_threads(config.trainer)
     finished = read(Path(config.run).expanduser())
-    classes = [str(name) for name in finished.result["data"]["classes"]]
+    classes = finished.result.data.classes
     kind = None if config.class_name is None else number_of(config.class_name, classes)
     paths = find(config.images)
     names = distinct(paths)
-    both = arms(finished, device)
+    trained = networks(finished, device)
     for label, text in introduction(finished, len(paths), config.class_name):
         log.info("%-9s %s", label, text)
 
     found: list[list[Explanation]] = []
     skipped: list[Skipped] = []
-    multilabel = bool(finished.result["data"]["multilabel"])
     side, layout = finished.config.dataset.image_size, memory_format(finished.config.trainer)
     with (
         closing(batches(paths, side, config.trainer.batch_size, threads, skipped)) as made,
-        tqdm(total=len(paths), unit="picture", disable=None, leave=False, dynamic_ncols=True) as bar,
+        tqdm(total=len(paths), unit="image", disable=None, leave=False, dynamic_ncols=True) as bar,
         logging_redirect_tqdm([logging.getLogger()]),
     ):
         for numbers, pixels in made:
             images = pixels.to(device).float().div_(255).contiguous(memory_format=layout)
             target = None if kind is None else torch.full((len(images),), kind, device=device)
+            several = len(classes) if finished.result.data.multilabel else None
             seen = {
-                arm.name: explain_batch(
-                    arm, images, finished.config.cam.variant, target, len(classes) if multilabel else None
-                )
-                for arm in both
+                name: explain_batch(network, images, finished.config.cam.variant, target, several)
+                for name, network in trained.items()
             }
             for at, number in enumerate(numbers):
                 found.append(describe(seen, at, paths[number], names[number], classes))
@@ -130,13 +127,13 @@ def explain_images(config: Config, folder: Path) -> None:
 
 def introduction(finished: Finished, images: int, name: str | None) -> list[tuple[str, str]]:
     """Labelled lines that say what is about to be drawn."""
-    config, model = finished.config, finished.result["model"]
-    side, grid = config.dataset.image_size, " x ".join(map(str, model["grid"]))
+    config, model = finished.config, finished.result.model
+    side, grid = config.dataset.image_size, " x ".join(map(str, model.grid))
     whose = "the class that each arm predicts" if name is None else name
     return [
-        ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result['data']['name']}"),
+        ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result.data.name}"),
         ("pictures", f"{images}, of each the middle square at {side} x {side} pixels"),
-        ("maps", f"{config.cam.variant.value} of {model['layer']}, {grid} cells, of {whose}"),
+        ("maps", f"{config.cam.variant.value} of {model.layer}, {grid} cells, of {whose}"),
     ]
 
 
@@ -244,28 +241,28 @@ def batches(
 
 
 def explain_batch(
-    arm: Arm, images: Tensor, variant: CamVariant, kinds: Tensor | None, several: int | None
+    network: Classifier, images: Tensor, method: CamVariant, kinds: Tensor | None, several: int | None
 ) -> ArmOutput:
-    r"""An arm's map and probabilities of each image.
+    r"""A network's map and probabilities of each image.
 
     The predicted class is the most probable one, :math:`\arg\max_c y_c`; a probability is that of the softmax, in a
     multi-label run of the sigmoid.
 
     Args:
-        arm: whose network.
+        network: of an arm.
         images: (batch, 3, side, side), 0..1.
-        variant: which map.
+        method: of the map.
         kinds: (batch,) int64, the class of each image's map; None: the predicted one.
         several: how many classes there are, in a multi-label run; None in any other.
     """
     predicted = None
     if kinds is None:
         with torch.no_grad():
-            kinds = predicted = arm.model.eval()(images).logits.argmax(1)
+            kinds = predicted = network.eval()(images).logits.argmax(1)
     target = kinds if several is None else one_hot(kinds, several)
-    output, _, maps = forward_maps(arm, images, target, variant)
-    probability = output.logits.softmax(1) if several is None else output.logits.sigmoid()
-    predicted = output.logits.argmax(1) if predicted is None else predicted
+    logits, _, maps = forward_maps(network, images, target, method)
+    probability = logits.softmax(1) if several is None else logits.sigmoid()
+    predicted = logits.argmax(1) if predicted is None else predicted
     of_both = [probability.gather(1, which[:, None])[:, 0].cpu() for which in (kinds, predicted)]
     return ArmOutput(maps.float().cpu(), kinds.cpu(), of_both[0], predicted.cpu(), of_both[1])
 
@@ -273,7 +270,7 @@ def explain_batch(
 def describe(
     seen: Mapping[str, ArmOutput], at: int, path: Path, name: str, classes: Sequence[str]
 ) -> list[Explanation]:
-    """What is said of one image of a batch, for each arm."""
+    """One image of a batch as each arm explains it."""
     return [
         Explanation(
             printable(str(path)),
@@ -305,13 +302,13 @@ def write(
         folder: where `maps/` is.
         image: (3, side, side), 0..1.
         maps: by arm, (height, width) float32, before ReLU.
-        of_image: what is said of each arm's.
+        of_image: the explanation by each arm.
         asked: the map's class was, rather than predicted.
         path: of the image.
     """
     nowhere = torch.zeros(image.shape[1:], dtype=torch.uint8)
     density = {arm: overlay.density(cells[None])[0] for arm, cells in maps.items()}
-    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}, {}), (BASELINE, REGULARISED))
+    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}))
     captions = [[file_name(path.name)], *(caption(entry, asked) for entry in of_image)]
     png = overlay.captioned(strip, captions)
     write_atomically(folder / of_image[0].png, partial(overlay.save_png, png))
@@ -373,7 +370,7 @@ def table(found: Sequence[Sequence[Explanation]], name: str | None) -> str:
     """The first images in a line each: what each arm predicts, and the entropy of its map in nats.
 
     Args:
-        found: of each image, what is said of each arm.
+        found: of each image, the explanation by each arm.
         name: of the class that was asked for, whose probability is given then, or None.
     """
     asked = [] if name is None else [f"p of {cut(name, 16)}"]
@@ -386,10 +383,10 @@ def table(found: Sequence[Sequence[Explanation]], name: str | None) -> str:
             cells.append("dead" if entry.dead else f"{entry.entropy:.2f}")
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    said = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     if len(found) > SHOWN:
-        said.append(f"and {len(found) - SHOWN} more")
-    return "\n".join(said)
+        rows.append(f"and {len(found) - SHOWN} more")
+    return "\n".join(rows)
 
 
 def cut(text: str, most: int, end: bool = False) -> str:

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from camtrain.cam.routes import GradientRoute, Routes
+from camtrain.cam.routes import GradientRoute
 from camtrain.config.schema import Config
 from camtrain.networks.build import survey
-from camtrain.networks.layers import Layer
-from camtrain.tasks import layers
+from camtrain.report.tables import aligned
 
+CLASSES = 10
+"""Which layers there are does not depend on the number of classes."""
 
-def layer_table(config: Config, chosen: str, found: Mapping[str, tuple[Layer, Routes]]) -> str:
-    """The layers of a network as a table; an arrow stands before the one that the map is made of."""
-    lines = [("", "layer", "channels", "grid", "training", "evaluation")]
-    for name, (layer, paths) in found.items():
-        mark = "->" if name == chosen else ""
-        words = (PATHS.get(paths.training, paths.training.value), paths.evaluation.value)
-        lines.append((mark, name, str(layer.channels), f"{layer.height} x {layer.width}", *words))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(
-        [f"{config.model.name} at {config.dataset.image_size} x {config.dataset.image_size} pixels", "", *table]
-    )
-
-
-PATHS = {GradientRoute.mixed: "model.batch_norm=frozen only"}
+ROUTES = {GradientRoute.mixed: "model.batch_norm=frozen only"}
+"""In words, where those of the route do not say what to do."""
 
 
 def list_layers(config: Config) -> str:
-    """The network's layers as a table: what has a grid, and how the gradient of a score reaches it.
+    """The layers that have a grid as a table, with how the gradient of a score reaches each in training and evaluation.
+
+    An arrow stands before the one that the map is made of.
 
     Raises:
         UserError: as for :func:`camtrain.networks.build.build`.
     """
-    # Which layers there are does not depend on the number of classes.
-    chosen, found = survey(config.model, 10, config.dataset.image_size)
-    return layers.layer_table(config, chosen, found)
+    size = config.dataset.image_size
+    chosen, found = survey(config.model, CLASSES, size)
+    lines = [("", "layer", "channels", "grid", "training", "evaluation")]
+    for name, (layer, routes) in found.items():
+        mark, grid = "->" if name == chosen else "", f"{layer.height} x {layer.width}"
+        training = ROUTES.get(routes.training, routes.training.value)
+        lines.append((mark, name, str(layer.channels), grid, training, routes.evaluation.value))
+    return f"{config.model.name} at {size} x {size} pixels\n\n{aligned(lines)}"

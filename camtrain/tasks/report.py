@@ -1,4 +1,4 @@
-"""Finished runs together, over seeds and settings: what they say, and whether the claim holds."""
+"""`task=report`: finished runs together, over seeds and settings: what they say, and whether the claim holds."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from camtrain.analysis.intervals import Interval
-from camtrain.analysis.over_seeds import Run, Summary, group_by_settings, summarise
+from camtrain.analysis.over_seeds import Comparison, Run, Summary, group_by_settings, summarise
 from camtrain.analysis.over_seeds import notes as notes_on
-from camtrain.analysis.verdict import VERDICTS, Condition, sentences
+from camtrain.analysis.verdict import VERDICTS, Claim, Condition
 from camtrain.config.schema import Config
 from camtrain.errors import UserError
 from camtrain.files import write_text
 from camtrain.report import build, tables
-from camtrain.runs import facts
+from camtrain.runs.facts import data_name
+from camtrain.runs.images import NAME as IMAGES
+from camtrain.runs.images import read_images
 from camtrain.runs.load import read
-from camtrain.runs.result import NAME, finite, read_images
+from camtrain.runs.result import NAME, finite
 
 log = logging.getLogger("camtrain")
-
 
 TABLE = "comparison.json"
 
@@ -32,45 +33,58 @@ def report_runs(config: Config, folder: Path) -> None:
     """Compare finished runs, and leave `report.html` and `comparison.json` in the folder.
 
     Args:
-        config: checked; of it `runs` and `report` count.
+        config: checked; `runs` and `report` are used.
         folder: where the files go; exists.
 
     Raises:
-        UserError: there is no finished run, or what one left is not whole. Nothing was written then but the log.
+        UserError: there is no finished run, or runs that cannot be compared. Nothing was written then but the log.
     """
     assert config.runs is not None
     runs, left_out = collect(config.runs)
-    summaries = [summarise(label, of_label, config.report) for label, of_label in group_by_settings(runs).items()]
-    used = sum(len(one.runs) for one in summaries)
-    notes = [f"left out: {reason}" for reason in left_out]
-    if len(summaries) == 1:
-        notes = notes_on(summaries[0]) + notes
-    if used < len(runs):
-        count = len(runs) - used
-        notes.append(f"{count} run{'s' * (count > 1)} left out: later ones have the same settings and seed.")
-    measured_on = {
-        (facts.data_name(run.config), run.result["data"]["val"], "trained_seed" in run.result)
-        for one in summaries
-        for run in one.runs
-    }
-    if len(summaries) > 1 and len(measured_on) > 1:
+    summaries = [summarise(label, group, config.report) for label, group in group_by_settings(runs).items()]
+    several = len(summaries) > 1
+    notes = [] if several else notes_on(summaries[0])
+    notes += [f"left out: {reason}" for reason in left_out]
+    repeated = len(runs) - sum(len(one.runs) for one in summaries)
+    if repeated:
+        notes.append(f"{repeated} run{'s' * (repeated > 1)} left out: later ones have the same settings and seed.")
+    if several and len({measured_on(run) for one in summaries for run in one.runs}) > 1:
         notes.append("the settings were measured on different images: their figures cannot be compared directly.")
     for one in summaries:
-        if len(summaries) > 1:
+        if several:
             log.info("\n%s", one.label)
-        log.info("seed%s %s\n", "s" * (len(one.runs) > 1), ", ".join(map(str, one.seeds)))
-        log.info("%s\n", tables.as_text(one.final, one.rows))
-        log.info("%s\n", "\n".join(sentences(one.claim, one.seeds)))
-        for note in notes_on(one) if len(summaries) > 1 else ():
+        log_summary(one)
+        for note in notes_on(one) if several else ():
             log.warning("Note: %s", note)
-    if len(summaries) > 1:
-        lines = [(f"{one.label}, {one.counted}: {VERDICTS[one.claim.outcome]}", one.final) for one in summaries]
-        log.info("\nbaseline > regularised\n%s\n", tables.sweep_text(lines))
+    if several:
+        lines = [
+            (f"{one.label}, {one.counted}: {verdicts(one)}", {arm: one.final[arm] for arm in one.arms})
+            for one in summaries
+        ]
+        log.info("\n%s\n%s\n", tables.joined(summaries[0].arms), tables.sweep_text(lines))
     for note in notes:
         log.warning("Note: %s", note)
     build.write(folder / build.NAME, title(summaries), summaries, notes)
     write_text(folder / TABLE, json.dumps(finite([as_json(one) for one in summaries]), indent=1) + "\n")
     log.info("report       %s", folder / build.NAME)
+
+
+def log_summary(one: Summary) -> None:
+    """Print the seeds, the tables and the claims of one setting."""
+    log.info("seed%s %s\n", "s" * (len(one.runs) > 1), ", ".join(map(str, one.seeds)))
+    log.info("%s\n", tables.as_text(one))
+    log.info("%s\n", tables.claims_text(one))
+
+
+def verdicts(one: Summary) -> str:
+    """The verdict in words; of several treatments, each one's."""
+    words = {each.contrast.treatment: VERDICTS[each.claim.outcome] for each in one.comparisons}
+    return "; ".join(f"{name} {text}" for name, text in words.items()) if len(words) > 1 else next(iter(words.values()))
+
+
+def measured_on(run: Run) -> tuple[str, int, bool]:
+    """What tells apart the images that runs were measured on."""
+    return data_name(run.result.config.dataset), run.result.data.val, run.result.trained_seed is not None
 
 
 def collect(runs: str) -> tuple[list[Run], list[str]]:
@@ -90,18 +104,17 @@ def collect(runs: str) -> tuple[list[Run], list[str]]:
         try:
             finished = read(folder)
             each = read_images(folder)
-            whole = finished.result["data"]["val"]
+            whole = finished.result.data.val
             if any(len(values) != whole for tags in each.values() for values in tags.values()):
-                raise UserError(f"{folder}: its pictures.csv does not hold its {whole} images; repeat the run")
-            found.append(Run(*finished, each))
+                raise UserError(f"{folder}: its {IMAGES} does not hold its {whole} images; repeat the run")
+            found.append(Run(folder, finished.result, each))
         except UserError as error:
             left_out.append(str(error))
     if not found:
         reason = f"; the first: {left_out[0]}" if left_out else f" ({NAME} in it or below)"
         raise UserError(f"runs={runs}: no finished run there{reason}")
-    measures = {bool(run.result["data"]["multilabel"]) for run in found}
-    if len(measures) > 1:
-        raise UserError(f"runs={runs}: some have one class per image, some several; compare them apart")
+    if len({run.result.data.multilabel for run in found}) > 1:
+        raise UserError(f"runs={runs}: some have one class per image, some several; report them separately")
     return found, left_out
 
 
@@ -111,39 +124,53 @@ def _natural(path: Path) -> tuple[str, int, str]:
 
 
 def title(summaries: Sequence[Summary]) -> str:
-    names = dict.fromkeys(facts.data_name(run.config) for one in summaries for run in one.runs)
-    networks = dict.fromkeys(run.config.model.name for one in summaries for run in one.runs)
+    names = dict.fromkeys(data_name(run.result.config.dataset) for one in summaries for run in one.runs)
+    networks = dict.fromkeys(run.result.config.model.name for one in summaries for run in one.runs)
     runs = sum(len(one.runs) for one in summaries)
     return f"{', '.join(names)}; {', '.join(networks)}; {runs} run{'s' * (runs > 1)}"
 
 
 def as_json(one: Summary) -> dict[str, Any]:
-    """For programs: the claim with its conditions, and every indicator with its interval."""
+    """For programs: claims with their conditions, and every indicator with its interval."""
+    treatments = {each.contrast.treatment: _comparison(each) for each in one.comparisons}
+    first = next(iter(treatments.values()))
     return {
         "label": one.label,
         "seeds": one.seeds,
         "runs": [str(run.folder) for run in one.runs],
-        "claim": {
-            "outcome": one.claim.outcome.value,
-            "margins": asdict(one.claim.margins),
-            "same_maps": [variant.value for variant in one.claim.doubles],
-            "conditions": [_condition(condition) for condition in one.claim.conditions],
-            "beyond": [_condition(condition) for condition in one.claim.beyond],
-        },
+        **first,
+        **({"treatments": treatments} if len(treatments) > 1 else {}),
+        "final": one.final,
+    }
+
+
+def _comparison(each: Comparison) -> dict[str, Any]:
+    reference, treatment, _ = each.contrast
+    return {
+        "claim": _claim(each.claim),
         "indicators": {
             row.indicator.tag: {
-                "baseline": row.baseline,
-                "regularised": row.regularised,
+                reference: row.reference,
+                treatment: row.treatment,
                 "control": row.control,
                 **_interval(row.interval),
                 "p_holm": row.adjusted,
-                "both_right": _interval(row.both_right),
+                "both_right": _interval(row.both_correct),
                 "verdict": row.verdict,
             }
-            for rows in one.rows.values()
+            for rows in each.rows.values()
             for row in rows
         },
-        "final": one.final,
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        "outcome": claim.outcome.value,
+        "margins": asdict(claim.margins),
+        "same_maps": [method.value for method in claim.equivalent],
+        "conditions": [_condition(condition) for condition in claim.conditions],
+        "beyond": [_condition(condition) for condition in claim.beyond],
     }
 
 

@@ -1,139 +1,150 @@
-"""The end of a run, or of measuring one again: look closely, draw, judge, and write everything down."""
+"""What training and measuring again have in common: the context of evaluation, the record, the report."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor
 
-from camtrain.analysis import over_seeds, verdict
+from camtrain.analysis import over_seeds
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import Config
-from camtrain.data.batches import Batch, all_batches
+from camtrain.data.batches import Batching, all_batches, one_batch
 from camtrain.data.images import ImageSet
 from camtrain.device import memory_format, worker_threads
-from camtrain.evaluation import after_training
+from camtrain.evaluation.after_training import AfterTraining, measure_after_training
+from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
-from camtrain.evaluation.subset import choose_images
 from camtrain.networks.build import untrained
+from camtrain.networks.classifier import Classifier
 from camtrain.report import build, console, tables
-from camtrain.report.gallery import CHOSEN_BY, choose_gallery, write_gallery
+from camtrain.report.gallery import Views, choose_gallery, write_gallery
 from camtrain.runs import result
-from camtrain.training.arm import Arm
+from camtrain.runs.images import write_images
+from camtrain.runs.result import Control, RunResult
+from camtrain.streams import Stream, torch_seed
 
 log = logging.getLogger("camtrain")
 
 
+def evaluation_context(
+    config: Config,
+    networks: Mapping[str, Classifier],
+    val_set: ImageSet,
+    device: torch.device,
+    progress: Callable[[str], object] = lambda _: None,
+) -> EvaluationContext:
+    """Networks by arm in front of the validation images of a run."""
+    trainer = config.trainer
+    batching = Batching(trainer.batch_size, device, memory_format(trainer), worker_threads(trainer))
+    classes, multilabel = len(val_set.classes), is_multilabel(val_set.targets)
+    seed = torch_seed(config.seed, Stream.sanity)
+    return EvaluationContext(
+        networks,
+        len(val_set.targets),
+        lambda chosen: all_batches(val_set, batching, chosen),
+        config.cam.variant,
+        config.evaluate,
+        config.seed,
+        lambda: untrained(config.model, classes, config.dataset.image_size, seed, multilabel).backbone.state_dict(),
+        progress,
+    )
+
+
 @dataclass
-class EvaluationContext:
-    """Trained arms in front of validation images."""
+class RunRecord:
+    """What is known of a run so far, and its folder."""
 
-    config: Config
     folder: Path
-    arms: Sequence[Arm]
-    images: ImageSet
-    device: torch.device
+    result: RunResult
+    each: over_seeds.Each  # figures of every validation image; empty where none was measured yet
+    started: float = field(default_factory=time.perf_counter)
 
-    def __post_init__(self) -> None:
-        self.measured, self.shown = choose_images(self.images, self.config)
-        self.started = time.perf_counter()
-
-    def batches(self, chosen: Tensor | None = None) -> Generator[Batch, None, None]:
-        """The validation images, or the chosen ones, (images,) bool."""
-        trainer = self.config.trainer
-        threads = worker_threads(trainer)
-        return all_batches(self.images, trainer.batch_size, self.device, memory_format(trainer), threads, chosen)
-
-    def fresh(self) -> Mapping[str, Tensor]:
-        """State dict of a network as the arms' that was not trained."""
-        several = is_multilabel(self.images.targets)
-        return untrained(self.config, len(self.images.classes), several).backbone.state_dict()
-
-    def save(
-        self,
-        status: str,
-        epochs: Mapping[str, list[dict[str, float]]],
-        each: over_seeds.Each,
-        facts: Mapping[str, Any],
-        timing: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Write `result.json`; arguments as for :func:`camtrain.runs.result.write`."""
-        tree: Any = OmegaConf.to_container(OmegaConf.structured(self.config), enum_to_str=True)
-        found = over_seeds.differences([each], shared=True)
-        timing = {"seconds": time.perf_counter() - self.started, **timing}
-        return result.write(self.folder, status, self.config.seed, tree, epochs, found, timing, facts)
+    def save(self, status: str) -> RunResult:
+        """Write `result.json`, whole."""
+        final = {name: arm.final for name, arm in self.result.arms.items()}
+        self.result.status = status
+        self.result.differences, self.result.margins = over_seeds.differences_of_run(final, self.each)
+        self.result.timing.seconds = time.perf_counter() - self.started
+        result.write(self.folder, self.result)
+        return self.result
 
 
-class FinalMeasurements(NamedTuple):
-    """What was found once, after training."""
-
-    means: Mapping[str, Mapping[str, float]]  # by arm, and of the control
-    each: over_seeds.Each
-    facts: dict[str, Any]  # for result.json: `control`, `by_size`, `sanity`, `wall`, `wall_by`
-
-
-def measure_final(scene: EvaluationContext, evaluated: Evaluated, say: Callable[[str], object]) -> FinalMeasurements:
-    """Measure what takes longer, draw the images of the report, write down the figures of every image.
+def measure_final(
+    context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, record: RunRecord
+) -> AfterTraining:
+    """Measure what takes longer, draw the gallery, write down the figures of every image.
 
     Args:
-        scene: arms and images.
+        context: networks and images.
         evaluated: of these images, by :func:`camtrain.evaluation.every_epoch.evaluate`.
-        say: is told what is being done.
+        val_set: the images.
+        record: of the run; takes all but the arms' figures.
     """
-    config = scene.config
-    close = after_training.measure(scene.arms, evaluated, scene.batches, config, scene.measured, scene.fresh, say)
-    quick = evaluated.measured.each
-    each = {name: {**quick.get(name, {}), **tags} for name, tags in close.measured.each.items()}
-    facts = close.found
-    if scene.shown:
-        chosen = choose_gallery(each, scene.shown)
-        wall = write_gallery(scene.folder, scene.arms, scene.images, chosen, config.cam, scene.device)
-        facts |= {"wall": wall, "wall_by": CHOSEN_BY[chosen.by]}
-    result.write_images(scene.folder, scene.images, each)
-    return FinalMeasurements(close.measured.means, each, facts)
+    after = measure_after_training(context, evaluated)
+    quick, found = evaluated.measured.each, record.result
+    record.each = {name: {**quick.get(name, {}), **tags} for name, tags in after.measured.each.items()}
+    found.controls = {
+        pair.treatment: Control(after.powers[pair.treatment], after.measured.means[pair.control])
+        for pair in context.contrasts
+    }
+    found.by_size, found.sanity = after.by_size, after.randomisation or None
+    if context.shown:
+        chosen = choose_gallery(record.each, context.shown, context.contrasts[0])
+        found.gallery_by = chosen.by.label
+        found.gallery = write_gallery(
+            record.folder, val_set, chosen, lambda numbers: views_of(context, evaluated, val_set, numbers)
+        )
+    write_images(record.folder, val_set, record.each)
+    return after
 
 
-class ReportOutcome(NamedTuple):
-    one: over_seeds.Summary
+def views_of(context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, numbers: list[int]) -> Views:
+    """Validation images, in ascending order, with the maps and logits that the evaluation holds of them."""
+    batch = one_batch(val_set, numbers, next(iter(context.networks.values())).mean.device)
+    maps = {name: evaluated.maps_of(name, batch) for name in context.networks}
+    logits = {name: evaluated.logits_of(name, batch) for name in context.networks}
+    return Views.of(batch, maps, logits)
+
+
+@dataclass(frozen=True)
+class ReportOutcome:
+    """The comparison of a run's arms, and what a reader has to know before believing it."""
+
+    summary: over_seeds.Summary
     notes: list[str]
 
 
-def write_report(
-    scene: EvaluationContext, told: Mapping[str, Any], each: over_seeds.Each, title: str, shared: int = 0
-) -> ReportOutcome:
+def write_report(record: RunRecord, title: str, shared_files: int = 0) -> ReportOutcome:
     """Judge the claim and write report.html.
 
     Args:
-        scene: arms and images.
-        told: what result.json holds.
-        each: the figures of every image.
+        record: of the run.
         title: of the page.
-        shared: files that both arms were trained on and are validated on.
+        shared_files: validation images that the arms were trained on.
     """
-    one = over_seeds.summarise("", [over_seeds.Run(scene.folder, scene.config, told, each)], scene.config.report)
-    notes = over_seeds.notes(one, shared)
-    build.write(scene.folder / build.NAME, title, [one], notes)
-    return ReportOutcome(one, notes)
+    run = over_seeds.Run(record.folder, record.save("running"), record.each)
+    summary = over_seeds.summarise("", [run], record.result.config.report)
+    notes = over_seeds.notes(summary, shared_files)
+    build.write(record.folder / build.NAME, title, [summary], notes)
+    return ReportOutcome(summary, notes)
 
 
-def log_summary(scene: EvaluationContext, settled: ReportOutcome) -> None:
-    """Print the tables, the claim and the notes."""
-    log.info("\n%s\n", tables.as_text(settled.one.final, settled.one.rows))
-    log.info("%s", "\n".join(verdict.sentences(settled.one.claim, settled.one.seeds)))
-    for note in settled.notes:
-        log.warning("Note: %s", note)
-    log.info("\nrun folder   %s", scene.folder)
-    log.info("report       %s", scene.folder / build.NAME)
-
-
-def log_introduction(facts: Mapping[str, Any], config: Config) -> None:
+def log_introduction(record: RunRecord) -> None:
     """Say what will be done."""
-    for label, text in console.introduction(facts, config):
+    for label, text in console.introduction(record.result):
         log.info("%-9s %s", label, text)
+
+
+def log_summary(folder: Path, outcome: ReportOutcome) -> None:
+    """Print the tables, the claims and the notes."""
+    log.info("\n%s\n", tables.as_text(outcome.summary))
+    log.info("%s", tables.claims_text(outcome.summary))
+    for note in outcome.notes:
+        log.warning("Note: %s", note)
+    log.info("\nrun folder   %s", folder)
+    log.info("report       %s", folder / build.NAME)

@@ -3,39 +3,57 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from camtrain.arms import BASELINE, REGULARISED
 from camtrain.cam.routes import Routes
+from camtrain.config.options import CamConfig
 from camtrain.config.schema import OptimConfig
-from camtrain.loss.balance import Balance
+from camtrain.loss.balance import default_share
+from camtrain.loss.criterion import CamLoss, Criterion
 from camtrain.networks.classifier import Classifier
+from camtrain.training.checks import check_routes
 from camtrain.training.optim import make_optimiser
 
 
 @dataclass
 class Arm:
-    """A network in training.
-
-    `regularised` says whether the CAM term is in its loss; `balance` finds the term's weight where that is automatic.
-    """
+    """A network in training."""
 
     name: str
-    model: Classifier
+    network: Classifier
     optimiser: torch.optim.Optimizer
-    regularised: bool
-    paths: Routes
-    balance: Balance | None = None
+    criterion: Criterion
 
 
 def make_arms(
-    model: Classifier, optim: OptimConfig, peak: float, paths: Routes, balance: Balance | None = None
+    network: Classifier,
+    cams: Mapping[str, CamConfig],
+    routes: Routes,
+    optim: OptimConfig,
+    rate: float,
+    pretrained: bool,
 ) -> list[Arm]:
-    """Both arms with the same initial weights, trained at the `peak` rate. The model itself becomes the baseline's."""
-    other = copy.deepcopy(model)
-    return [
-        Arm(BASELINE, model, make_optimiser(model, optim, peak), False, paths),
-        Arm(REGULARISED, other, make_optimiser(other, optim, peak), True, paths, balance),
-    ]
+    """Arms with the same initial weights. The network itself becomes the first one's.
+
+    Args:
+        network: with its initial weights.
+        cams: of each arm, by name, the settings of its CAM term.
+        routes: of the network, by :func:`camtrain.training.checks.probe_routes`.
+        optim: of all arms.
+        rate: learning rate at the top of its schedule.
+        pretrained: whether the weights are.
+
+    Raises:
+        UserError: an arm's map cannot be made, or not trained through, at the target layer.
+    """
+    arms = []
+    for number, (name, cam) in enumerate(cams.items()):
+        own = network if number == 0 else copy.deepcopy(network)
+        own.routes = check_routes(routes, cam, network.layer)
+        share = cam.share or default_share(pretrained)
+        criterion = CamLoss(cam, own.routes.training, own.class_weights, share)
+        arms.append(Arm(name, own, make_optimiser(own, optim, rate), criterion))
+    return arms

@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from camtrain.cam.targets import is_multilabel
-from camtrain.config.options import AUTO, Term
-from camtrain.config.schema import Config
+from camtrain.config.schema import OptimConfig
 from camtrain.data.batches import Batch
 from camtrain.errors import UserError
-from camtrain.loss.criterion import schedule
 from camtrain.metrics.classification import ACCURACY, PRECISION, is_correct, mean_average_precision
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.arm import Arm
 from camtrain.training.optim import learning_rate
+from camtrain.training.state import TrainingState
 from camtrain.training.step import Step, train_step
 
 OBSERVE_EVERY = 10
-"""Steps between measurements of the CAM term, in the arm that trains it and in the one that does not.
+"""Steps between measurements of the CAM term, in arms that train it and in those that do not.
 
 Such a step is not timed: it costs the baseline what a plain training would not pay.
 """
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How training proceeds."""
+
+    optim: OptimConfig
+    rate: float  # learning rate at the top of its schedule
+    epochs: int  # that the schedules are made for
+    steps_per_epoch: int
+    steps: int  # in all, which may end within an epoch
+    seed: int
+    device: torch.device
+
+    @property
+    def begun_epochs(self) -> int:
+        """Epochs that are at least begun."""
+        return -(-self.steps // self.steps_per_epoch)
+
+
 @dataclass
-class Epoch:
+class EpochRecord:
     """What one arm's training did in one epoch."""
 
     means: dict[str, list[Tensor]] = field(default_factory=dict)  # by tag
@@ -39,14 +56,14 @@ class Epoch:
     timed: list[float] = field(default_factory=list)  # seconds of each step that is comparable between arms
     steps: int = 0
 
-    def add(self, step: Step, target: Tensor, term: Term) -> None:
+    def add(self, step: Step, target: Tensor, term_name: str) -> None:
         self.steps += 1
         for tag, value in (
             ("loss/total", step.loss),
-            ("loss/classification", step.classification),
-            (f"loss/cam_{term.value}", step.cam_term),
-            ("effort/cam_share", step.cam_share),
-            ("effort/cam_weight", step.cam_weight),
+            ("loss/classification", step.observed.classification),
+            (f"loss/{term_name}", step.observed.cam_term),
+            ("effort/cam_share", step.observed.cam_share),
+            ("effort/cam_weight", step.observed.cam_weight),
         ):
             if value is not None:
                 self.means.setdefault(tag, []).append(value)
@@ -68,62 +85,63 @@ class Epoch:
 
 
 def train_epoch(
-    arms: Sequence[Arm],
-    batches: Iterator[Batch],
-    config: Config,
-    peak_rate: float,
-    epoch: int,
-    steps: int,
-    steps_per_epoch: int,
-    device: torch.device,
-    on_step: Callable[[int], None],
-) -> dict[str, Epoch]:
-    """Train every arm for `steps` steps of one epoch on the same batches.
+    state: TrainingState, batches: Iterator[Batch], plan: Plan, on_step: Callable[[], object]
+) -> dict[str, EpochRecord]:
+    """Train every arm for the rest of the state's epoch on the same batches, and count it as done.
+
+    Arms take turns in going first, so that none always finds the batch in the cache.
 
     Args:
-        arms: trained in place. Who goes first alternates, so that neither always finds the batch in the cache.
-        batches: training batches, from which the next `steps` are taken.
-        config: the whole configuration.
-        peak_rate: learning rate at the top of its schedule.
-        epoch: its number, from 0.
-        steps: how many steps to take.
-        steps_per_epoch: of a whole epoch; the schedules run on it.
-        device: where the arms are.
-        on_step: called with the number of the step after it was taken.
+        state: whose arms are trained in place.
+        batches: training batches, from the state's epoch and step on.
+        plan: how.
+        on_step: called after each step.
 
     Raises:
         UserError: a loss is not finite.
     """
-    records = {arm.name: Epoch() for arm in arms}
+    arms, epoch = list(state.arms), state.epoch
+    records = {arm.name: EpochRecord() for arm in arms}
     for arm in arms:
-        arm.model.train()
-    for step in range(steps):
+        arm.network.train()
+    last = min(plan.steps_per_epoch, plan.steps - epoch * plan.steps_per_epoch) - 1
+    for step in range(state.step, last + 1):
         batch = next(batches)
-        done = epoch + step / steps_per_epoch
-        rate = learning_rate(config.optim, peak_rate, done, config.trainer.epochs)
-        full = schedule(config.cam, done)
+        done = epoch + step / plan.steps_per_epoch
+        rate = learning_rate(plan.optim, plan.rate, done, plan.epochs)
         observe = step % OBSERVE_EVERY == 0
-        dropout = torch_seed(config.seed, Stream.dropout, epoch, step)
+        comparable = not observe and all(arm.criterion.comparable(done) for arm in arms)
+        dropout = torch_seed(plan.seed, Stream.dropout, epoch, step)
         for arm in arms if step % 2 == 0 else reversed(arms):
             for group in arm.optimiser.param_groups:
                 group["lr"] = rate
             torch.manual_seed(dropout)  # the same dropout in every arm
-            _synchronise(device)
-            started = time.perf_counter()
-            taken = train_step(arm, batch, config.cam, full, observe)
-            _synchronise(device)
-            seconds = time.perf_counter() - started
-            record = records[arm.name]
-            record.add(taken, batch.targets, config.cam.term)
-            if not observe and (full > 0 or config.cam.weight == 0):
-                record.timed.append(seconds)
-            if (observe or step == steps - 1) and not torch.isfinite(taken.loss):
-                raise UserError(
-                    f"the {arm.name} arm's loss is {float(taken.loss)} in epoch {epoch + 1}, step {step + 1}:"
-                    f" lower optim.lr or {'cam.share' if config.cam.weight == AUTO else 'cam.weight'}"
-                )
-        on_step(step)
+            taken, seconds = _timed_step(arm, batch, done, observe, plan.device)
+            records[arm.name].add(taken, batch.targets, arm.criterion.term_name)
+            if comparable:
+                records[arm.name].timed.append(seconds)
+            if (observe or step == last) and not torch.isfinite(taken.loss):
+                raise _diverged(arm, float(taken.loss), epoch, step)
+        state.step = step + 1
+        on_step()
+    state.epoch, state.step = epoch + 1, 0
     return records
+
+
+def _timed_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool, device: torch.device) -> tuple[Step, float]:
+    """A step and the seconds that it took."""
+    _synchronise(device)
+    started = time.perf_counter()
+    taken = train_step(arm, batch, epochs_done, observe)
+    _synchronise(device)
+    return taken, time.perf_counter() - started
+
+
+def _diverged(arm: Arm, loss: float, epoch: int, step: int) -> UserError:
+    strength = f" or {arm.criterion.strength}" if arm.criterion.strength else ""
+    return UserError(
+        f"the {arm.name} arm's loss is {loss} in epoch {epoch + 1}, step {step + 1}: lower optim.lr{strength}"
+    )
 
 
 def _synchronise(device: torch.device) -> None:

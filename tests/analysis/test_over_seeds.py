@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+from runs.made import TAGS, THREE, made_run
 
-from camtrain.analysis.intervals import NOTHING, hierarchical
+from camtrain.analysis.intervals import hierarchical
 from camtrain.analysis.over_seeds import Run, group_by_settings, notes, summarise
 from camtrain.analysis.pareto import on_front
-from camtrain.analysis.verdict import Condition, Outcome
-from camtrain.config.options import DatasetName as Name
-from camtrain.config.schema import Config, DatasetConfig, FolderConfig, ModelConfig, ReportConfig, ShapesConfig
-from camtrain.report import build
+from camtrain.analysis.verdict import Outcome
+from camtrain.config.options import CamVariant
+from camtrain.config.schema import ReportConfig
 from camtrain.runs.facts import data_name
-
-OUTCOMES = (Outcome.open, Outcome.met, Outcome.failed)
-TAGS = ("accuracy/val", "cam/entropy", "cam/area")
+from camtrain.runs.settings import leaves
 
 
 def run(seed: int, images: int = 30, share: float | None = None, files: bool = False, **more: Any) -> Run:
     """A run with made-up figures; the regularised arm's entropy is lower by 1."""
-    generator = torch.Generator().manual_seed(seed)
-    dataset: DatasetConfig = FolderConfig(name=Name.folder, root="x") if files else ShapesConfig(name=Name.shapes)
-    config = Config(dataset=dataset, model=ModelConfig(name="small_resnet"), seed=seed, **more)
-    config.cam.share = share
-    each = {
-        arm: {tag: torch.rand(images, generator=generator, dtype=torch.float64) for tag in TAGS}
-        for arm in ("baseline", "regularised", "control")
-    }
-    each["regularised"]["cam/entropy"] -= 1 + seed / 10
-    for arm in ("baseline", "regularised"):
-        each[arm]["accuracy/val"] = each[arm]["accuracy/val"].gt(0.3).double()
-    del each["control"]["accuracy/val"]
-    finals: dict[str, dict[str, float | None]] = {
-        arm: {tag: float(value.nanmean()) for tag, value in tags.items()} for arm, tags in each.items()
-    }
-    for arm in ("baseline", "regularised"):
-        finals[arm] |= {"cam/dead_rate": 0.0, "cam/energy_in_mask": None, "cam/pxap": 0.4 + seed / 100 + len(arm) / 100}
-    result = {
-        "arms": {arm: {"final": finals[arm]} for arm in ("baseline", "regularised")},
-        "control": {"power": 2.0, "final": finals["control"]},
-    }
-    return Run(Path(f"run {seed}"), config, result, each)
+    one = made_run(seed, images=images, files=files, **more)
+    one.result.config.cam.share = share
+    return one
 
 
 def differences(one: Run, tag: str, of: str = "baseline") -> np.ndarray:
@@ -57,14 +34,14 @@ def differences(one: Run, tag: str, of: str = "baseline") -> np.ndarray:
 
 def row_of(runs: list[Run], tag: str) -> Any:
     one = summarise("", runs, ReportConfig())
-    return next(row for rows in one.rows.values() for row in rows if row.indicator.tag == tag)
+    return next(row for rows in one.comparisons[0].rows.values() for row in rows if row.indicator.tag == tag)
 
 
 def test_runs_with_the_same_settings_belong_together() -> None:
     runs = [run(1, share=0.3), run(0, share=0.3), run(0, share=0.5), run(0, share=0.3)]
     groups = group_by_settings(runs)
     assert list(groups) == ["cam.share=0.3", "cam.share=0.5"]
-    assert [one.config.seed for one in groups["cam.share=0.3"]] == [0, 1]
+    assert [one.result.config.seed for one in groups["cam.share=0.3"]] == [0, 1]
     assert groups["cam.share=0.3"][0] is runs[3]  # the later one
     assert list(group_by_settings([run(0), run(1)])) == [""]
     assert list(group_by_settings([run(0), run(0, share=0.3)])) == ["cam.share=null", "cam.share=0.3"]
@@ -72,28 +49,32 @@ def test_runs_with_the_same_settings_belong_together() -> None:
 
 def test_what_is_no_setting_does_not_set_apart() -> None:
     other = run(1)
-    other.config.trainer.threads, other.config.run, other.config.report.accuracy_margin = 7, "x", 0.5
+    other.result.config.trainer.threads, other.result.config.run, other.result.config.report.accuracy_margin = (
+        7,
+        "x",
+        0.5,
+    )
     assert len(group_by_settings([run(0), other])) == 1
-    other.config.evaluate.faithfulness_images = 7
+    other.result.config.evaluate.faithfulness_images = 7
     assert len(group_by_settings([run(0), other])) == 2
 
 
 def test_measuring_a_run_again_with_another_seed_makes_no_new_seed() -> None:
     runs = [run(seed) for seed in (3, 4)]
     for one in runs:
-        one.result["trained_seed"] = 0  # type: ignore[index]
+        one.result.trained_seed = 0
     assert list(group_by_settings(runs)) == ["seed=3", "seed=4"]
     runs = [run(0), run(0), run(0)]
     for number, one in enumerate(runs):
-        one.result["trained_seed"] = number  # type: ignore[index]
-    (of_label,) = group_by_settings(runs).values()
-    assert [one.seed for one in of_label] == [0, 1, 2]
+        one.result.trained_seed = number
+    (group,) = group_by_settings(runs).values()
+    assert [one.result.seed for one in group] == [0, 1, 2]
     runs = [run(7), run(7)]
     for number, one in enumerate(runs):
-        one.result["trained_seed"] = number  # type: ignore[index]
-    ((label, of_label),) = group_by_settings(runs).items()
+        one.result.trained_seed = number
+    ((label, group),) = group_by_settings(runs).items()
     assert label == ""
-    assert [one.seed for one in of_label] == [0, 1]
+    assert [one.result.seed for one in group] == [0, 1]
 
 
 def test_one_run_has_the_t_interval_of_its_images() -> None:
@@ -113,13 +94,15 @@ def test_images_of_files_are_the_same_in_all_seeds_and_generated_ones_are_not(fi
     values = [np.stack([differences(one, tag) for tag in TAGS], 1) for one in runs]
     assert row.interval == hierarchical(values, shared=files)[1]
     assert row.interval != hierarchical(values, shared=not files)[1]
-    assert row.baseline == pytest.approx(np.mean([float(one.each["baseline"]["cam/entropy"].mean()) for one in runs]))
+    assert row.reference == pytest.approx(np.mean([float(one.each["baseline"]["cam/entropy"].mean()) for one in runs]))
 
 
 def test_a_rate_known_per_run_only_has_no_interval() -> None:
     """Two seeds agree on it, which proves nothing."""
     runs = [run(0), run(1)]
-    (dead,) = (one for one in summarise("", runs, ReportConfig()).claim.conditions if one.name == "dead rate")
+    (dead,) = (
+        one for one in summarise("", runs, ReportConfig()).comparisons[0].claim.conditions if one.name == "dead rate"
+    )
     assert dead.outcome is Outcome.unmeasured
 
 
@@ -127,22 +110,22 @@ def test_a_rate_known_per_run_only_has_no_interval() -> None:
 def test_a_network_at_chance_is_said(accuracy: float, said: bool) -> None:
     """Of 8 classes and 50 images: two standard errors above 1/8 are 0.219."""
     one = run(0)
-    one.result["data"] = {"classes": ["x"] * 8, "val": 50}  # type: ignore[index]
-    one.result["arms"]["baseline"]["final"]["accuracy/val"] = accuracy
+    one.result.data.classes, one.result.data.val = ["x"] * 8, 50
+    one.result.arms["baseline"].final["accuracy/val"] = accuracy  # type: ignore[index]
     assert any("chance" in note for note in notes(summarise("", [one], ReportConfig()))) == said
 
 
-def test_a_control_that_flattens_is_said() -> None:
+def test_a_sharpened_baseline_that_is_flattened_is_said() -> None:
     one = run(0)
-    assert not any("flattens" in note for note in notes(summarise("", [one], ReportConfig())))
-    one.result["control"]["power"] = 0.8
-    assert any("flattens" in note and "0.80" in note for note in notes(summarise("", [one], ReportConfig())))
+    assert not any("flattened" in note for note in notes(summarise("", [one], ReportConfig())))
+    one.result.controls["regularised"].power = 0.8
+    assert any("flattened" in note and "0.80" in note for note in notes(summarise("", [one], ReportConfig())))
 
 
 def test_networks_measured_again_on_one_generated_set_share_its_images() -> None:
     runs = [run(7) for _ in range(3)]
     for number, one in enumerate(runs):
-        one.result["trained_seed"] = number  # type: ignore[index]
+        one.result.trained_seed = number
         one.each["regularised"]["cam/entropy"].add_(number / 100)
     values = [np.stack([differences(one, tag) for tag in TAGS], 1) for one in runs]
     assert row_of(runs, "cam/entropy").interval == hierarchical(values, shared=True)[1]
@@ -153,13 +136,13 @@ def test_sets_of_different_size_are_not_shared() -> None:
     assert math.isfinite(row_of(runs, "cam/entropy").interval.margin)
 
 
-def test_both_right_leaves_out_what_one_arm_gets_wrong() -> None:
+def test_both_correct_leaves_out_what_one_arm_gets_wrong() -> None:
     one = run(2)
     right = (one.each["baseline"]["accuracy/val"] == 1) & (one.each["regularised"]["accuracy/val"] == 1)
     assert 0 < int(right.sum()) < len(right)
     expected = differences(one, "cam/area")[right.numpy()].mean()
-    assert row_of([one], "cam/area").both_right.estimate == pytest.approx(expected)
-    assert math.isnan(row_of([one], "accuracy/val").both_right.estimate)
+    assert row_of([one], "cam/area").both_correct.estimate == pytest.approx(expected)
+    assert math.isnan(row_of([one], "accuracy/val").both_correct.estimate)
 
 
 def test_a_rate_that_no_image_changes_is_not_proven() -> None:
@@ -169,7 +152,7 @@ def test_a_rate_that_no_image_changes_is_not_proven() -> None:
             one.each[arm]["cam/dead_rate"] = torch.zeros(30, dtype=torch.float64)  # type: ignore[index]
     for some in (runs, runs[:1]):
         one_summary = summarise("", some, ReportConfig())
-        (dead,) = (each for each in one_summary.claim.conditions if each.name == "dead rate")
+        (dead,) = (each for each in one_summary.comparisons[0].claim.conditions if each.name == "dead rate")
         assert dead.found.estimate == 0
         # 3.84 / 33.84
         assert dead.found.margin == pytest.approx(0.1135, abs=1e-4)
@@ -178,9 +161,12 @@ def test_a_rate_that_no_image_changes_is_not_proven() -> None:
     for arm, number in (("baseline", 0), ("regularised", 1)):
         for one in runs:
             one.each[arm]["cam/dead_rate"][number] = 1  # type: ignore[index]
-            one.result["arms"][arm]["final"]["cam/dead_rate"] = 1 / 30
+            one.result.arms[arm].final["cam/dead_rate"] = 1 / 30  # type: ignore[index]
     one_summary = summarise("", runs, ReportConfig())
-    assert any(each.name == "dead rate" and each.outcome is Outcome.open for each in one_summary.claim.conditions)
+    assert any(
+        each.name == "dead rate" and each.outcome is Outcome.open
+        for each in one_summary.comparisons[0].claim.conditions
+    )
     assert not any("381" in note for note in notes(one_summary))  # one died, one revived
 
 
@@ -190,71 +176,61 @@ def test_figures_known_once_per_run_go_by_seeds() -> None:
     assert row.interval.margin == pytest.approx(0, abs=1e-9)
     assert math.isnan(row_of([run(0)], "cam/pxap").interval.margin)
     one = summarise("", [run(0)], ReportConfig())
-    assert not any(row.indicator.tag == "cam/energy_in_mask" for rows in one.rows.values() for row in rows)
+    assert not any(
+        row.indicator.tag == "cam/energy_in_mask" for rows in one.comparisons[0].rows.values() for row in rows
+    )
 
 
-def test_the_control_is_compared_image_by_image() -> None:
+def test_the_sharpened_baseline_is_compared_image_by_image() -> None:
     one = run(2)
     one.each["regularised"]["faithfulness/drop"] = torch.full((30,), 0.5, dtype=torch.float64)  # type: ignore[index]
     one.each["control"]["faithfulness/drop"] = torch.linspace(0.3, 0.9, 30, dtype=torch.float64)  # type: ignore[index]
-    claim = summarise("", [one], ReportConfig()).claim
+    claim = summarise("", [one], ReportConfig()).comparisons[0].claim
     (found,) = (condition.found for condition in claim.conditions if "drop" in condition.name)
     assert found.estimate == pytest.approx(0.5 - 0.6)
 
 
-def test_a_baseline_that_nothing_beats_keeps_the_others_off_the_front() -> None:
-    """Setting 1 lowers the entropy and keeps accuracy; 2 lowers it less, and is less accurate than its baseline."""
-    figures = {1: ((0.9, 3.0), (0.9, 1.0)), 2: ((0.9, 3.0), (0.8, 2.0)), 3: ((0.95, 3.0), (0.7, 0.5))}
-    summaries = []
-    for accuracies_and_entropies in figures.values():
-        one = summarise("", [run(0)], ReportConfig())
-        for arm, (accuracy, entropy) in zip(("baseline", "regularised"), accuracies_and_entropies, strict=True):
-            one.final[arm].update({"accuracy/val": accuracy, "cam/entropy": entropy})  # type: ignore[attr-defined]
-        summaries.append(one)
-    points = build.front(summaries, "cam/entropy", "accuracy/val")
-    best = [(point.number, point.arm) for point in points if point.on_front]
-    assert best == [(1, "regularised"), (3, "baseline"), (3, "regularised")]
-    margins = [row_of([run(0)], tag).interval.margin for tag in ("cam/entropy", "accuracy/val")]
-    assert points[1].margins == tuple(margins)
-
-
-def test_the_verdict_on_a_sweep_says_by_which_rule_and_how_many_seeds() -> None:
-    margins = ReportConfig(accuracy_margin=0.5)
-    summaries = [summarise("", runs, margins) for runs in ([run(0), run(1)], [run(0)], [run(2), run(3)])]
-    unsettled, best, worst = (Condition("", "dead rate", "", NOTHING, outcome) for outcome in OUTCOMES)
-    for number, condition in enumerate((unsettled, best, worst)):
-        claim = summaries[number].claim._replace(conditions=[condition])
-        summaries[number] = summaries[number]._replace(claim=claim)
-    text = re.sub(r"<[^>]*>", "", build.verdicts(summaries))
-    assert "1 of 3 settings is more interpretable: 2." in text
-    assert "1 of 3 settings is not more interpretable: 3." in text
-    assert "1 of 3 settings is not settled: 1." in text
-    assert "by the rule with other margins: accuracy_margin 0.5 (wider than 0.01)." in text
-    assert "one seed only: 2." in text
-
-
-@pytest.mark.parametrize(
-    ("energy", "entropy", "expected"),
-    [
-        (0.123, 2.0, "energy 0.12, peak 8 x"),
-        (None, 2.0, "entropy 2.00, peak 8 x"),
-        (math.nan, -0.0, "entropy 0.00, peak 8 x"),
-        (None, None, "peak 8 x"),
-    ],
-)
-def test_what_stands_under_a_map(energy: float | None, entropy: float | None, expected: str) -> None:
-    assert build._figures({"peak": 8.2, "energy_in_mask": energy, "entropy": entropy}) == expected
-    assert build._figures({"peak": 0.0, "energy_in_mask": energy, "entropy": entropy}) == "dead map"
-
-
 def test_several_objects_are_in_the_name_of_the_set() -> None:
     one = run(0)
-    assert data_name(one.config) == "shapes"
-    one.config.dataset.objects = 3  # type: ignore[attr-defined]
-    assert data_name(one.config) == "shapes, 1 to 3 objects"
+    assert data_name(one.result.config.dataset) == "shapes"
+    one.result.config.dataset.objects = 3  # type: ignore[attr-defined]
+    assert data_name(one.result.config.dataset) == "shapes, 1 to 3 objects"
 
 
 def test_front_of_a_sweep() -> None:
     points = [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0), (0.9, 0.9), (2.0, 0.4), (math.nan, 9.0), (1.0, 1.0)]
     assert on_front(points) == [True, True, True, False, False, False, True]
     assert on_front([]) == []
+
+
+def test_every_treatment_is_compared_with_the_reference() -> None:
+    """Three arms: each treatment's rows, claim and sharpened baseline are those of a run without the other one."""
+    runs = [made_run(seed, THREE) for seed in range(2)]
+    one = summarise("", runs, ReportConfig())
+    assert [comparison.contrast.treatment for comparison in one.comparisons] == ["regularised", "area"]
+    assert one.arms == list(THREE)
+    for comparison in one.comparisons:
+        reference, treatment, control = comparison.contrast
+        row = next(row for row in comparison.rows["concentration"] if row.indicator.tag == "cam/entropy")
+        values = [(run.each[treatment]["cam/entropy"] - run.each[reference]["cam/entropy"]).numpy() for run in runs]
+        assert row.interval.estimate == pytest.approx(np.mean([value.mean() for value in values]))
+        assert row.control == pytest.approx(one.final[control]["cam/entropy"])
+        assert comparison.power == 2
+
+
+def test_differences_of_a_run_are_those_of_each_treatment() -> None:
+    run_ = made_run(0, THREE)
+    changes, margins = run_.result.differences, run_.result.margins
+    assert list(changes) == list(margins) == ["regularised", "area"]
+    for treatment, tags in changes.items():
+        values = run_.each[treatment]["cam/area"] - run_.each["baseline"]["cam/area"]
+        assert tags["cam/area"] == pytest.approx(float(values.mean()))
+        interval = scipy.stats.ttest_1samp(values.numpy(), 0).confidence_interval()
+        assert margins[treatment]["cam/area"] == pytest.approx((interval.high - interval.low) / 2)
+    assert changes["area"]["cam/pxap"] == pytest.approx((len("area") - len("baseline")) / 100)
+    assert "cam/pxap" not in margins["area"], "it is not known of every image"
+
+
+def test_settings_of_arms_are_told_apart_key_by_key() -> None:
+    assert leaves("arms", {"a": {"cam": {"weight": 0}}, "b": {}}) == {"arms.a.cam.weight": 0, "arms.b": "the default"}
+    assert leaves("evaluate.maps", [CamVariant.gradcam, CamVariant.eigencam]) == {"evaluate.maps": "[gradcam,eigencam]"}

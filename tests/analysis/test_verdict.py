@@ -7,11 +7,11 @@ import math
 import pytest
 
 from camtrain.analysis.intervals import NOTHING, Interval
-from camtrain.analysis.verdict import Outcome, above, below, held_out_methods, judge, sentences
+from camtrain.analysis.verdict import Outcome, above, below, caution, held_out_methods, judge, sentences
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ReportConfig
 
-WITNESSES = [CamVariant.layercam, CamVariant.eigencam]
+HELD_OUT = [CamVariant.layercam, CamVariant.eigencam]
 SEEDS = range(5)
 
 
@@ -60,11 +60,13 @@ def test_a_difference_below_its_limit(found: Interval, limit: float | None, expe
 
 
 def test_all_conditions_have_to_hold() -> None:
-    claim = judge(GOOD, BESIDE, WITNESSES, ReportConfig(), "accuracy/val")
+    claim = judge(GOOD, BESIDE, HELD_OUT, ReportConfig(), "accuracy/val")
     assert claim.outcome is Outcome.met
     assert sentences(claim, SEEDS)[0] == "More interpretable over 5 seeds, by the rule."
     assert sentences(claim, [7])[0] == "More interpretable in this one run (seed 7), by the rule."
-    assert "One run is one seed" in sentences(claim, [7])[-1]
+    assert "One run is one seed" in caution([7])[0]
+    assert "Two seeds" in caution([7, 8])[0]
+    assert caution(SEEDS) == []
     assert len(claim.conditions) == 3 + 2 + 4 + 1 + 2
 
 
@@ -86,54 +88,54 @@ def test_each_condition_can_fail_by_itself(tag: str, bad: float) -> None:
         (interval(bad, 10), Outcome.open),
         (NOTHING, Outcome.unmeasured),
     ):
-        claim = judge({**GOOD, tag: changed}, BESIDE, WITNESSES, ReportConfig(), "accuracy/val")
+        claim = judge({**GOOD, tag: changed}, BESIDE, HELD_OUT, ReportConfig(), "accuracy/val")
         (other,) = (condition for condition in claim.conditions if condition.outcome is not Outcome.met)
         assert other.outcome is outcome
         assert claim.outcome is (Outcome.failed if outcome is Outcome.failed else Outcome.open)
         assert other.name in " ".join(sentences(claim, SEEDS)[1:])
-    better = judge({**GOOD, tag: interval(-bad)}, BESIDE, WITNESSES, ReportConfig(), "accuracy/val")
+    better = judge({**GOOD, tag: interval(-bad)}, BESIDE, HELD_OUT, ReportConfig(), "accuracy/val")
     assert better.outcome is Outcome.met
 
 
-def test_drop_in_confidence_is_compared_with_the_control_alone() -> None:
+def test_drop_in_confidence_is_compared_with_the_sharpened_baseline_alone() -> None:
     worse = {**BESIDE, "faithfulness/drop": interval(0.1)}
-    assert judge(GOOD, worse, WITNESSES, ReportConfig(), "accuracy/val").outcome is Outcome.failed
+    assert judge(GOOD, worse, HELD_OUT, ReportConfig(), "accuracy/val").outcome is Outcome.failed
     against_baseline = {**GOOD, "faithfulness/drop": interval(0.9)}
-    assert judge(against_baseline, BESIDE, WITNESSES, ReportConfig(), "accuracy/val").outcome is Outcome.met
+    assert judge(against_baseline, BESIDE, HELD_OUT, ReportConfig(), "accuracy/val").outcome is Outcome.met
 
 
 def test_margins_are_those_of_the_configuration() -> None:
     lost = {**GOOD, "accuracy/val": interval(-0.05)}
-    assert judge(lost, BESIDE, WITNESSES, ReportConfig(), "accuracy/val").outcome is Outcome.failed
-    relaxed = judge(lost, BESIDE, WITNESSES, ReportConfig(accuracy_margin=0.1), "accuracy/val")
+    assert judge(lost, BESIDE, HELD_OUT, ReportConfig(), "accuracy/val").outcome is Outcome.failed
+    relaxed = judge(lost, BESIDE, HELD_OUT, ReportConfig(accuracy_margin=0.1), "accuracy/val")
     assert relaxed.outcome is Outcome.met
     assert sentences(relaxed, SEEDS)[:2] == [
         "More interpretable over 5 seeds, by the rule with other margins.",
-        "Other margins than the default: accuracy_margin 0.1 (wider than 0.01).",
+        "Margins other than the default: accuracy_margin 0.1 (wider than 0.01).",
     ]
 
 
-def test_two_witnesses_are_needed() -> None:
-    claim = judge(GOOD, BESIDE, WITNESSES[:1], ReportConfig(), "accuracy/val")
+def test_two_held_out_methods_are_needed() -> None:
+    claim = judge(GOOD, BESIDE, HELD_OUT[:1], ReportConfig(), "accuracy/val")
     assert claim.outcome is Outcome.open
     assert "1 more to measure" in " ".join(sentences(claim, SEEDS))
-    claim = judge(GOOD, BESIDE, WITNESSES[:1], ReportConfig(), "accuracy/val", [CamVariant.hirescam])
-    assert any(line.startswith("Not counted as a witness") and "hirescam" in line for line in sentences(claim, SEEDS))
+    claim = judge(GOOD, BESIDE, HELD_OUT[:1], ReportConfig(), "accuracy/val", [CamVariant.hirescam])
+    assert any(line.startswith("Not counted as held out") and "hirescam" in line for line in sentences(claim, SEEDS))
 
 
-def test_what_sharpening_does_is_said_beside_the_claim() -> None:
-    assert "energy in mask" in sentences(judge(GOOD, BESIDE, WITNESSES, ReportConfig(), "accuracy/val"), SEEDS)[-1]
+def test_what_goes_beyond_sharpening_is_said_beside_the_claim() -> None:
+    assert "energy in mask" in sentences(judge(GOOD, BESIDE, HELD_OUT, ReportConfig(), "accuracy/val"), SEEDS)[-1]
     nothing = {tag: interval(0, 1) for tag in BESIDE}
-    without = judge(GOOD, nothing, WITNESSES, ReportConfig(), "accuracy/val")
-    assert sentences(without, SEEDS)[-1].startswith("Nothing was shown")
-    assert judge(GOOD, {}, WITNESSES, ReportConfig(), "accuracy/val").outcome is Outcome.open
+    without = judge(GOOD, nothing, HELD_OUT, ReportConfig(), "accuracy/val")
+    assert sentences(without, SEEDS)[-1].startswith("Not shown to be better in anything")
+    assert judge(GOOD, {}, HELD_OUT, ReportConfig(), "accuracy/val").outcome is Outcome.open
 
 
 def final(**alike: float) -> dict[str, float]:
     return {f"other_maps/{name.replace('__', '/')}": value for name, value in alike.items()}
 
 
-def test_the_same_map_under_another_name_is_no_witness() -> None:
+def test_an_equivalent_method_is_not_held_out() -> None:
     both = final(hirescam__with_trained=1.0, layercam__with_trained=0.9, gradcampp__with_trained=0.9)
     both |= final(layercam__like_gradcampp=0.999, layercam__like_hirescam=0.9)
     assert held_out_methods([both, both]) == [CamVariant.gradcampp]

@@ -12,15 +12,16 @@ from torch.nn.functional import log_softmax
 from camtrain.cam import methods
 from camtrain.cam.distribution import distribution
 from camtrain.cam.gradients import autograd_gradient, head_gradient
-from camtrain.cam.make import make_maps
+from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.scores import score
-from camtrain.cam.targets import map_targets
-from camtrain.config.options import TRAINABLE, CamVariant, Score, Stem
-from camtrain.config.schema import CamConfig, ModelConfig
-from camtrain.loss.criterion import cam_term, classification_loss, total_loss
+from camtrain.cam.targets import MapTargets
+from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, Score, Stem
+from camtrain.config.schema import ModelConfig
+from camtrain.loss.classification import classification_loss
+from camtrain.loss.criterion import CamLoss
 from camtrain.networks.build import Built, build
-from camtrain.networks.classifier import Output
+from camtrain.networks.classifier import Classifier, Output
 
 CLASSES = 5
 
@@ -43,32 +44,33 @@ def test_cam_is_the_class_weights_times_the_activations() -> None:
     assert weights is not None
     expected = torch.stack([torch.tensordot(weights[c], output.activations[i], 1) for i, c in enumerate(target)])
     ours, gradcam = (
-        make_maps(
-            built.classifier,
-            output,
-            target,
-            map_targets(target),
-            variant,
-            Score.logit,
-            GradientRoute.closed,
-            train=False,
-        )
+        ClassMaps(*output, target, Score.logit, GradientRoute.closed, weights).map(variant)
         for variant in (CamVariant.cam, CamVariant.gradcam)
     )
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours, 64 * gradcam)
 
 
-def loss_and_gradients(
-    built: Built, images: Tensor, target: Tensor, config: CamConfig, path: GradientRoute
-) -> tuple[Tensor, list[Tensor]]:
-    model = built.classifier
-    output = model(images)
-    of = map_targets(target)
-    maps = make_maps(model, output, target, of, config.variant, config.score, path, train=True)
-    term = cam_term(maps, output.logits, target, of, config)
-    loss = total_loss(classification_loss(output.logits, target), term, float(config.weight))
-    return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+def losses_of(model: Classifier, output: Output, target: Tensor, config: CamConfig) -> tuple[Tensor, Tensor]:
+    """The loss of one forward pass with maps in closed form, and by autograd."""
+    classification = classification_loss(output.logits, target).mean()
+    closed, exact = (
+        classification
+        + float(config.weight) * CamLoss(config, route, model.class_weights).term(*output, target, None, True).mean()
+        for route in (GradientRoute.closed, GradientRoute.autograd)
+    )
+    return closed, exact
+
+
+def assert_same_gradients(losses: tuple[Tensor, Tensor], inputs: list[Tensor]) -> None:
+    ours, exact = (torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True) for loss in losses)
+    assert abs(float((losses[0] - losses[1]).detach())) < 1e-10
+    largest = max(float(gradient.abs().max()) for gradient in exact if gradient is not None)
+    assert largest > 1e-5
+    for one, other in zip(ours, exact, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * max(1.0, largest))
 
 
 # Every network of torchvision's families that ends in global average pooling and one linear layer, dropout apart.
@@ -87,24 +89,20 @@ def test_closed_form_gives_autograds_loss_and_gradients_in_float64(name: str) ->
         if type(module).__name__ in ("Dropout", "StochasticDepth"):
             module.p = 0.0  # type: ignore[assignment]
     images, target = batch(128 if name == "swin_t" else 64, dtype=torch.float64)
-    # The large ones: one map tells as much, because the gradient is the same for all.
-    variants = list(TRAINABLE) if name in ("small_resnet", "resnet18") else [CamVariant.gradcam, CamVariant.layercam]
-    for variant in variants:
+    output = model(images)
+    head = [output.activations, *(p for p in model.parameters() if p.dim() < 3 and p.shape[0] == CLASSES)]
+    assert len(head) == 3
+    # Below the layer a gradient depends on the loss through the activations' alone.
+    for variant in TRAINABLE:
         for kind, targets in (*((kind, target) for kind in Score), (Score.log_prob, SEVERAL)):
             config = CamConfig(variant=variant, score=kind, weight=2.0)
-            loss, gradients = loss_and_gradients(built, images, targets, config, GradientRoute.closed)
-            exact_loss, exact_gradients = loss_and_gradients(built, images, targets, config, GradientRoute.autograd)
-            assert abs(float(loss - exact_loss)) < 1e-10
-            largest = max(float(gradient.abs().max()) for gradient in exact_gradients if gradient is not None)
-            assert largest > 1e-4
-            for ours, exact in zip(gradients, exact_gradients, strict=True):
-                assert (ours is None) == (exact is None)
-                if ours is not None:
-                    torch.testing.assert_close(ours, exact, rtol=0, atol=1e-10 * max(1.0, largest))
+            assert_same_gradients(losses_of(model, output, targets, config), head)
+    config = CamConfig(variant=CamVariant.layercam, score=Score.log_prob, weight=2.0)
+    assert_same_gradients(losses_of(model, output, target, config), list(model.parameters()))
 
 
 def gradient_of(logits: Tensor, target: Tensor, kind: Score, activations: Tensor) -> Tensor:
-    return autograd_gradient(logits, target, kind, map_targets(target), activations, create_graph=True)
+    return autograd_gradient(logits, MapTargets.of(target), kind, activations, create_graph=True)
 
 
 def test_log_prob_score_gives_the_distribution_of_the_log_probabilitys_map() -> None:
@@ -130,18 +128,18 @@ def test_a_constant_added_to_all_logits_changes_neither_centred_score_nor_its_ma
     activations = torch.rand(3, 6, 4, 4, generator=generator, dtype=torch.float64)
     weight = torch.randn(CLASSES, 6, generator=generator, dtype=torch.float64)
     target = torch.tensor([0, 1, 2])
-    of = map_targets(target)
+    targets = MapTargets.of(target)
     for kind, same in ((Score.logit, False), (Score.centred, True)):
         scores, maps = [], []
         for classes in (weight, weight - torch.linspace(1, 3, 6, dtype=torch.float64)):
             logits = activations.mean((2, 3)) @ classes.T
-            scores.append(score(logits, target, kind, of))
-            maps.append(methods.gradcam(activations, head_gradient(logits, target, kind, of, classes, 16)))
+            scores.append(score(logits, targets, kind))
+            maps.append(methods.gradcam(activations, head_gradient(logits, targets, kind, classes, 16)))
         assert torch.allclose(*scores) == torch.allclose(*maps) == same
     # Their softmax is the same, and their sum is zero.
     logits = torch.randn(1, CLASSES, generator=generator, dtype=torch.float64).expand(CLASSES, -1)
     every = torch.arange(CLASSES)
-    centred = score(logits, every, Score.centred, map_targets(every))
+    centred = score(logits, MapTargets.of(every), Score.centred)
     torch.testing.assert_close(centred.softmax(0), logits[0].softmax(0))
     assert float(centred.sum()) == pytest.approx(0, abs=1e-12)
 
@@ -150,7 +148,7 @@ def test_log_prob_map_of_a_certain_image_is_alive() -> None:
     weight = torch.randn(CLASSES, 6, generator=torch.Generator().manual_seed(3))
     logits = torch.tensor([[1e4, -1e4, 0.0, 0.0, 0.0]])  # probability 1 in any precision
     target = torch.tensor([0])
-    gradient = head_gradient(logits, target, Score.log_prob, map_targets(target), weight, 16)
+    gradient = head_gradient(logits, MapTargets.of(target), Score.log_prob, weight, 16)
     assert float(gradient.abs().sum()) > 0
     assert torch.isfinite(gradient).all()
 
@@ -159,8 +157,8 @@ def test_log_prob_map_of_a_certain_image_is_alive() -> None:
 def test_broadcast_gradient_is_the_full_one(variant: CamVariant) -> None:
     activations, gradient = torch.rand(2, 3, 4, 5), torch.randn(2, 3, 1, 1)
     torch.testing.assert_close(
-        methods.class_activation_map(variant, activations, gradient),
-        methods.class_activation_map(variant, activations, gradient.expand(2, 3, 4, 5)),
+        methods.METHODS[variant](activations, gradient),
+        methods.METHODS[variant](activations, gradient.expand(2, 3, 4, 5)),
     )
 
 
@@ -177,7 +175,7 @@ def test_maps_by_hand() -> None:
         CamVariant.gradcampp: 2 / 12 * activations[0, 0] + (2 / 6 + 1 / 4) * activations[0, 1],
     }
     for variant, expected in by_hand.items():
-        torch.testing.assert_close(methods.class_activation_map(variant, activations, gradients)[0], expected)
+        torch.testing.assert_close(methods.METHODS[variant](activations, gradients)[0], expected)
 
 
 def test_eigencam_of_one_direction_is_that_direction() -> None:
@@ -206,7 +204,7 @@ def test_scorecam_weighs_channels_by_what_their_mask_leaves() -> None:
 def test_score_of_logits_that_are_far_apart() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     target = torch.tensor([0])
-    value = score(logits, target, Score.log_prob, map_targets(target))
+    value = score(logits, MapTargets.of(target), Score.log_prob)
     assert math.isclose(float(value.detach()), 1e4)
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     assert torch.isfinite(gradient).all()

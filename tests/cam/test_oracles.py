@@ -27,14 +27,13 @@ from torchvision.models import get_model
 
 from camtrain.cam import distribution, methods
 from camtrain.cam.gradients import autograd_gradient, head_gradient
-from camtrain.cam.make import make_maps
 from camtrain.cam.routes import GradientRoute
-from camtrain.cam.targets import map_targets
-from camtrain.config.options import TRAINABLE, CamVariant, EntropyUnit, Score, Stem
-from camtrain.config.schema import CamConfig, ModelConfig
+from camtrain.cam.targets import MapTargets
+from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, EntropyUnit, Score, Stem
+from camtrain.config.schema import ModelConfig
 from camtrain.evaluation.forward import forward_maps
 from camtrain.loss import terms
-from camtrain.loss.criterion import cam_term
+from camtrain.loss.criterion import CamLoss, cam_term
 from camtrain.metrics import concentration
 from camtrain.metrics.classification import (
     average_precision,
@@ -43,9 +42,9 @@ from camtrain.metrics.classification import (
     mean_average_precision,
 )
 from camtrain.networks.build import Built, build
+from camtrain.networks.classifier import Classifier
 from camtrain.networks.small_resnet import SmallResNet
-from camtrain.training.arm import Arm
-from camtrain.training.checks import probe_paths
+from camtrain.training.checks import probe_routes
 
 CLASSES = 5
 SEED = 2  # of the networks: one with which every map of the classes below is alive
@@ -76,14 +75,15 @@ class Pair(NamedTuple):
     def layer(self) -> nn.Module:
         return self.plain.get_submodule(self.built.layer)
 
-    def arm(self) -> Arm:
-        model = self.built.classifier
-        paths = probe_paths(model, self.images, CamConfig(weight=0))  # any layer will do where nothing is trained
-        return Arm("ours", model, torch.optim.SGD(model.parameters()), False, paths)
+    def ours(self) -> Classifier:
+        """With the routes of its gradients."""
+        network = self.built.classifier
+        network.routes = probe_routes(network, self.images, Score.centred)
+        return network
 
     def maps(self, variant: CamVariant, target: Tensor | None = None) -> Tensor:
         """Our maps, before ReLU."""
-        return forward_maps(self.arm(), self.images, self.target if target is None else target, variant).maps
+        return forward_maps(self.ours(), self.images, self.target if target is None else target, variant).maps
 
 
 def plain_network(built: Built, name: str, size: int) -> nn.Module:
@@ -203,7 +203,7 @@ AUTOGRAD = [("mobilenet_v3_small", None), ("squeezenet1_0", None), ("small_resne
 @pytest.mark.parametrize(("name", "layer"), CLOSED_FORM + AUTOGRAD)
 def test_map_equals_the_grad_cam_package(name: str, layer: str | None, variant: CamVariant) -> None:
     network = pair(name, layer)
-    assert network.arm().paths.evaluation is (
+    assert network.ours().routes.evaluation is (
         GradientRoute.closed if (name, layer) in CLOSED_FORM else GradientRoute.autograd
     )
     check(network.maps(variant), *theirs(METHODS[variant], network, network.target))
@@ -246,12 +246,12 @@ def gradcampp(network: Pair, scale: float, epsilon: float) -> list[Tensor]:
     """Our Grad-CAM++ of scaled logits, by autograd and, where the network has it, in closed form."""
     model, target = network.built.classifier, network.target
     logits, activations = model(network.images)
-    of = map_targets(target)
-    gradients = [autograd_gradient(scale * logits, target, Score.logit, of, activations, create_graph=False)]
-    if network.arm().paths.evaluation is GradientRoute.closed:
+    targets = MapTargets.of(target)
+    gradients = [autograd_gradient(scale * logits, targets, Score.logit, activations, create_graph=False)]
+    if network.ours().routes.evaluation is GradientRoute.closed:
         weights, cells = model.class_weights(), math.prod(network.built.grid)
         assert weights is not None
-        gradients.append(scale * head_gradient(logits, target, Score.logit, of, weights, cells))
+        gradients.append(scale * head_gradient(logits, targets, Score.logit, weights, cells))
     return [methods.gradcampp(activations, gradient, epsilon) for gradient in gradients]
 
 
@@ -350,10 +350,8 @@ def test_gradient_of_the_entropy_with_respect_to_all_weights_equals_captums(
     model, plain = network.built.classifier.double().train(training), network.plain.double().train(training)
     network = network._replace(images=network.images.double())
     target = network.target
-    of = map_targets(target)
-    output = model(network.images)
-    maps = make_maps(model, output, target, of, CamVariant.gradcam, kind, path, train=True)
-    term = cam_term(maps, output.logits, target, of, CamConfig(confidence_exponent=0.0))
+    criterion = CamLoss(CamConfig(score=kind, confidence_exponent=0.0), path, model.class_weights)
+    term = criterion.term(*model(network.images), target, None, True)
     assert term.counts.all()
     parameters = dict(model.backbone.named_parameters())
     ours = torch.autograd.grad(term.mean(), list(parameters.values()), allow_unused=True)
@@ -392,15 +390,15 @@ def term_of_a_small_head(
     average pooling and linear.
     """
     target = torch.tensor([0, 2])
-    of = map_targets(target)
+    targets = MapTargets.of(target)
     if variant is CamVariant.cam:
         logits = activations.mean((2, 3)) @ last[:, :4].T
-        gradient = head_gradient(logits, target, kind, of, last[:, :4], cells=9)
+        gradient = head_gradient(logits, targets, kind, last[:, :4], cells=9)
     else:
         logits = torch.tanh(adaptive_avg_pool2d(activations, 2).flatten(1) @ hidden.T) @ last.T
-        gradient = autograd_gradient(logits, target, kind, of, activations, create_graph=True)
-    maps = methods.class_activation_map(variant, activations, gradient)
-    return cam_term(maps, logits, target, of, CamConfig(confidence_exponent=0.0)).value, maps
+        gradient = autograd_gradient(logits, targets, kind, activations, create_graph=True)
+    maps = methods.METHODS[variant](activations, gradient)
+    return cam_term(maps, torch.ones(2), CamConfig(confidence_exponent=0.0)).value, maps
 
 
 @pytest.mark.parametrize("kind", list(Score))

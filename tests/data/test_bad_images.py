@@ -1,142 +1,160 @@
-"""Odd and bad images in a real training of two steps by the command."""
+"""Odd images are used; bad ones stop a run before it begins, or are left out and come back when they are mended."""
 
 from __future__ import annotations
 
-import csv
 import json
+import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import Command
-from PIL import Image
+from image_folders import BAD, TRAINED_ALONE, caches, spoil, write_noise, write_odd
 
-RANDOM = np.random.default_rng(0)
+from camtrain.config.options import OnError
+from camtrain.config.schema import FolderConfig
+from camtrain.data import cache
+from camtrain.data.build import build
+from camtrain.data.listing import Rule
+from camtrain.data.sources.folder import list_folder
+from camtrain.errors import UserError
 
 SETTINGS = ("dataset=folder", 'dataset.root="my images ü"', "dataset.image_size=32", "dataset.cache=cache")
-QUICK = ("trainer.max_steps=2", "trainer.batch_size=4", "evaluate.images=1", "hydra.run.dir=run")
-
-
-def noise(*shape: int) -> np.ndarray:
-    return RANDOM.integers(0, 255, shape, dtype=np.uint8)
+QUICK = ("trainer.max_steps=2", "trainer.batch_size=4", *TRAINED_ALONE, "hydra.run.dir=run")
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "my images ü"
-    for split in ("train", "val"):
-        for name in ("a cat", "犬"):
-            for number in range(4):
-                path = root / split / name / f"{number} é.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(noise(30, 40, 3)).save(path)
-    return root
+def config(tmp_path: Path) -> FolderConfig:
+    return write_noise(tmp_path / "my images ü", ("a cat", "犬"))
 
 
-def odd(folder: Path) -> int:
-    """Images that are unusual and right; how many."""
-    Image.fromarray(noise(30, 40, 4), "CMYK").save(folder / "cmyk.jpg")
-    Image.fromarray(noise(30, 40).astype(np.uint16) * 257).save(folder / "sixteen bits.png")
-    Image.fromarray(noise(30, 40, 3)).quantize(16).save(folder / "palette.png")
-    Image.fromarray(noise(30, 40, 3)).quantize(16).save(folder / "transparent palette.png", transparency=b"\0\x80\xff")
-    Image.fromarray(noise(30, 40, 4), "RGBA").save(folder / "alpha.png")
-    Image.fromarray(noise(30, 40, 2), "LA").save(folder / "grey and alpha.png")
-    Image.fromarray(noise(30, 40)).save(folder / "grey.webp")
-    Image.fromarray(noise(30, 40) > 100).save(folder / "one bit.tif")
-    frames = [Image.fromarray(noise(30, 40)) for _ in range(3)]
-    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
-    turned = Image.fromarray(noise(30, 40, 3))
-    exif = turned.getexif()
-    exif[0x0112] = 8
-    turned.save(folder / "on its side.jpg", exif=exif)
-    Image.fromarray(noise(1, 90, 3)).save(folder / "a line.png")
-    return 11
+def first_image(config: FolderConfig) -> Path:
+    return Path(config.root) / "train" / "a cat" / "1 ä.jpg"
 
 
-def bad(folder: Path) -> list[str]:
-    """Images that cannot be used; their names."""
-    Image.fromarray(noise(90, 90, 3)).save(folder / "truncated.jpg")
-    whole = (folder / "truncated.jpg").read_bytes()
-    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "corrupt.jpg").write_bytes(whole[:300] + bytes(200) + b"\xff\xd8" + whole[900:1000])
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("this is no image")
-    (folder / "vanished.jpg").symlink_to("nowhere.jpg")
-    (folder / "gigantic.ppm").write_bytes(b"P6 60000 60000 255\n" + bytes(100))
-    return sorted(path.name for path in folder.iterdir() if not path.name[0].isdigit())
-
-
-def test_odd_images_are_trained_on(command: Command, root: Path, tmp_path: Path) -> None:
-    count = odd(root / "train" / "a cat") + odd(root / "val" / "犬")
-    done = command(*SETTINGS, *QUICK)
+def test_a_run_trains_on_odd_images_and_leaves_bad_ones_out_of_both_arms(
+    run_command: Command, config: FolderConfig, tmp_path: Path
+) -> None:
+    root, odd = Path(config.root), 0
+    for split, name in (("train", "a cat"), ("val", "犬")):
+        odd += write_odd(root / split / name)
+        for how in BAD:
+            path = root / split / name / f"{how}.jpg"
+            path.write_bytes(first_image(config).read_bytes())
+            spoil(path, how)
+    done = run_command(*SETTINGS, *QUICK, "dataset.on_error=skip")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    assert "left out  7 training images, listed in result.json; the first: " in done.stdout
     data = json.loads((tmp_path / "run" / "result.json").read_text())["data"]
-    assert data["train"] + data["val"] == 16 + count
-    assert data["skipped"] == {"train": [], "val": []}
-
-
-@pytest.mark.parametrize("cache", ["cache", "null"])
-def test_bad_images_are_left_out_of_both_arms_and_listed(
-    command: Command, root: Path, tmp_path: Path, cache: str
-) -> None:
-    names = bad(root / "train" / "a cat")
-    bad(root / "val" / "犬")
-    assert len(names) == 6
-    done = command(*SETTINGS, *QUICK, "dataset.on_error=skip", f"dataset.cache={cache}")
-    assert done.returncode == 0, done.stderr
-    assert "left out  6 training images, listed in result.json; the first: " in done.stdout
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["data"]["train"] == result["data"]["val"] == 8
+    assert data["train"] + data["val"] == 16 + odd
     for split, folder in (("train", "a cat"), ("val", "犬")):
-        listed = result["data"]["skipped"][split]
-        assert sorted(Path(entry["path"]).name for entry in listed) == names
+        listed = data["skipped"][split]
+        assert sorted(Path(entry["path"]).stem for entry in listed) == sorted(BAD)
         assert all(f"/{folder}/" in entry["path"] and entry["path"] in entry["reason"] for entry in listed)
 
 
-@pytest.mark.parametrize(
-    "name", ["truncated.jpg", "corrupt.jpg", "empty.png", "text.png", "vanished.jpg", "gigantic.ppm"]
-)
-def test_bad_images_stop_a_run_before_it_begins(command: Command, root: Path, tmp_path: Path, name: str) -> None:
-    folder = root / "train" / "犬"
-    bad(folder)
-    for path in list(folder.iterdir()):
-        if not path.name[0].isdigit() and path.name != name:
-            path.unlink()
-    done = command(*SETTINGS, *QUICK)
+def test_a_bad_image_stops_a_run_before_it_begins(run_command: Command, config: FolderConfig, tmp_path: Path) -> None:
+    spoil(first_image(config), "truncated")
+    done = run_command(*SETTINGS, *QUICK)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert name in done.stderr
+    assert first_image(config).name in done.stderr
     assert "dataset.on_error=skip" in done.stderr
     assert not (tmp_path / "run").exists()
-    assert not [path for path in (tmp_path / "cache").glob("*") if path.is_dir()]
+    assert caches(config) == []
 
 
-def test_data_task_says_what_is_there(command: Command, root: Path, tmp_path: Path) -> None:
-    (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/a cat/1 é.jpg,5,5,20,20\n")
-    twin = (root / "train" / "a cat" / "2 é.jpg").read_bytes()
-    (root / "val" / "犬" / "the same.jpg").write_bytes(twin)
-    Image.open(root / "train" / "犬" / "3 é.jpg").resize((80, 60)).save(root / "val" / "犬" / "larger.jpg")
-    bad(root / "val" / "a cat")
-    done = command(*SETTINGS, "task=data", "hydra.run.dir=look")
-    assert done.returncode == 0, done.stderr
-    words = [line.split() for line in done.stdout.splitlines()]
-    assert done.stdout.count("cannot be used: ") == 6
-    for line in (
-        ["a", "cat", "4", "4"],
-        ["犬", "4", "6"],
-        ["pictures", "8", "10"],
-        ["mask", "or", "box", "1", "0"],
-        ["left", "out", "0", "6"],
-        ["largest", "40x30", "80x60"],
-    ):
-        assert line in words
-    assert "in both splits: 1 identical image, 1 that look alike" in done.stdout
-    assert "identical, of different classes: " in done.stdout
-    with (tmp_path / "look" / "duplicates.csv").open(newline="") as opened:
-        same = [(Path(row["validation"]).name, row["identical"], row["same class"]) for row in csv.DictReader(opened)]
-    assert same == [("the same.jpg", "yes", "no"), ("larger.jpg", "no", "yes")]
-    with Image.open(tmp_path / "look" / "contact_sheet.png") as sheet:
-        assert sheet.width > 700
-    assert not (tmp_path / "look" / "result.json").exists()
-    assert not (tmp_path / "cache").exists()
+@pytest.mark.parametrize("cached", [True, False])
+def test_odd_images_are_read(config: FolderConfig, cached: bool) -> None:
+    count = write_odd(Path(config.root) / "train" / "犬")
+    config.cache = config.cache if cached else None
+    train, _ = build(config, 0)
+    images, _ = train.gather(range(8 + count))
+    assert train.skipped == []
+    assert (images.flatten(1).float().std(1) > 5).all()
+
+
+@pytest.mark.parametrize("how", BAD)
+@pytest.mark.parametrize("cached", [True, False])
+def test_bad_images_stop_the_run_or_are_left_out(config: FolderConfig, how: str, cached: bool) -> None:
+    path = first_image(config)
+    spoil(path, how)
+    if not cached:
+        config.cache = None
+    if cached or how not in ("truncated", "corrupt"):  # which shows only when they are decoded
+        with pytest.raises(UserError) as caught:
+            build(config, 0)
+        assert str(path) in str(caught.value)
+        assert "dataset.on_error=skip" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not cached or caches(config) == []
+    config.on_error = OnError.skip
+    for _ in range(2):  # also where the cache is there
+        train, val = build(config, 0)
+        assert [entry.path for entry in train.skipped] == [str(path)]
+        assert str(path) in train.skipped[0].reason
+        assert len(train.targets) == len(train.sizes) == 7
+        assert len(train.gather(range(7))[0]) == 7
+        assert len(val.targets) == 8
+    config.on_error = OnError.fail
+    if cached:  # a cache that was made without it does not hide it
+        with pytest.raises(UserError, match=r"1 ä\.jpg"):
+            build(config, 0)
+
+
+@pytest.mark.parametrize("on_error", list(OnError))
+def test_what_was_left_out_comes_back_when_it_can_be_read(config: FolderConfig, on_error: OnError) -> None:
+    path = first_image(config)
+    whole = path.read_bytes()
+    spoil(path, "truncated")
+    times = path.stat().st_mtime_ns
+    config.on_error = OnError.skip
+    build(config, 0)
+    key = cache.key(list_folder(config, "train"), Rule(16, False))
+    for made in caches(config):  # as if it had been another reason than what is in the file
+        if made.name == key:
+            path.write_bytes(whole)
+            os.utime(path, ns=(times, times))
+            made.rename(made.with_name(cache.key(list_folder(config, "train"), Rule(16, False))))
+    config.on_error = on_error
+    train, _ = build(config, 0)
+    assert train.skipped == []
+    assert len(train.targets) == 8
+
+
+def test_all_images_of_a_split_are_bad(config: FolderConfig) -> None:
+    for path in (Path(config.root) / "train").rglob("*.jpg"):
+        path.write_bytes(b"")
+    config.on_error = OnError.skip
+    for cached in (config.cache, None):
+        config.cache = cached
+        with pytest.raises(
+            UserError, match=r"none of the 4 training images of a cat can be used; the first: .*a cat/0"
+        ):
+            build(config, 0)
+
+
+def test_the_first_bad_image_of_that_class_is_named(config: FolderConfig) -> None:
+    config.on_error = OnError.skip
+    spoil(first_image(config), "empty")
+    for path in (Path(config.root) / "train" / "犬").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"images of 犬 can be used; the first: .*犬/0"):
+        build(config, 0)
+
+
+def test_a_truncated_image_without_a_cache_is_named_when_it_is_read(config: FolderConfig) -> None:
+    spoil(first_image(config), "truncated")
+    config.cache = None
+    train, _ = build(config, 0)
+    with pytest.raises(UserError, match=r"1 ä\.jpg: the image cannot be decoded") as caught:
+        train.gather([0, 1, 2])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_which_nothing_is_left(config: FolderConfig) -> None:
+    config.on_error = OnError.skip
+    for path in (Path(config.root) / "val" / "犬").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 4 validation images of 犬 can be used; the first: .*empty"):
+        build(config, 0)

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from served import Quiet
 
 from camtrain.data.download import Archive, extract, provide
 from camtrain.errors import UserError
-from camtrain.files import lock
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes = b"x", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
@@ -57,6 +57,17 @@ def test_hostile_tar(tmp_path: Path, name: str, kind: bytes, link: str, said: st
         extract(archive, tmp_path / "deep" / "into")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("outside*"))
+
+
+def test_owners_and_special_permissions_are_not_unpacked(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as opened:
+        entry = tarfile.TarInfo("set/good.txt")
+        entry.mode, entry.uid, entry.uname = 0o6777, 12345, "somebody"
+        opened.addfile(entry)
+    extract(tmp_path / "a.tar", tmp_path / "into")
+    found = (tmp_path / "into" / "set" / "good.txt").stat()
+    assert found.st_mode & 0o7777 == 0o755
+    assert found.st_uid == tmp_path.stat().st_uid
 
 
 @pytest.mark.parametrize(
@@ -154,7 +165,8 @@ def test_addresses_that_are_no_addresses(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_fetch_into_one_another(tmp_path: Path) -> None:
     (tmp_path / ".mine.partial").mkdir()
-    with (tmp_path / ".mine.partial" / "lock").open("w") as held:
-        assert lock(held.fileno())
-        with pytest.raises(UserError, match="another process is fetching"):
-            provide(tmp_path / "mine", [Archive("http://127.0.0.1:9/a.tar", "0" * 32)])
+    with (
+        FileLock(tmp_path / ".mine.partial" / "lock"),
+        pytest.raises(UserError, match="another process is fetching"),
+    ):
+        provide(tmp_path / "mine", [Archive("http://127.0.0.1:9/a.tar", "0" * 32)])

@@ -6,20 +6,23 @@ import math
 
 import pytest
 import torch
+from small import batch, classifier
 from torch import Tensor
 
 from camtrain.cam import methods
 from camtrain.cam.gradients import head_gradient
-from camtrain.cam.targets import map_targets
-from camtrain.config.options import TRAINABLE, EntropyUnit, Score, Term
-from camtrain.config.schema import CamConfig
-from camtrain.loss import terms
-from camtrain.loss.criterion import CamTerm, cam_term, classification_loss, schedule, total_loss
-from camtrain.metrics.pointing import energy_in_mask
+from camtrain.cam.routes import GradientRoute
+from camtrain.cam.scores import probability
+from camtrain.cam.targets import MapTargets
+from camtrain.config.options import TRAINABLE, CamConfig, EntropyUnit, Score, Term
+from camtrain.loss.classification import classification_loss
+from camtrain.loss.criterion import CamLoss, CamTerm, Context, cam_term, schedule
+from camtrain.training.arm import Arm
+from camtrain.training.step import train_step
 
 
 def term_of(maps: Tensor, logits: Tensor, target: Tensor, config: CamConfig, region: Tensor | None = None) -> CamTerm:
-    return cam_term(maps, logits, target, map_targets(target), config, region)
+    return cam_term(maps, probability(logits.detach(), MapTargets.of(target)), config, region)
 
 
 def test_mean_is_over_live_maps_and_weighted_by_confidence() -> None:
@@ -58,8 +61,34 @@ def test_weight_is_constant_without_a_schedule() -> None:
 
 
 def test_without_a_term_nothing_is_added() -> None:
-    classification = torch.rand(3)
-    assert torch.equal(total_loss(classification, None, 0.0), classification.mean())
+    logits, activations, target = torch.randn(3, 4), torch.rand(3, 2, 4, 4), torch.tensor([0, 3, 1])
+    expected = classification_loss(logits, target).mean()
+    for cam, done in ((CamConfig(weight=0), 9.0), (CamConfig(start=2.0), 1.0)):
+        criterion = CamLoss(cam, GradientRoute.closed, lambda: torch.rand(4, 2))
+        assert torch.equal(criterion(logits, activations, target, Context(epochs_done=done)), expected)
+
+
+def test_a_criterion_may_ask_for_further_passes_over_transformed_views() -> None:
+    """A term of two views: the mirrored images' maps mirrored back, in one backward pass with the classification."""
+    network = classifier("small_resnet").train()
+
+    class Mirrored(CamLoss):
+        def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, context: Context) -> Tensor:
+            loss = super().__call__(logits, activations, target, context)
+            assert context.view is not None
+            _, seen = context.view(lambda images: images.flip(3))
+            return loss + (seen.flip(3) - activations).square().mean()
+
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    plain = CamLoss(CamConfig(weight=0), GradientRoute.closed, network.class_weights)
+    mirrored = Mirrored(CamConfig(weight=0), GradientRoute.closed, network.class_weights)
+    losses = [train_step(Arm("any", network, optimiser, each), batch(), 1.0, False).loss for each in (plain, mirrored)]
+    images = batch().images
+    network.train()
+    with torch.no_grad():
+        expected = (network(images.flip(3)).activations.flip(3) - network(images).activations).square().mean()
+    assert float(losses[1] - losses[0]) == pytest.approx(float(expected), rel=1e-4)
+    assert float(expected) > 0
 
 
 def test_several_classes_count_map_by_map() -> None:
@@ -75,60 +104,6 @@ def test_several_classes_count_map_by_map() -> None:
     binary = classification_loss(logits, target)
     assert binary.shape == (3,)
     assert binary[1].item() == pytest.approx(math.log1p(math.exp(9.0)))
-
-
-ONE = torch.zeros(4, 4).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(1.0))
-UNIFORM = torch.ones(4, 4)
-CORNERS = torch.zeros(4, 4).index_put((torch.tensor([0, 3]), torch.tensor([0, 3])), torch.tensor(0.5))
-HALF = torch.tensor([[1.0] * 4, [1.0] * 4, [0.0] * 4, [0.0] * 4])
-REGION = torch.zeros(16, 16, dtype=torch.uint8).index_fill(0, torch.arange(8), 3)
-
-
-@pytest.mark.parametrize(
-    ("kind", "one", "uniform", "half"),
-    [
-        (Term.entropy, 0.0, 1.0, math.log(8) / math.log(16)),
-        (Term.area, 0.0, 1.0, math.sqrt(0.25 / 1.25)),  # variances (2^2 - 1) / 12 and (4^2 - 1) / 12
-        (Term.dispersion, 1 / 16, 1.0, 1 / 2),
-        (Term.total_variation, 1.0, 0.0, 4 / 8 / 4),
-        (Term.energy_outside, None, 0.5, None),
-    ],
-)
-def test_terms_by_hand(kind: Term, one: float | None, uniform: float, half: float | None) -> None:
-    maps = torch.stack([5 * ONE, 0.1 * UNIFORM, HALF, -UNIFORM])
-    value, counts = terms.value(kind, maps, REGION.expand(4, 16, 16), EntropyUnit.normalised)
-    assert counts.tolist() == [True, True, True, False]
-    for got, expected in zip(value.tolist(), (one, uniform, half, 0.0), strict=True):
-        assert expected is None or got == pytest.approx(expected, abs=2e-3)
-
-
-def test_area_sees_distance_where_entropy_does_not() -> None:
-    near = torch.zeros(4, 4).index_put((torch.tensor([1, 2]), torch.tensor([1, 1])), torch.tensor(0.5))
-    triangle = torch.zeros(2, 4, 4)
-    triangle[0, 0, 0] = triangle[0, 0, 3] = triangle[0, 3, 0] = 1
-    triangle[1, 1, 1] = triangle[1, 1, 2] = triangle[1, 2, 1] = 1
-    shares = triangle / 3
-    assert terms.area(shares)[0] > 5 * terms.area(shares)[1]
-    assert terms.entropy(shares, EntropyUnit.nats).tolist() == pytest.approx([math.log(3)] * 2)
-    line = terms.area(torch.stack([near, CORNERS]))
-    assert line.abs().max() < 1e-3  # a line has no area, however long
-
-
-@pytest.mark.parametrize("cells", [4, 7])
-def test_energy_outside_is_one_less_the_energy_in_mask(cells: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(5, cells, cells, generator=generator, dtype=torch.float64)
-    region = torch.randint(0, 3, (5, 50, 50), generator=generator).to(torch.uint8)
-    region[region == 2] = 255
-    value, _ = terms.value(Term.energy_outside, maps, region, EntropyUnit.nats)
-    torch.testing.assert_close(value, 1 - energy_in_mask(maps, region))
-
-
-def test_energy_outside_leaves_out_images_without_a_region() -> None:
-    region = torch.stack([REGION, torch.zeros_like(REGION), torch.full_like(REGION, 255)])
-    value, counts = terms.value(Term.energy_outside, UNIFORM.expand(3, 4, 4), region, EntropyUnit.nats)
-    assert counts.tolist() == [True, False, False]
-    assert value[1:].tolist() == [0.0, 0.0]
 
 
 EXTREMES = {
@@ -154,11 +129,11 @@ def test_extremes_have_finite_losses_and_gradients(kind: Score, name: str, size:
     logits = (size * torch.tensor([[1.0, -1.0, 0.0, 0.5], [-1.0, 1.0, 0.5, 0.0]])).requires_grad_()
     target = torch.tensor([0, 0])
     region = torch.zeros(2, 8, 8, dtype=torch.uint8).index_fill(1, torch.arange(4), 1)
-    constant = head_gradient(logits, target, kind, map_targets(target), weight, 16)
+    constant = head_gradient(logits, MapTargets.of(target), kind, weight, 16)
     for full in (False, True):
         gradient = constant.expand_as(activations) if full else constant
         for variant in TRAINABLE:
-            maps = methods.class_activation_map(variant, activations, gradient)
+            maps = methods.METHODS[variant](activations, gradient)
             assert maps.dtype == torch.float32
             for term in Term:
                 config = CamConfig(confidence_exponent=0.0, term=term)

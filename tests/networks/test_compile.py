@@ -6,14 +6,11 @@ import copy
 
 import pytest
 import torch
-from passes import classifier, pass_through, relative_difference, shapes_batch
+from passes import classifier, pass_through, regularised_arm, relative_difference, shapes_batch
 
-from camtrain.config.options import Conflict
-from camtrain.config.schema import CamConfig, OptimConfig
-from camtrain.loss.balance import Balance
+from camtrain.config.options import CamConfig, Conflict, Score
 from camtrain.networks.compile import compile_network
-from camtrain.training.arm import make_arms
-from camtrain.training.checks import probe_paths
+from camtrain.training.checks import probe_routes
 from camtrain.training.step import train_step
 
 
@@ -22,16 +19,17 @@ from camtrain.training.step import train_step
 def test_a_compiled_step_has_the_gradients_and_the_share_of_a_plain_one(name: str, conflict: Conflict) -> None:
     """With a backend that captures the graphs and differentiates them, but generates no code, which takes a minute."""
     model, batch = classifier(name), shapes_batch()
-    paths = probe_paths(model, batch.images, CamConfig())
     cam = CamConfig(conflict=conflict, confidence_exponent=0.0)
     gradients, shares = [], []
     for compiled in (False, True):
-        arm = make_arms(copy.deepcopy(model), OptimConfig(), 1e-3, paths, Balance(0.5))[1]
+        arm = regularised_arm(copy.deepcopy(model), cam, batch.images, 1e-3)
         if compiled:
-            compile_network(arm.model, paths, backend="aot_eager")
-        step = train_step(arm, batch, cam, 1.0, observe=True)
-        gradients.append({key: weight.grad for key, weight in arm.model.named_parameters() if weight.grad is not None})
-        shares.append(float(step.cam_share) if step.cam_share is not None else 0.0)
+            compile_network(arm.network, backend="aot_eager")
+        share = train_step(arm, batch, 1.0, observe=True).observed.cam_share
+        gradients.append(
+            {key: weight.grad for key, weight in arm.network.named_parameters() if weight.grad is not None}
+        )
+        shares.append(0.0 if share is None else float(share))
     assert relative_difference(*gradients) < 1e-3
     assert shares == pytest.approx([0.5, 0.5], abs=1e-3)
 
@@ -40,12 +38,12 @@ def test_a_compiled_step_has_the_gradients_and_the_share_of_a_plain_one(name: st
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
 def test_compiled(name: str) -> None:
     model, batch = classifier(name), shapes_batch()
-    paths = probe_paths(model, batch.images, CamConfig())
+    model.routes = probe_routes(model, batch.images, Score.centred)
     compiled = copy.deepcopy(model)
-    compile_network(compiled, paths)
+    compile_network(compiled)
     assert compiled.state_dict().keys() == model.state_dict().keys()
     (logits, term, gradients), (logits_, term_, gradients_) = (
-        pass_through(which, batch, paths) for which in (model, compiled)
+        pass_through(which, batch, model.routes) for which in (model, compiled)
     )
     torch.testing.assert_close(logits_, logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(term_, term, rtol=1e-4, atol=1e-4)

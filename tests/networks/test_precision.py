@@ -9,19 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from passes import NAMES, Gradients, classifier, cosine, pass_through, relative_difference, shapes_batch
+from passes import (
+    NAMES,
+    Gradients,
+    classifier,
+    cosine,
+    pass_through,
+    regularised_arm,
+    relative_difference,
+    shapes_batch,
+)
 from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camtrain.config.schema import CamConfig, OptimConfig
+from camtrain.config.options import CamConfig, Score
 from camtrain.data.batches import Batch
 from camtrain.data.sources import shapes
-from camtrain.loss.balance import Balance
 from camtrain.networks.classifier import Classifier
-from camtrain.training.arm import make_arms
-from camtrain.training.checks import probe_paths
+from camtrain.training.checks import probe_routes
 from camtrain.training.step import train_step
 
 
@@ -112,10 +119,10 @@ def test_bfloat16_of_an_untrained_network_is_float32_rounded_at_every_layer(name
     same, and the gradients differ by the rounding of their own sums, 2^-8 a layer: some 2^-8 sqrt(50) in all.
     """
     model, batch = classifier(name), shapes_batch()
-    paths = probe_paths(model, batch.images, CamConfig())
-    logits, term, gradients = pass_through(with_rounding(model), batch, paths)
+    routes = probe_routes(model, batch.images, Score.centred)
+    logits, term, gradients = pass_through(with_rounding(model), batch, routes)
     with SumsInFloat32():
-        logits_lower, term_lower, gradients_lower = pass_through(in_bfloat16(model), batch, paths)
+        logits_lower, term_lower, gradients_lower = pass_through(in_bfloat16(model), batch, routes)
     assert logits_lower.dtype == term_lower.dtype == torch.float32
     assert all(gradient.dtype == torch.float32 for gradient in gradients_lower.values())
     torch.testing.assert_close(logits_lower, logits, rtol=0, atol=1e-3 * float(logits.abs().max()))
@@ -148,13 +155,12 @@ def pretrained(request: pytest.FixtureRequest) -> Classifier:
 def trained(_: pytest.FixtureRequest) -> Classifier:
     """After 30 steps on generated images."""
     model = classifier("small_resnet")
-    paths = probe_paths(model, shapes_batch(4).images, CamConfig())
-    arm = make_arms(model, OptimConfig(), 2e-3, paths, Balance(0.5))[1]
+    arm = regularised_arm(model, CamConfig(), shapes_batch(4).images, 2e-3)
     images, targets, regions = shapes.generate(960, 64, seed=1, split=0)
     for rows in torch.arange(960).split(32):
         batch = Batch(images[rows].float() / 255, targets[rows] % 3, regions[rows], rows)
-        train_step(arm, batch, CamConfig(), 1.0, observe=False)
-    return arm.model
+        train_step(arm, batch, 1.0, observe=False)
+    return arm.network
 
 
 @pytest.mark.parametrize("make", [trained, pretrained])

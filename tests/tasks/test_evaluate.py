@@ -13,14 +13,15 @@ import pytest
 import torch
 from conftest import Command, in_process, made_once
 from PIL import Image
+from runs.made import made_result
 
 from camtrain.config.options import DatasetName
 from camtrain.config.schema import Config, FakeConfig, ModelConfig, ShapesConfig
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build, validation
 from camtrain.data.images import relabelled
 from camtrain.evaluation.forward import forward_maps
-from camtrain.runs.load import Finished, arms, read
+from camtrain.runs.load import Finished, networks, read
 from camtrain.tasks.evaluate import combined, title
 
 FEW = (
@@ -91,13 +92,13 @@ def test_other_images_with_some_of_the_classes(trained: Path, run_command: Comma
     with (tmp_path / "again" / "pictures.csv").open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert {row["class"] for row in rows} == {"red", "green"}
-    network = next(arm for arm in arms(read(trained), torch.device("cpu")) if arm.name == "baseline")
+    network = networks(read(trained), torch.device("cpu"))["baseline"]
     config = read(trained).config
     config.dataset.root = str(tmp_path / "other")  # type: ignore[attr-defined]
     image_set = relabelled(validation(config.dataset, 0), ["blue", "green", "red"])
-    (batch,) = all_batches(image_set, 8, torch.device("cpu"))
+    (batch,) = all_batches(image_set, Batching(8))
     assert sorted(set(batch.targets.tolist())) == [1, 2]
-    logits = forward_maps(network, batch.images, batch.targets, config.cam.variant).output.logits
+    logits = forward_maps(network, batch.images, batch.targets, config.cam.variant).logits
     accuracy = float((logits.argmax(1) == batch.targets).float().mean())
     assert after["arms"]["baseline"]["final"]["accuracy/val"] == pytest.approx(accuracy)
 
@@ -131,10 +132,14 @@ def test_mistakes_are_one_line_and_write_nothing(trained: Path, run_command: Com
 
 
 def test_other_images_of_a_generated_set() -> None:
-    """What the network was trained on stays told, and seeds of network and images apart."""
+    """What the network was trained on stays on record, and the seeds of network and images apart."""
     theirs = Config(dataset=ShapesConfig(name=DatasetName.shapes, train=1200), model=ModelConfig(name="small_resnet"))
     asked = Config(dataset=ShapesConfig(name=DatasetName.shapes, val=100), seed=7)
-    own = combined(asked, Finished(Path(), theirs, {}), {"dataset", "dataset.val", "seed"})
+    own = combined(
+        asked,
+        Finished(Path(), made_result(theirs, {"baseline": {}, "regularised": {}}, {})),
+        {"dataset", "dataset.val", "seed"},
+    )
     assert isinstance(own.dataset, ShapesConfig)
     assert (own.dataset.train, own.dataset.val, own.seed) == (1200, 100, 7)
     assert title(own, 0) == "shapes, small_resnet, seed 0, measured again on images of seed 7"

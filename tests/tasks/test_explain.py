@@ -16,21 +16,20 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from camtrain.cam.routes import GradientRoute as GradientPath
-from camtrain.cam.routes import Routes
+from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamVariant
-from camtrain.data.batches import all_batches
+from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics.concentration import entropy
 from camtrain.networks.build import build as build_model
+from camtrain.networks.classifier import Classifier
 from camtrain.networks.small_resnet import SmallResNet
 from camtrain.normalisation import DEVIATION, MEAN
 from camtrain.report import overlay
 from camtrain.runs import load
 from camtrain.tasks.explain import Explanation, batches, distinct, explain_batch, find, number_of, printable, table
-from camtrain.training.arm import Arm
 
 ARMS = ("baseline", "regularised")
 ONE_THREAD = ("trainer.threads=1", "trainer.device=cpu")
@@ -73,17 +72,15 @@ def explained(run: Path, cwd: Path, *arguments: str) -> tuple[Path, list[dict[st
         return folder, list(csv.DictReader(opened)), done.stdout
 
 
-def arm_of(run: Path, name: str) -> Arm:
+def network_of(run: Path, name: str) -> Classifier:
     """The small residual network of a run, put together without the code that is tested."""
     result = json.loads((run / "result.json").read_text())
     config, data = load.read(run).config, result["data"]
     built = build_model(config.model, len(data["classes"]), config.dataset.image_size, 0, multilabel=data["multilabel"])
     state = torch.load(run / name / "weights.pt", weights_only=True)
     built.classifier.backbone.load_state_dict(state)
-    return Arm(name, built.classifier.eval(), torch.optim.SGD(built.classifier.parameters()), False, CLOSED)
-
-
-CLOSED = Routes(GradientPath.closed, GradientPath.closed)
+    built.classifier.routes = Routes(GradientRoute.closed, GradientRoute.closed)
+    return built.classifier.eval()
 
 
 def as_batch(path: Path) -> Tensor:
@@ -100,26 +97,25 @@ def as_batch(path: Path) -> Tensor:
 def test_the_restored_arms_have_the_accuracy_of_the_run(which: str, request: pytest.FixtureRequest) -> None:
     read = load.read(request.getfixturevalue(which))
     _, val = build_data(read.config.dataset, read.config.seed)
-    for arm in load.arms(read, CPU):
-        assert not arm.model.training
+    for name, network in load.networks(read, CPU).items():
+        assert not network.training
         right = []
-        for batch in all_batches(val, 8, CPU):
+        for batch in all_batches(val, Batching(8)):
             with torch.no_grad():
-                right += (arm.model(batch.images).logits.argmax(1) == batch.targets).tolist()
-        assert sum(right) / len(right) == pytest.approx(read.result["arms"][arm.name]["final"]["accuracy/val"])
+                right += (network(batch.images).logits.argmax(1) == batch.targets).tolist()
+        assert sum(right) / len(right) == pytest.approx(read.result.arms[name].final["accuracy/val"])
 
 
 def test_the_restored_weights_are_those_of_the_file(pretrained: Path) -> None:
-    arms = load.arms(load.read(pretrained), CPU)
-    assert [(arm.name, arm.regularised) for arm in arms] == [("baseline", False), ("regularised", True)]
-    for arm in arms:
-        state = torch.load(pretrained / arm.name / "weights.pt", weights_only=True)
-        own = arm.model.backbone.state_dict()
+    networks = load.networks(load.read(pretrained), CPU)
+    assert list(networks) == ["baseline", "regularised"]
+    for name, network in networks.items():
+        state = torch.load(pretrained / name / "weights.pt", weights_only=True)
+        own = network.backbone.state_dict()
         assert own.keys() == state.keys()
         assert all(torch.equal(own[key], state[key]) for key in state)
-        assert torch.allclose(arm.model.mean.flatten(), torch.tensor(MEAN))
-        assert torch.allclose(arm.model.std.flatten(), torch.tensor(DEVIATION))
-        assert arm.optimiser.param_groups[0]["lr"] == load.read(pretrained).result["learning_rate"]
+        assert torch.allclose(network.mean.flatten(), torch.tensor(MEAN))
+        assert torch.allclose(network.std.flatten(), torch.tensor(DEVIATION))
 
 
 def test_keys_that_came_later_have_their_defaults(run: Path, tmp_path: Path) -> None:
@@ -143,7 +139,7 @@ def damaged(run: Path, folder: Path, **changes: Any) -> Path:
 def test_a_run_that_cannot_be_read(run: Path, tmp_path: Path) -> None:
     def said(folder: Path) -> str:
         with pytest.raises(UserError) as caught:
-            load.arms(load.read(folder), CPU)
+            load.networks(load.read(folder), CPU)
         assert "\n" not in str(caught.value)
         assert str(folder) in str(caught.value)
         return str(caught.value)
@@ -203,16 +199,16 @@ def test_maps_and_probabilities_are_those_of_the_arms(run: Path, tmp_path: Path)
     assert f"table        {folder / 'explanations.csv'}" in out
 
     classes = json.loads((run / "result.json").read_text())["data"]["classes"]
-    arms = {name: arm_of(run, name) for name in ARMS}
+    networks = {name: network_of(run, name) for name in ARMS}
     for row in rows:
         image = as_batch(tmp_path / row["picture"])
         with torch.no_grad():
-            probability = arms[row["arm"]].model(image).logits.softmax(1)[0]
+            probability = networks[row["arm"]](image).logits.softmax(1)[0]
         best = int(probability.argmax())
         assert row["class"] == row["predicted class"] == classes[best]
         assert float(row["probability"]) == pytest.approx(float(probability[best]), abs=1e-5)
         assert row["predicted probability"] == row["probability"]
-        expected = forward_maps(arms[row["arm"]], image, torch.tensor([best]), CamVariant.gradcam).maps
+        expected = forward_maps(networks[row["arm"]], image, torch.tensor([best]), CamVariant.gradcam).maps
         found = np.load(folder / row["npy"])
         assert found.dtype == np.float32
         assert found.shape == (4, 4)
@@ -235,10 +231,10 @@ def test_the_map_of_a_class_that_was_asked_for(run: Path, tmp_path: Path) -> Non
     assert {row["class"] for row in rows} == {classes[1]}
     assert f"p of {classes[1]}" in out
     for row in rows:
-        arm = arm_of(run, row["arm"])
+        network = network_of(run, row["arm"])
         image = as_batch(tmp_path / row["picture"])
-        output, _, maps = forward_maps(arm, image, torch.tensor([1]), CamVariant.gradcam)
-        probability = output.logits.softmax(1)[0]
+        logits, _, maps = forward_maps(network, image, torch.tensor([1]), CamVariant.gradcam)
+        probability = logits.softmax(1)[0]
         np.testing.assert_allclose(np.load(folder / row["npy"]), maps[0].numpy(), rtol=1e-4, atol=1e-5)
         assert float(row["probability"]) == pytest.approx(float(probability[1]), abs=1e-5)
         assert row["predicted class"] == classes[int(probability.argmax())]
@@ -251,14 +247,14 @@ def test_several_classes_per_image(multilabel_run: FinishedRun, tmp_path: Path) 
     classes = json.loads((multilabel_run.folder / "result.json").read_text())["data"]["classes"]
     assert [row["arm"] for row in rows] == list(ARMS)
     for row in rows:
-        arm = arm_of(multilabel_run.folder, row["arm"])
+        network = network_of(multilabel_run.folder, row["arm"])
         with torch.no_grad():
-            probability = arm.model(as_batch(path)).logits.sigmoid()[0]
+            probability = network(as_batch(path)).logits.sigmoid()[0]
         best = int(probability.argmax())
         assert row["class"] == row["predicted class"] == classes[best]
         assert float(row["probability"]) == pytest.approx(float(probability[best]), abs=1e-5)
         target = one_hot(torch.tensor([best]), len(classes))
-        maps = forward_maps(arm, as_batch(path), target, CamVariant.gradcam).maps
+        maps = forward_maps(network, as_batch(path), target, CamVariant.gradcam).maps
         np.testing.assert_allclose(np.load(folder / row["npy"]), maps[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -272,11 +268,11 @@ def test_photographs(pretrained: Path) -> None:
     assert torch.equal(torch.cat(ours), val.gather(range(len(val.files)))[0])
     assert not skipped
     images = ours[0].float() / 255
-    for arm in load.arms(read, CPU):
-        assert arm.paths.evaluation is GradientPath.autograd
-        seen = explain_batch(arm, images, CamVariant.gradcam, None, None)
+    for network in load.networks(read, CPU).values():
+        assert network.routes.evaluation is GradientRoute.autograd
+        seen = explain_batch(network, images, CamVariant.gradcam, None, None)
         assert torch.equal(seen.kinds, seen.predicted)
-        again = explain_batch(arm, images[2:3], CamVariant.gradcam, seen.kinds[2:3], None)
+        again = explain_batch(network, images[2:3], CamVariant.gradcam, seen.kinds[2:3], None)
         torch.testing.assert_close(again.maps[0], seen.maps[2], rtol=1e-3, atol=1e-4)
         assert float(again.probability) == pytest.approx(float(seen.confidence[2]), abs=1e-4)
 

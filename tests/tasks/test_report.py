@@ -25,8 +25,8 @@ from camtrain.analysis.over_seeds import Run
 from camtrain.analysis.verdict import VERDICTS, Outcome
 from camtrain.config.schema import ReportConfig
 from camtrain.report import build
+from camtrain.runs.images import read_images
 from camtrain.runs.load import read
-from camtrain.runs.result import read_images
 
 SMALL = (
     *("dataset=fake", "dataset.image_size=32", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.images=2"),
@@ -49,6 +49,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "sweep"
 
 
+def run_of(folder: Path) -> Run:
+    return Run(folder, read(folder).result, read_images(folder))
+
+
 @pytest.fixture(scope="module")
 def compared(sweep: Path) -> tuple[Path, str]:
     done = camtrain("task=report", f"runs={sweep}", "hydra.run.dir=compared", cwd=sweep.parent)
@@ -62,12 +66,10 @@ def test_settings_are_compared_over_their_seeds(sweep: Path, compared: tuple[Pat
     assert [one["label"] for one in found] == ["cam.weight=0.5", "cam.weight=1"]
     assert [one["seeds"] for one in found] == [[0, 1], [0, 1]]
     for number, one in enumerate(found):
-        runs = [
-            Run(*read(sweep / str(2 * number + seed)), read_images(sweep / str(2 * number + seed))) for seed in (0, 1)
-        ]
+        runs = [run_of(sweep / str(2 * number + seed)) for seed in (0, 1)]
         for tag in ("cam/entropy", "faithfulness/deletion"):
             for arm in ("baseline", "regularised"):
-                means = [run.result["arms"][arm]["final"][tag] for run in runs]
+                means = [run.result.arms[arm].final[tag] for run in runs]
                 assert one["indicators"][tag][arm] == pytest.approx(sum(means) / 2)
             values = [(run.each["regularised"][tag] - run.each["baseline"][tag]).numpy()[:, None] for run in runs]
             expected = hierarchical(values, shared=False)[0]
@@ -167,7 +169,7 @@ def test_names_cannot_break_the_page(sweep: Path, tmp_path: Path) -> None:
         entry["truth"] = hostile
         entry["baseline"]["predicted"] = hostile
     (folder / "result.json").write_text(json.dumps(result))
-    one = over_seeds.summarise(hostile, [Run(*read(folder), read_images(folder))], ReportConfig())
+    one = over_seeds.summarise(hostile, [run_of(folder)], ReportConfig())
     build.write(tmp_path / "page.html", hostile, [one, one], [hostile])
     page = Page()
     page.feed((tmp_path / "page.html").read_text())
@@ -264,17 +266,6 @@ def test_what_a_moved_or_damaged_run_lacks_is_left_out(sweep: Path, command: Com
     assert "pictures.csv does not hold" in done.stdout
     assert "not what this camtrain writes" in done.stdout
     assert "<img" not in (tmp_path / "compared" / "report.html").read_text()
-
-
-def test_a_sweep_without_anything_to_draw_a_front_of(sweep: Path, tmp_path: Path) -> None:
-    runs = [Run(*read(sweep / number), read_images(sweep / number)) for number in ("0", "2")]
-    for run in runs:
-        final = run.result["arms"]["regularised"]["final"]
-        for tag in build.FRONTS:
-            final[tag] = None
-    summaries = [over_seeds.summarise(run.folder.name, [run], ReportConfig()) for run in runs]
-    build.write(tmp_path / "page.html", "title", summaries)
-    assert "Pareto" not in (tmp_path / "page.html").read_text()
 
 
 def test_keys_that_a_task_takes_from_its_runs_are_refused(command: Command, tmp_path: Path) -> None:

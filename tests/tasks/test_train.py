@@ -78,6 +78,7 @@ def test_run_folder(fake_run: FinishedRun) -> None:
     assert {entry.name for entry in run.iterdir()} == {
         ".hydra",
         "camtrain.log",
+        "checkpoint.safetensors",
         "tb",
         "baseline",
         "regularised",
@@ -87,7 +88,7 @@ def test_run_folder(fake_run: FinishedRun) -> None:
         "report.html",
     }
     for arm in ("baseline", "regularised"):
-        assert {entry.name for entry in (run / arm).iterdir()} == {"checkpoint.pt", "weights.pt"}
+        assert {entry.name for entry in (run / arm).iterdir()} == {"weights.pt"}
     assert "energy in mask" in (run / "camtrain.log").read_text()
 
 

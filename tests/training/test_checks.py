@@ -9,11 +9,11 @@ import torch
 from small import CLOSED, batch, classifier
 
 from camtrain.cam.routes import GradientRoute, Routes
-from camtrain.config.options import BatchNorm, CamVariant, GradientPath, Score, Term
-from camtrain.config.schema import CamConfig, ModelConfig
+from camtrain.config.options import BatchNorm, CamConfig, CamVariant, GradientPath, Score, Term
+from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError
 from camtrain.networks.build import build
-from camtrain.training.checks import check_alive, probe_paths
+from camtrain.training.checks import check_alive, check_routes, probe_routes
 
 AUTOGRAD = Routes(GradientRoute.autograd, GradientRoute.autograd)
 
@@ -23,17 +23,17 @@ def test_a_term_that_cannot_train_is_refused() -> None:
     with torch.no_grad():
         model.backbone.get_submodule("fc").weight.fill_(-1.0)  # type: ignore[union-attr,operator]
     with pytest.raises(UserError, match="8 of 8 maps are dead"):
-        check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit), CLOSED)
+        check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit), GradientRoute.closed)
 
 
 def test_energy_outside_needs_regions() -> None:
     bare = batch()._replace(regions=torch.zeros(4, 64, 64, dtype=torch.uint8))
     with pytest.raises(UserError, match="masks or boxes"):
-        check_alive(classifier("small_resnet"), [bare], CamConfig(term=Term.energy_outside), CLOSED)
+        check_alive(classifier("small_resnet"), [bare], CamConfig(term=Term.energy_outside), GradientRoute.closed)
 
 
 @pytest.mark.parametrize(
-    ("name", "paths"),
+    ("name", "routes"),
     [
         ("small_resnet", CLOSED),
         ("resnet18", CLOSED),
@@ -48,37 +48,38 @@ def test_energy_outside_needs_regions() -> None:
         ("vit_b_16", AUTOGRAD),
     ],
 )
-def test_probe(name: str, paths: Routes) -> None:
+def test_probe(name: str, routes: Routes) -> None:
     torch.manual_seed(0)
-    assert probe_paths(classifier(name), batch().images, CamConfig()) == paths
+    assert probe_routes(classifier(name), batch().images, Score.centred) == routes
 
 
 def test_probe_leaves_the_model_as_it_was() -> None:
     model = classifier("small_resnet")
     before = copy.deepcopy(model.state_dict())
-    probe_paths(model, batch().images, CamConfig())
+    probe_routes(model, batch().images, Score.centred)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert model.training
 
 
 def test_cam_and_closed_path_are_refused_where_the_head_has_none() -> None:
-    images = batch().images
     with pytest.raises(UserError, match="cam=gradcam"):
-        probe_paths(classifier("vgg11"), images, CamConfig(variant=CamVariant.cam))
+        check_routes(AUTOGRAD, CamConfig(variant=CamVariant.cam), "features")
     with pytest.raises(UserError, match=r"cam\.path=auto"):
-        probe_paths(classifier("squeezenet1_0"), images, CamConfig(path=GradientPath.closed))
-    assert probe_paths(classifier("small_resnet"), images, CamConfig(path=GradientPath.autograd)) == AUTOGRAD
+        check_routes(AUTOGRAD, CamConfig(path=GradientPath.closed), "features")
+    assert check_routes(CLOSED, CamConfig(path=GradientPath.autograd), "layer3") == AUTOGRAD
 
 
 def test_batch_norm_behind_the_layer_is_refused_unless_frozen(tmp_path: object) -> None:
     model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, image_size=64, seed=0).classifier
+    found = probe_routes(model, batch().images, Score.centred)
+    assert found.training is GradientRoute.mixed
     with pytest.raises(UserError, match=r"model\.batch_norm=frozen"):
-        probe_paths(model, batch().images, CamConfig())
-    assert probe_paths(model, batch().images, CamConfig(weight=0)).training is GradientRoute.mixed
+        check_routes(found, CamConfig(), "layer3")
+    assert check_routes(found, CamConfig(weight=0), "layer3") == found
     torch.save(model.backbone.state_dict(), f"{tmp_path}/weights.pt")
     config = ModelConfig(name="resnet18", layer="layer3", weights=f"{tmp_path}/weights.pt", batch_norm=BatchNorm.frozen)
     frozen = build(config, classes=3, image_size=64, seed=0).classifier
-    assert probe_paths(frozen, batch().images, CamConfig()) == AUTOGRAD
+    assert probe_routes(frozen, batch().images, Score.centred) == AUTOGRAD
     before = {name: value.clone() for name, value in frozen.named_buffers()}
     frozen.train()(batch().images)
     assert all(torch.equal(before[name], value) for name, value in frozen.named_buffers())

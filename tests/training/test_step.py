@@ -12,41 +12,54 @@ from torch import Tensor
 
 from camtrain.arms import BASELINE, REGULARISED
 from camtrain.cam.routes import GradientRoute, Routes
-from camtrain.config.options import AUTO, TRAINABLE, CamVariant, Conflict, Term
-from camtrain.config.schema import CamConfig, ModelConfig, OptimConfig
+from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, Conflict, Score, Term
+from camtrain.config.schema import ModelConfig, OptimConfig
 from camtrain.data.batches import Batch
-from camtrain.loss.balance import Balance
-from camtrain.loss.criterion import classification_loss
-from camtrain.loss.layer_gradient import classification_gradient
+from camtrain.loss.classification import classification_gradient, classification_loss
+from camtrain.loss.criterion import CamLoss, CamTerm
+from camtrain.loss.layer_gradient import gradient_at
 from camtrain.networks.build import build
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.classifier import Classifier, Output
 from camtrain.training.arm import Arm, make_arms
-from camtrain.training.checks import probe_paths
-from camtrain.training.step import gradient_at, term_of, train_step
+from camtrain.training.checks import probe_routes
+from camtrain.training.step import train_step
 
 
-def balance_of(cam: CamConfig) -> Balance | None:
-    return Balance(cam.share or 0.5) if cam.weight == AUTO else None
+def two_arms(network: Classifier, cam: CamConfig, routes: Routes, rate: float = 1e-3) -> list[Arm]:
+    """The baseline, and an arm of these settings."""
+    cams = {BASELINE: dataclasses.replace(cam, weight=0), REGULARISED: cam}
+    return make_arms(network, cams, routes, OptimConfig(), rate, pretrained=False)
 
 
-def trained(name: str, cam: CamConfig, schedule: float, steps: int = 3, multilabel: bool = False) -> list[Arm]:
-    model = classifier(name)
-    paths = probe_paths(model, batch().images, cam)
-    arms = make_arms(model, OptimConfig(), 1e-3, paths, balance_of(cam))
+def trained(name: str, cam: CamConfig, done: float, steps: int = 3, multilabel: bool = False) -> list[Arm]:
+    network = classifier(name)
+    arms = two_arms(network, cam, probe_routes(network, batch().images, cam.score))
     for step in range(steps):
         for arm in arms:
             torch.manual_seed(step)
-            arm.model.train()
-            train_step(arm, batch(step, multilabel=multilabel), cam, schedule, observe=step == 1)
+            arm.network.train()
+            train_step(arm, batch(step, multilabel=multilabel), done, observe=step == 1)
     return arms
+
+
+def cam_term_of(network: Classifier, output: Output, made: Batch, cam: CamConfig, route: GradientRoute) -> CamTerm:
+    criterion = CamLoss(cam, route, network.class_weights)
+    return criterion.term(output.logits, output.activations, made.targets, made.regions, train=True)
+
+
+def without_dropout(network: Classifier) -> Classifier:
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return network
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0", "mobilenet_v3_small"])
 def test_weight_zero_equals_the_baseline_bit_for_bit(name: str, multilabel: bool) -> None:
-    for cam, schedule in ((CamConfig(weight=0), 1.0), (CamConfig(weight=1.0), 0.0), (CamConfig(), 0.0)):
-        arms = trained(name, cam, schedule, multilabel=multilabel)
-        baseline, regularised = (arm.model.state_dict() for arm in arms)
+    for cam, done in ((CamConfig(weight=0), 1.0), (CamConfig(weight=1.0, start=1), 0.0), (CamConfig(start=1), 0.0)):
+        arms = trained(name, cam, done, multilabel=multilabel)
+        baseline, regularised = (arm.network.state_dict() for arm in arms)
         assert baseline.keys() == regularised.keys()
         assert all(torch.equal(baseline[key], regularised[key]) for key in baseline)
 
@@ -54,29 +67,31 @@ def test_weight_zero_equals_the_baseline_bit_for_bit(name: str, multilabel: bool
 @pytest.mark.parametrize("weight", [1.0, "auto"])
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
 def test_weight_changes_only_the_regularised_arm(name: str, weight: float | str) -> None:
-    plain = trained(name, CamConfig(weight=weight), schedule=0.0)
-    weighted = trained(name, CamConfig(weight=weight), schedule=1.0)
-    before, after = (arms[0].model.state_dict() for arms in (plain, weighted))
+    plain = trained(name, CamConfig(weight=weight, start=1), done=0.0)
+    weighted = trained(name, CamConfig(weight=weight), done=1.0)
+    before, after = (arms[0].network.state_dict() for arms in (plain, weighted))
     assert all(torch.equal(before[key], after[key]) for key in before)
-    first, second = (arm.model.state_dict() for arm in weighted)
+    first, second = (arm.network.state_dict() for arm in weighted)
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
 def test_arms_start_equal_and_apart() -> None:
-    arms = make_arms(classifier("resnet18"), OptimConfig(), 1e-3, CLOSED, Balance(0.5))
+    arms = two_arms(classifier("resnet18"), CamConfig(), CLOSED)
     assert [arm.name for arm in arms] == [BASELINE, REGULARISED]
-    assert [arm.balance is None for arm in arms] == [True, False]
-    first, second = (dict(arm.model.named_parameters()) for arm in arms)
+    assert [arm.criterion.strength for arm in arms] == [None, "cam.share"]
+    assert [arm.network.routes for arm in arms] == [CLOSED, CLOSED]
+    first, second = (dict(arm.network.named_parameters()) for arm in arms)
     assert all(torch.equal(first[key], second[key]) and first[key] is not second[key] for key in first)
 
 
-def trunk_gradient(model: Classifier, paths: Routes, cam: CamConfig, made: Batch) -> Tensor:
+def trunk_gradient(model: Classifier, routes: Routes, cam: CamConfig, made: Batch) -> Tensor:
     """Gradient of a step's whole loss on the first kernel."""
     nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-    arm = Arm(REGULARISED, copy.deepcopy(model).train(), nothing, True, paths)
+    own = copy.deepcopy(model).train()
+    arm = Arm(REGULARISED, own, nothing, CamLoss(cam, routes.training, own.class_weights))
     torch.manual_seed(0)
-    train_step(arm, made, cam, 1.0, observe=False)
-    first = next(p for p in arm.model.parameters() if p.dim() == 4)
+    train_step(arm, made, 1.0, observe=False)
+    first = next(p for p in arm.network.parameters() if p.dim() == 4)
     assert first.grad is not None
     return first.grad
 
@@ -95,9 +110,9 @@ def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name
     images = torch.nn.functional.interpolate(small.images, (size, size))
     made = Batch(images, small.targets, torch.zeros(4, size, size, dtype=torch.uint8), small.indices)
     torch.manual_seed(0)
-    paths = probe_paths(model, images, CamConfig())
+    routes = probe_routes(model, images, Score.centred)
     weights = (CamConfig(weight=weight, confidence_exponent=0.0) for weight in (0, 1.0, 2.0))
-    plain, once, twice = (trunk_gradient(model, paths, cam, made) for cam in weights)
+    plain, once, twice = (trunk_gradient(model, routes, cam, made) for cam in weights)
     assert float((once - plain).norm()) > 1e-5 * float(plain.norm())
     torch.testing.assert_close(
         twice - plain, 2 * (once - plain), rtol=2e-2, atol=1e-3 * float((once - plain).abs().max())
@@ -106,9 +121,9 @@ def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name
     output = model(images)
     first = next(p for p in model.parameters() if p.dim() == 4)
     for variant in TRAINABLE:
-        if variant is not CamVariant.cam or paths.training is GradientRoute.closed:
+        if variant is not CamVariant.cam or routes.training is GradientRoute.closed:
             cam = CamConfig(variant=variant, confidence_exponent=0.0)
-            term = term_of(model, output, made, cam, paths.training, train=True).mean()
+            term = cam_term_of(model, output, made, cam, routes.training).mean()
             (gradient,) = torch.autograd.grad(term, first, retain_graph=True)
             assert float(gradient.norm()) > 0, variant
             assert bool(torch.isfinite(gradient).all()), variant
@@ -118,10 +133,10 @@ def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name
 def test_several_classes_per_image_train_every_class_map(name: str) -> None:
     model = classifier(name)
     cam = CamConfig(weight=1.0, confidence_exponent=0.0)
-    paths = probe_paths(model, batch().images, cam)
+    routes = probe_routes(model, batch().images, Score.centred)
     made = batch(multilabel=True)
     output = model.train()(made.images)
-    term = term_of(model, output, made, cam, paths.training, train=True)
+    term = cam_term_of(model, output, made, cam, routes.training)
     assert term.value.shape == (7,)  # 1 + 2 + 3 + 1 positive classes
     for row, kind, value in zip(*made.targets.nonzero(as_tuple=True), term.value, strict=True):
         (gradient,) = torch.autograd.grad(output.logits[row, kind], output.activations, retain_graph=True)
@@ -146,30 +161,28 @@ def test_every_term_trains_the_trunk(kind: Term) -> None:
 def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight: float | str, exponent: float) -> None:
     model = classifier(name)
     cam = CamConfig(weight=weight, share=0.3, confidence_exponent=exponent)
-    paths = probe_paths(model, batch().images, cam)
-    arm = make_arms(model, OptimConfig(), 1e-3, paths, balance_of(cam))[1]
-    for module in arm.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    output = arm.model.train()(batch().images)
-    term = term_of(arm.model, output, batch(), cam, paths.training, train=True).mean()
+    routes = probe_routes(model, batch().images, Score.centred)
+    arm = two_arms(model, cam, routes)[1]
+    without_dropout(arm.network)
+    output = arm.network.train()(batch().images)
+    term = cam_term_of(arm.network, output, batch(), cam, routes.training).mean()
     classification = classification_loss(output.logits, batch().targets).mean()
     share = 0.3 * float((output.logits.detach().softmax(1).gather(1, batch().targets[:, None]) ** exponent).mean())
     norms = [float(gradient_at(output.activations, loss).norm()) for loss in (classification, term)]
-    step = train_step(arm, batch(), cam, 1.0, observe=True)
-    assert step.cam_share is not None
-    assert step.cam_weight is not None
-    used = float(step.cam_weight)
+    seen = train_step(arm, batch(), 1.0, observe=True).observed
+    assert seen.cam_share is not None
+    assert seen.cam_weight is not None
+    used = float(seen.cam_weight)
     assert used == pytest.approx(2.0 if weight == 2.0 else share / (1 - share) * norms[0] / norms[1], rel=1e-3)
-    assert float(step.cam_share) == pytest.approx(used * norms[1] / (norms[0] + used * norms[1]), rel=1e-3)
+    assert float(seen.cam_share) == pytest.approx(used * norms[1] / (norms[0] + used * norms[1]), rel=1e-3)
 
 
 def test_batch_norm_behind_the_layer_leaves_the_baseline_unobserved() -> None:
     model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, image_size=64, seed=0).classifier
-    paths = probe_paths(model, batch().images, CamConfig(weight=0))
-    assert paths == Routes(GradientRoute.mixed, GradientRoute.autograd)
-    arm = make_arms(model, OptimConfig(), 1e-3, paths)[0]
-    assert train_step(arm, batch(), CamConfig(weight=0), 1.0, observe=True).cam_term is None
+    routes = probe_routes(model, batch().images, Score.centred)
+    assert routes == Routes(GradientRoute.mixed, GradientRoute.autograd)
+    arm = two_arms(model, CamConfig(weight=0), routes)[0]
+    assert train_step(arm, batch(), 1.0, observe=True).observed.cam_term is None
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
@@ -177,13 +190,11 @@ def test_conflict_is_taken_out_of_the_gradient_that_reaches_the_trunk(name: str)
     model = classifier(name)
     made = batch()
     weighted = CamConfig(weight=5.0, confidence_exponent=0.0)
-    paths = probe_paths(model, made.images, weighted)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    routes = probe_routes(model, made.images, Score.centred)
+    without_dropout(model)
     output = model.train()(made.images)
     classification = classification_loss(output.logits, made.targets).mean()
-    term = 5.0 * term_of(model, output, made, weighted, paths.training, train=True).mean()
+    term = 5.0 * cam_term_of(model, output, made, weighted, routes.training).mean()
     of_classification, of_term = (gradient_at(output.activations, loss) for loss in (classification, term))
     assert bool(((of_classification * of_term).sum((1, 2, 3)) < 0).any()), "nothing to take out"
     against = (of_classification * of_term).sum((1, 2, 3), keepdim=True).clamp_max(0)
@@ -196,7 +207,7 @@ def test_conflict_is_taken_out_of_the_gradient_that_reaches_the_trunk(name: str)
         (expected,) = torch.autograd.grad(output.activations, kernel, at_layer, retain_graph=True)
         cam = dataclasses.replace(weighted, conflict=conflict)
         torch.testing.assert_close(
-            trunk_gradient(model, paths, cam, made), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+            trunk_gradient(model, routes, cam, made), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
         )
 
 
@@ -213,17 +224,17 @@ def test_classification_gradient_in_closed_form_is_autograds(multilabel: bool) -
     torch.testing.assert_close(closed.expand_as(exact), exact, rtol=1e-10, atol=1e-15)
 
 
-def weights_over(arm: Arm, batches: list[Batch], cam: CamConfig) -> list[float]:
-    steps = [train_step(arm, made, cam, 1.0, observe=True) for made in batches]
-    return [float(step.cam_weight) for step in steps if step.cam_weight is not None]
+def weights_over(arm: Arm, batches: list[Batch]) -> list[float]:
+    seen = [train_step(arm, made, 1.0, observe=True).observed for made in batches]
+    return [float(each.cam_weight) for each in seen if each.cam_weight is not None]
 
 
 def test_automatic_weight_begins_with_the_first_batch_that_has_a_term() -> None:
     model = classifier("small_resnet")
     cam = CamConfig(term=Term.energy_outside)
-    arm = make_arms(model, OptimConfig(), 1e-3, CLOSED, Balance(0.5))[1]
+    arm = two_arms(model, cam, CLOSED)[1]
     bare = batch()._replace(regions=torch.zeros(4, 64, 64, dtype=torch.uint8))
-    weights = weights_over(arm, [bare, bare, batch(1), batch(2)], cam)
+    weights = weights_over(arm, [bare, bare, batch(1), batch(2)])
     assert weights[:2] == [0.0, 0.0]
     assert min(weights[2:]) > 0
 
@@ -234,19 +245,18 @@ def test_a_share_too_small_to_show_in_the_gradient_is_held_nevertheless(name: st
     """A fresh network of many classes is sure of nothing; its weight must not stay what it was at the first step."""
     model = classifier(name)
     model.precision = precision
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(model)
     for exponent in (4.0, 16.0):
         cam = CamConfig(confidence_exponent=exponent)
-        paths = probe_paths(model, batch().images, cam)
+        routes = probe_routes(model, batch().images, Score.centred)
         nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-        arm = Arm(REGULARISED, model, nothing, True, paths, Balance(0.5))
-        weights = weights_over(arm, [batch()] * 6, cam)
+        criterion = CamLoss(cam, routes.training, model.class_weights, share=0.5)
+        arm = Arm(REGULARISED, model, nothing, criterion)
+        weights = weights_over(arm, [batch()] * 6)
         assert weights == pytest.approx([weights[0]] * 6, rel=0.03)  # found as a difference or apart
-        assert arm.balance is not None
-        assert arm.balance.risen == pytest.approx(1 - 0.98**6)
-        assert exponent < 16 or arm.balance.apart
+        assert criterion.balance is not None
+        assert criterion.balance.bias_correction == pytest.approx(1 - 0.98**6)
+        assert exponent < 16 or criterion.balance.needs_own_backward
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "squeezenet1_0"])
@@ -255,9 +265,9 @@ def test_automatic_weight_does_not_move_while_there_is_no_term(name: str, precis
     model = classifier(name)
     model.precision = precision
     cam = CamConfig(term=Term.energy_outside, confidence_exponent=0.0)
-    paths = probe_paths(model, batch().images, cam)
-    arm = make_arms(model, OptimConfig(), 1e-4, paths, Balance(0.5))[1]
+    routes = probe_routes(model, batch().images, Score.centred)
+    arm = two_arms(model, cam, routes, rate=1e-4)[1]
     bare = batch()._replace(regions=torch.zeros(4, 64, 64, dtype=torch.uint8))
-    weights = weights_over(arm, [batch(0), *[bare] * 12], cam)
+    weights = weights_over(arm, [batch(0), *[bare] * 12])
     assert weights[0] > 0
     assert max(weights[2:]) == min(weights[2:])

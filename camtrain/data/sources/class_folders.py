@@ -13,11 +13,11 @@ from torchvision.datasets import EuroSAT, ImageFolder, Imagenette
 from camtrain.data.download import Archive
 from camtrain.data.listing import Listing
 
-IMAGENETTE = (
+IMAGENETTE_ARCHIVES = (
     Archive("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3"),
 )
 
-EUROSAT = (
+EUROSAT_ARCHIVES = (
     Archive(
         "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
         "c8fa014336c82ac7804f0398fcb19387",
@@ -26,7 +26,7 @@ EUROSAT = (
 )
 
 EUROSAT_VALIDATION = 5
-"""One image in so many is for validation: the set has no published split."""
+"""One image in so many is for validation, because the set has no published split."""
 
 
 def list_imagenette(root: Path) -> tuple[Listing, Listing]:
@@ -46,7 +46,7 @@ def list_imagenet(root: Path) -> tuple[Listing, Listing]:
 
 
 def list_eurosat(root: Path) -> tuple[Listing, Listing]:
-    """Ten kinds of land from above (Helber et al. 2019), split by a digest of the file name."""
+    """Ten kinds of land seen from above (Helber et al. 2019), split by a digest of the file name."""
     found = EuroSAT(root)
 
     def for_validation(path: str) -> bool:
@@ -62,7 +62,7 @@ def _listing(classes: Sequence[str], samples: Sequence[tuple[str, int]]) -> List
     return Listing(
         classes,
         [Path(path) for path, _ in samples],
-        torch.tensor([kind for _, kind in samples]),
+        torch.tensor([class_number for _, class_number in samples]),
         [None] * len(samples),
         np.zeros(256, np.uint8),
     )

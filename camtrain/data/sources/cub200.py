@@ -1,6 +1,6 @@
-"""Caltech-UCSD Birds-200-2011 (Wah et al. 2011): 200 species, with a box for each image and, apart, masks.
+"""Caltech-UCSD Birds-200-2011 (Wah et al. 2011): 200 species, with a box for each image and, in another archive, masks.
 
-A mask's values say how many of five people drew the pixel as bird: most of them, and it is one.
+A mask's values count the people, out of five, who marked the pixel as bird; where most of them did it is the object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def list_cub200(root: Path) -> tuple[Listing, Listing]:
     """The published training and test images.
 
     Raises:
-        UserError: one of the set's tables makes no sense.
+        UserError: one of the set's tables is malformed.
     """
     try:
         return _lists(root)
@@ -36,14 +36,10 @@ def list_cub200(root: Path) -> tuple[Listing, Listing]:
 
 def _lists(root: Path) -> tuple[Listing, Listing]:
     base = root / "CUB_200_2011"
-    names, kinds, labels, training, boxes = (
-        _table(base / name)
-        for name in (
-            *("images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"),
-        )
-    )
-    order = sorted(kinds, key=int)
-    classes = [kinds[number][0].partition(".")[2].replace("_", " ") for number in order]
+    files = ("images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
+    names, class_names, labels, is_training, boxes = (_table(base / name) for name in files)
+    order = sorted(class_names, key=int)
+    classes = [class_names[number][0].partition(".")[2].replace("_", " ") for number in order]
     meaning = np.zeros(256, np.uint8)
     meaning[128:] = 1
     folders = [folder for folder in (root / "segmentations", base / "segmentations") if folder.is_dir()]
@@ -57,7 +53,7 @@ def _lists(root: Path) -> tuple[Listing, Listing]:
         return (Box(left, top, left + width, top + height, where=f"{base / 'bounding_boxes.txt'}, image {number}"),)
 
     def listed(flag: str) -> Listing:
-        numbers = [number for number, (chosen,) in training.items() if chosen == flag]
+        numbers = [number for number, (chosen,) in is_training.items() if chosen == flag]
         return Listing(
             classes,
             [base / "images" / names[number][0] for number in numbers],
@@ -70,6 +66,6 @@ def _lists(root: Path) -> tuple[Listing, Listing]:
 
 
 def _table(path: Path) -> dict[str, list[str]]:
-    """First column of each line to the others."""
+    """From the first column of each line to the others."""
     rows = (line.split() for line in path.read_text().splitlines() if line.strip())
     return {row[0]: row[1:] for row in rows}

@@ -1,4 +1,5 @@
-"""Oxford-IIIT Pet (Parkhi et al. 2012): 37 breeds of cats and dogs, with trimaps: animal, ground, and void between."""
+"""Oxford-IIIT Pet (Parkhi et al. 2012): 37 breeds of cats and dogs, with trimaps: animal, background, and a
+border between them that is void."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ ARCHIVES = (
 
 
 def list_oxford_pet(root: Path) -> tuple[Listing, Listing]:
-    """Training and validation split: the published trainval and test."""
+    """Training and validation split: the published trainval and test splits."""
     meaning = np.zeros(256, np.uint8)
-    meaning[[1, 3]] = 1, VOID  # 1 animal, 2 ground, 3 border
+    meaning[[1, 3]] = 1, VOID  # 1 animal, 2 background, 3 border
     train, val = (OxfordIIITPet(root, split=split) for split in ("trainval", "test"))
 
     def listed(found: OxfordIIITPet) -> Listing:

@@ -14,14 +14,29 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+from camtrain.config.schema import ShapesConfig
+from camtrain.data.images import StoredImages, in_memory
 
 CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart")
 
-_CHUNK = 250  # images drawn at once: bounds the memory, and part of what defines an image
+_CHUNK = 250  # images drawn at once: bounds the memory, and is part of what defines an image
+
+
+def splits(config: ShapesConfig, seed: int, /) -> tuple[StoredImages, StoredImages]:
+    """Training and validation images."""
+    drawn = generate(config.train, config.image_size, seed, 0, config.objects)
+    return in_memory(CLASSES, *drawn), validation(config, seed)
+
+
+def validation(config: ShapesConfig, seed: int, /) -> StoredImages:
+    """The validation images alone, the same as beside training images."""
+    return in_memory(CLASSES, *generate(config.val, config.image_size, seed, 1, config.objects))
 
 
 def _outline(kind: str, u: Tensor, v: Tensor) -> Tensor:
-    """Signed inside-ness of a shape of unit radius at (u, v): positive inside, about a distance near the edge."""
+    """Positive inside a shape of unit radius at (u, v), negative outside; near the edge about the distance from it."""
     if kind == "disc":
         return 0.85 - torch.hypot(u, v)
     if kind == "ring":
@@ -94,7 +109,7 @@ def _texture(count: int, size: int, generator: torch.Generator) -> Tensor:
     ground = torch.zeros(count, 3, size, size)
     for cells, strength in ((4, 0.10), (max(4, size // 5), 0.07), (size, 0.03)):
         noise = torch.randn(count, 3, cells, cells, generator=generator)
-        ground += strength * torch.nn.functional.interpolate(noise, (size, size), mode="bilinear", align_corners=False)
+        ground += strength * interpolate(noise, (size, size), mode="bilinear", align_corners=False)
     return ground
 
 
@@ -111,7 +126,7 @@ def _draw(target: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor
     image = ground + grain
 
     def paint(cover: Tensor) -> None:
-        # Lighter than the ground by a random amount in each channel: of any hue. The grain is the ground's, mirrored.
+        # Lighter than the ground by a random amount in each channel, of any hue; the grain is the ground's, mirrored.
         lighter = uniform(count, 1, 1, 1, low=0.2, high=0.5) * (0.4 + 1.2 * uniform(count, 3, 1, 1))
         image.lerp_(ground + lighter + mirrored, cover[:, None])
 
@@ -153,7 +168,7 @@ def _draw(target: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor
 
 
 def _several(count: int, objects: int, generator: torch.Generator) -> Tensor:
-    """Targets (count, classes) of 0 and 1, int64: 1 to `objects` different classes in each image."""
+    """Targets (count, classes) int64 of 0 and 1: from 1 to `objects` different classes in each image."""
     wanted = torch.randint(1, objects + 1, (count, 1), generator=generator)
     rank = torch.rand(count, len(CLASSES), generator=generator).argsort(1).argsort(1)
     return (rank < wanted).long()
@@ -162,9 +177,16 @@ def _several(count: int, objects: int, generator: torch.Generator) -> Tensor:
 def generate(count: int, size: int, seed: int, split: int, objects: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `count` images: one object each, classes in turn, or 1 to `objects` of different classes.
 
-    Returns images (count, 3, size, size) uint8; targets (count,) int64, or (count, classes) of 0 and 1 where there
-    may be several; masks (count, size, size) uint8, 1 on the object, or its class number plus 1. `split` separates
-    streams of one seed (0 training, 1 validation).
+    Args:
+        count: number of images.
+        size: their edge in pixels.
+        seed: of everything that is drawn.
+        split: 0 training, 1 validation: different images of the same seed.
+        objects: most objects in an image.
+
+    Returns:
+        Images (count, 3, size, size) uint8; targets (count,) int64, or (count, classes) of 0 and 1 where there may be
+        several; masks (count, size, size) uint8, 1 on the object, or its class number plus 1.
     """
     stream = (seed * 2 + split) * 1_000_003
     target = torch.arange(count) % len(CLASSES)

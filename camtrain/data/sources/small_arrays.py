@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from camtrain.data.download import Archive
-from camtrain.data.images import StoredImages
+from camtrain.data.images import StoredImages, in_memory
 
 _TORONTO = "https://www.cs.toronto.edu/~kriz"
 
@@ -31,35 +29,19 @@ FASHION_MNIST_ARCHIVES = tuple(
 )
 
 
-def read_cifar(root: Path, kind: type[CIFAR10] | type[CIFAR100], size: int) -> tuple[StoredImages, StoredImages]:
+def read_cifar(root: Path, kind: type[CIFAR10] | type[CIFAR100]) -> tuple[StoredImages, StoredImages]:
     """CIFAR-10 or CIFAR-100 (Krizhevsky 2009): the published training and test images."""
-    train, test = (kind(root, train=training) for training in (True, False))
-    first, second = (
-        _stored(found.classes, torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets), size)
-        for found in (train, test)
-    )
-    return first, second
+
+    def stored(found: CIFAR10 | CIFAR100) -> StoredImages:
+        return in_memory(found.classes, torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets))
+
+    return stored(kind(root, train=True)), stored(kind(root, train=False))
 
 
-def read_fashion_mnist(root: Path, size: int) -> tuple[StoredImages, StoredImages]:
+def read_fashion_mnist(root: Path) -> tuple[StoredImages, StoredImages]:
     """Fashion-MNIST (Xiao et al. 2017), grey as three equal channels: the published training and test images."""
-    train, test = (FashionMNIST(root, train=training) for training in (True, False))
-    first, second = (
-        _stored(found.classes, found.data[:, None].expand(-1, 3, -1, -1), found.targets.long(), size)
-        for found in (train, test)
-    )
-    return first, second
 
+    def stored(found: FashionMNIST) -> StoredImages:
+        return in_memory(found.classes, found.data[:, None].expand(-1, 3, -1, -1), found.targets.long())
 
-def _stored(classes: list[str], images: Tensor, targets: Tensor, size: int) -> StoredImages:
-    """Stretched to the network's size where they have another."""
-    if images.shape[-1] != size:
-        parts = [
-            interpolate(
-                images[at : at + 1000].float(), (size, size), mode="bilinear", antialias=True, align_corners=False
-            )
-            for at in range(0, len(images), 1000)
-        ]
-        images = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
-    sizes = torch.tensor([[size, size]]).expand(len(images), 2)
-    return StoredImages(classes, images, targets, None, sizes, with_region=0)
+    return stored(FashionMNIST(root, train=True)), stored(FashionMNIST(root, train=False))

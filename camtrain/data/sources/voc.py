@@ -1,8 +1,8 @@
 """PASCAL VOC (Everingham et al. 2010): photographs of 20 classes, several in an image, with boxes and some masks.
 
-A class is present where one of its objects is not marked difficult, as in the challenge, which leaves difficult ones
-out of scoring; in a region of boxes they are void. Where an image has a segmentation mask that is its region,
-elsewhere its boxes are. Coordinates in the annotations count from 1 and include the maximum.
+A class is present where one of its objects is not marked difficult: the challenge does not score difficult objects, and
+in a region made of boxes they are void. The region of an image is its segmentation mask, or its boxes where it has
+none. Coordinates in the annotations count from 1 and include the maximum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-"""In the order of the masks' values, which begin with 1."""
+"""In the order of the masks' values, which begin at 1."""
 
 _PUBLISHED = "https://thor.robots.ox.ac.uk/pascal/VOC"
 
@@ -43,7 +43,7 @@ def list_voc(root: Path, year: str) -> tuple[Listing, Listing]:
     """Training and validation split.
 
     Raises:
-        UserError: an annotation makes no sense.
+        UserError: an annotation is malformed.
     """
     train, val = (_list(VOCDetection(root, year=year, image_set=split)) for split in SPLITS[year])
     return train, val
@@ -73,8 +73,9 @@ def _boxes(annotation: Path) -> tuple[Box, ...]:
             left, top, right, bottom = (
                 float(entry.findtext(f"bndbox/{edge}") or "") for edge in ("xmin", "ymin", "xmax", "ymax")
             )
-            kind = CLASSES.index(entry.findtext("name") or "") + 1
-            value = VOID if entry.findtext("difficult") == "1" else kind
+            value = CLASSES.index(entry.findtext("name") or "") + 1
+            if entry.findtext("difficult") == "1":
+                value = VOID
             boxes.append(Box(left - 1, top - 1, right, bottom, value, f"{annotation}, object {number}"))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{annotation}: not an annotation of VOC ({error})") from error

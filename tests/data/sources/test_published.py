@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
+from image_folders import TRAINED_ALONE
 from PIL import Image
-from served import Quiet, server
+from served import Quiet
 from torchvision import datasets
 
 from camtrain.config.options import DatasetName
@@ -25,10 +27,9 @@ from camtrain.config.schema import PublishedConfig
 from camtrain.data.batches import one_batch
 from camtrain.data.build import build
 from camtrain.data.download import Archive
-from camtrain.data.sources import class_folders, cub200, oxford_pet, small_arrays, voc
+from camtrain.data.sources import SOURCES, voc
+from camtrain.data.sources.published import Published
 from camtrain.errors import UserError
-
-__all__ = ["server"]
 
 RANDOM = np.random.default_rng(0)
 
@@ -163,18 +164,14 @@ MAKE: dict[DatasetName, Callable[[Path, pytest.MonkeyPatch], None]] = {
     DatasetName.eurosat: lambda root, _: make_eurosat(root),
 }
 
-ARCHIVES: dict[DatasetName, tuple[Any, str]] = {
-    DatasetName.voc2007: (voc.ARCHIVES, "2007"),
-    DatasetName.voc2012: (voc.ARCHIVES, "2012"),
-    DatasetName.oxford_pet: (oxford_pet, "ARCHIVES"),
-    DatasetName.cub200: (cub200, "ARCHIVES"),
-    DatasetName.cifar10: (small_arrays, "CIFAR10_ARCHIVES"),
-    DatasetName.cifar100: (small_arrays, "CIFAR100_ARCHIVES"),
-    DatasetName.fashion_mnist: (small_arrays, "FASHION_MNIST_ARCHIVES"),
-    DatasetName.imagenette: (class_folders, "IMAGENETTE"),
-    DatasetName.eurosat: (class_folders, "EUROSAT"),
-}
-"""Where the archives of each are said, to be replaced by those of a miniature."""
+FETCHED = [name for name, source in SOURCES.items() if isinstance(source, Published) and source.archives]
+
+
+def source_of(name: DatasetName) -> Published:
+    source = SOURCES[name]
+    assert isinstance(source, Published)
+    return source
+
 
 COUNTS = {
     DatasetName.voc2007: (2, 2),
@@ -256,18 +253,18 @@ def test_annotations_that_are_none(tmp_path: Path) -> None:
 
 
 def test_facts_are_those_of_torchvision() -> None:
-    def same(ours: tuple[Archive, ...], *theirs: tuple[str, str]) -> None:
-        assert [(archive.url, archive.md5) for archive in ours] == list(theirs)
+    def same(name: DatasetName, *theirs: tuple[str, str]) -> None:
+        assert [(archive.url, archive.md5) for archive in source_of(name).archives] == list(theirs)
 
     years = datasets.voc.DATASET_YEAR_DICT
-    for year, keys in (("2007", ("2007", "2007-test")), ("2012", ("2012",))):
-        same(voc.ARCHIVES[year], *((years[key]["url"], years[key]["md5"]) for key in keys))
-    same(oxford_pet.ARCHIVES, *datasets.OxfordIIITPet._RESOURCES)
-    same(small_arrays.CIFAR10_ARCHIVES, (datasets.CIFAR10.url, datasets.CIFAR10.tgz_md5))
-    same(small_arrays.CIFAR100_ARCHIVES, (datasets.CIFAR100.url, datasets.CIFAR100.tgz_md5))
+    for name, keys in ((DatasetName.voc2007, ("2007", "2007-test")), (DatasetName.voc2012, ("2012",))):
+        same(name, *((years[key]["url"], years[key]["md5"]) for key in keys))
+    same(DatasetName.oxford_pet, *datasets.OxfordIIITPet._RESOURCES)
+    same(DatasetName.cifar10, (datasets.CIFAR10.url, datasets.CIFAR10.tgz_md5))
+    same(DatasetName.cifar100, (datasets.CIFAR100.url, datasets.CIFAR100.tgz_md5))
     fashion = datasets.FashionMNIST
-    same(small_arrays.FASHION_MNIST_ARCHIVES, *((fashion.mirrors[0] + name, md5) for name, md5 in fashion.resources))
-    same(class_folders.IMAGENETTE, datasets.Imagenette._ARCHIVES["320px"])
+    same(DatasetName.fashion_mnist, *((fashion.mirrors[0] + name, md5) for name, md5 in fashion.resources))
+    same(DatasetName.imagenette, datasets.Imagenette._ARCHIVES["320px"])
 
 
 def pack(root: Path, into: Path, like: tuple[Archive, ...]) -> tuple[Archive, ...]:
@@ -293,20 +290,16 @@ def pack(root: Path, into: Path, like: tuple[Archive, ...]) -> tuple[Archive, ..
     return tuple(made)
 
 
-@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("name", FETCHED)
 def test_every_set_is_fetched_whole_or_not_at_all(
     name: DatasetName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, Path]
 ) -> None:
     address, served = server
     MAKE[name](tmp_path / "original", monkeypatch)
-    where, key = ARCHIVES[name]
-    like = where[key] if isinstance(where, dict) else getattr(where, key)
-    made = pack(tmp_path / "original", served, like)
+    made = pack(tmp_path / "original", served, source_of(name).archives)
 
     def publish(archives: tuple[Archive, ...]) -> None:
-        monkeypatch.setitem(where, key, archives) if isinstance(where, dict) else monkeypatch.setattr(
-            where, key, archives
-        )
+        monkeypatch.setitem(SOURCES, name, replace(source_of(name), archives=archives))  # type: ignore[arg-type]
 
     root = tmp_path / "fetched"
     publish(made)
@@ -346,10 +339,9 @@ def test_imagenet_is_not_fetched(tmp_path: Path) -> None:
         build(config_of(DatasetName.imagenet, tmp_path, download=True), 0)
 
 
-def test_command_trains_on_voc(command: Command, tmp_path: Path) -> None:
+def test_command_trains_on_voc(run_command: Command, tmp_path: Path) -> None:
     make_voc(tmp_path / "voc", "2012")
-    done = command(
-        "dataset=voc2012", "dataset.root=voc", "dataset.image_size=32", "trainer.epochs=1", "dataset.cache=c"
-    )
+    settings = ("dataset.root=voc", "dataset.image_size=32", "dataset.cache=c", "trainer.epochs=1")
+    done = run_command("dataset=voc2012", *settings, *TRAINED_ALONE)
     assert done.returncode == 0, done.stderr
     assert "average precision" in done.stdout

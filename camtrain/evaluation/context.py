@@ -1,0 +1,49 @@
+"""Trained networks in front of validation images: what every measurement after training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from camtrain.arms import Contrast, contrasts
+from camtrain.config.options import CamVariant
+from camtrain.config.schema import EvaluateConfig
+from camtrain.data.batches import Batch
+from camtrain.evaluation.subset import choose_images
+from camtrain.networks.classifier import Classifier
+
+
+@dataclass
+class EvaluationContext:
+    """Networks by arm, and the images that they are measured on.
+
+    Args:
+        networks: by arm, the reference first; each with the route of its gradients.
+        count: of validation images.
+        batches: the validation images, or the chosen ones, (images,) bool, in ascending order of their numbers.
+        method: of the maps that are measured.
+        settings: how many images each measurement takes.
+        seed: of the choice of images, and of the noise in what ROAD puts in place of pixels.
+        untrained: state dict of an untrained network of the arms' architecture.
+        progress: called with what is being done.
+    """
+
+    networks: Mapping[str, Classifier]
+    count: int
+    batches: Callable[[Tensor | None], Iterable[Batch]]
+    method: CamVariant
+    settings: EvaluateConfig
+    seed: int
+    untrained: Callable[[], Mapping[str, Tensor]]
+    progress: Callable[[str], object] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.measured, self.shown = choose_images(self.count, self.settings, self.seed)
+
+    @cached_property
+    def contrasts(self) -> list[Contrast]:
+        """Which arms are compared."""
+        return contrasts(self.networks)

@@ -1,0 +1,292 @@
+"""One setting, over its seeds, as the report shows it: the content of `templates/setting.html`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from camtrain.analysis.comparison import Row
+from camtrain.analysis.over_seeds import Comparison, Run, Summary
+from camtrain.analysis.verdict import Claim, Condition
+from camtrain.arms import contrasts
+from camtrain.config.hydra_store import to_yaml
+from camtrain.config.schema import EvaluateConfig
+from camtrain.metrics.catalogue import Place, at
+from camtrain.report import console, plots, tables
+from camtrain.report.page import Cell, Part, Table, embedded_image, said
+from camtrain.report.tables import short
+from camtrain.runs.result import GalleryEntry, MapCaption
+
+
+class Verdict(NamedTuple):
+    heading: str  # empty where there is one treatment only
+    sentences: Sequence[str]
+
+
+class Caption(NamedTuple):
+    """What stands under a map."""
+
+    predicted: str
+    wrong: bool
+    figures: str
+
+
+class FigureView(NamedTuple):
+    source: str
+    alternative: str  # for those who cannot see it
+    truth: str
+    captions: Sequence[Caption]
+
+
+class GalleryGroup(NamedTuple):
+    title: str
+    figures: Sequence[FigureView]
+
+
+class GalleryView(NamedTuple):
+    seed: str  # in words, of the run that the images are from
+    multilabel: bool
+    groups: Sequence[GalleryGroup]
+
+
+class SettingView(NamedTuple):
+    arms: Sequence[str]
+    several_seeds: bool
+    verdicts: Sequence[Verdict]
+    introduction: Sequence[tuple[str, str]]
+    gallery: GalleryView | None
+    rules: Sequence[Part]
+    comparisons: Sequence[Part]
+    counts: EvaluateConfig
+    sizes: Table | None
+    other_maps_title: str
+    other_maps: Table | None
+    curves: Markup  # plots are SVG, which is not to be escaped
+    settling: Markup
+    randomised: Markup
+    configuration: str
+    timing: Sequence[tuple[str, str]]
+
+
+def view(one: Summary) -> SettingView:
+    """All that is shown of one setting."""
+    first = one.runs[0]
+    epochs = [{name: arm.epochs for name, arm in run.result.arms.items()} for run in one.runs]
+    randomised = [run.result.sanity for run in one.runs if run.result.sanity is not None]
+    seeds = ("seeds" if len(one.runs) > 1 else "seed", ", ".join(map(str, one.seeds)))
+    headings = [tables.heading(each) if len(one.comparisons) > 1 else "" for each in one.comparisons]
+    named = list(zip(headings, one.comparisons, strict=True))
+    return SettingView(
+        arms=one.arms,
+        several_seeds=len(one.runs) > 1,
+        verdicts=[Verdict(*claim) for claim in tables.claims(one)],
+        introduction=[*console.introduction(first.result), seeds],
+        gallery=gallery(first, len(one.runs) > 1),
+        rules=[Part(heading, rule(each.claim)) for heading, each in named],
+        comparisons=[
+            Part(heading, comparison_table(each), each.contrast.treatment, _power(each, len(one.runs) > 1))
+            for heading, each in named
+        ],
+        counts=first.result.config.evaluate,
+        sizes=by_size(one),
+        other_maps_title=tables.other_maps_title(one.arms),
+        other_maps=other_maps(one),
+        curves=Markup(plots.curves(epochs)),
+        settling=Markup(plots.settling(epochs)),
+        randomised=Markup(plots.randomised(randomised) if randomised else ""),
+        configuration=to_yaml(first.result.config),
+        timing=list(timings(one)),
+    )
+
+
+def _power(each: Comparison, several_seeds: bool) -> str:
+    return f"{each.power:.2f}{' (mean)' if several_seeds else ''}" if math.isfinite(each.power) else ""
+
+
+def rule(claim: Claim) -> Table:
+    """The conditions, ticked or not."""
+    groups: dict[str, list[list[Cell]]] = {}
+    for condition in [*claim.conditions, *claim.beyond]:
+        groups.setdefault(condition.part, []).append(
+            [
+                Cell(condition.name, "long"),
+                Cell(condition.asked, "word long"),
+                Cell(interval_text(condition)),
+                said(condition.outcome.value),
+            ]
+        )
+    head = [Cell("condition"), Cell("asked for", "word"), Cell("difference ± 95 %"), Cell()]
+    return Table("conditions of the claim", head, list(groups.items()))
+
+
+def interval_text(condition: Condition) -> str:
+    found = condition.found
+    if not math.isfinite(found.estimate):
+        return "-"
+    margin = f" ± {found.margin:.3f}" if math.isfinite(found.margin) else ""
+    return f"{found.estimate:+.3f}{margin}"
+
+
+# ---- images
+
+
+WHY = {"best": "Largest gain", "worst": "Smallest gain, or largest loss", "random": "At random"}
+
+
+def gallery(run: Run, several_seeds: bool) -> GalleryView | None:
+    """Input, outline and every arm's map of chosen validation images; None if there are none."""
+    result = run.result
+    if not result.gallery:
+        return None
+    seed = f" of seed {result.seed}" if several_seeds else ""
+    if result.seed != result.config.seed:
+        seed += f", drawn by seed {result.config.seed}"
+    before = "training" if result.trained_seed is None else "measuring"
+    pair = result.contrasts[0]
+    against = f" of {pair.treatment} against {pair.reference}" if len(result.contrasts) > 1 else ""
+    groups = []
+    for why, words in WHY.items():
+        figures = [
+            _figure(run.folder, entry, result.data.multilabel)
+            for entry in result.gallery
+            if entry.why == why and (run.folder / entry.file).is_file()
+        ]
+        by = f", chosen before {before}" if why == "random" else f"{against}, by {result.gallery_by}"
+        if figures:
+            groups.append(GalleryGroup(f"{words}{by}", figures))
+    return GalleryView(seed, result.data.multilabel, groups) if groups else None
+
+
+def _figure(folder: Path, entry: GalleryEntry, multilabel: bool) -> FigureView:
+    captions = {arm: _caption(part, entry.truth, multilabel) for arm, part in entry.arms.items()}
+    spoken = [
+        f"{arm}: {caption.predicted}{', wrong' if caption.wrong else ''}, {caption.figures}"
+        for arm, caption in captions.items()
+    ]
+    shown = ", ".join(["Input", *(f"map of {arm}" for arm in captions)])
+    alternative = f"{entry.truth}. {shown}. {'. '.join(spoken)}"
+    return FigureView(embedded_image(folder / entry.file), alternative, entry.truth, list(captions.values()))
+
+
+def _caption(part: MapCaption, truth: str, multilabel: bool) -> Caption:
+    wrong = part.predicted != truth and not multilabel
+    return Caption(f"{part.predicted} {part.probability:.0%}", wrong, caption_figures(part))
+
+
+def caption_figures(part: MapCaption) -> str:
+    """The first figure of :data:`Place.captions` that is defined, and the peak."""
+    if not part.peak:
+        return "dead map"
+    known = (
+        f"{indicator.label.partition(' ')[0]} {abs(value):.2f}, "
+        for indicator in at(Place.captions)
+        if math.isfinite(value := part.figures.get(indicator.name, math.nan))
+    )
+    return f"{next(known, '')}peak {part.peak:.0f} x"
+
+
+# ---- tables
+
+
+def comparison_table(each: Comparison) -> Table:
+    """Every indicator of a treatment and the reference by family."""
+    both = any(math.isfinite(row.both_correct.estimate) for rows in each.rows.values() for row in rows)
+    head = [
+        Cell(),
+        Cell(each.contrast.reference),
+        Cell(each.contrast.treatment),
+        Cell("difference", small="± 95 %"),
+        Cell(),
+        Cell("p, Holm", "spare"),
+        *([Cell("both correct", "spare")] if both else []),
+        Cell("sharpened", "spare", small="baseline"),
+    ]
+    groups = [(family, [_line(row, both) for row in rows]) for family, rows in each.rows.items()]
+    return Table(f"indicators of {each.contrast.reference} and {each.contrast.treatment}", head, groups, "comparison")
+
+
+def _line(row: Row, both: bool) -> list[Cell]:
+    within, known = row.both_correct, math.isfinite(row.both_correct.margin)
+    return [
+        Cell(row.indicator.title, small=row.indicator.meaning),
+        Cell(row.text(row.reference)),
+        Cell(row.text(row.treatment)),
+        Cell(row.text(row.difference, signed=True), small=_margin(row, row.interval.margin)),
+        said(row.verdict),
+        Cell(_p_value(row.adjusted), "spare"),
+        *(
+            [Cell(row.text(within.estimate, signed=True) if known else "", "spare", _margin(row, within.margin))]
+            if both
+            else []
+        ),
+        Cell(row.text(row.control) if math.isfinite(row.control) else "", "spare"),
+    ]
+
+
+def _margin(row: Row, margin: float) -> str:
+    return f"± {row.text(margin)}" if math.isfinite(margin) else ""
+
+
+def _p_value(p: float) -> str:
+    if not math.isfinite(p):
+        return ""
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
+def by_size(one: Summary) -> Table | None:
+    """Plausibility by the object's size, beside two maps that know nothing of the image."""
+    groups_of_runs = [run.result.by_size or [] for run in one.runs]
+    if not all(groups_of_runs):
+        return None
+    shown = at(Place.sizes)
+    labels = {pair.control: _sharpened(pair.treatment, len(one.comparisons)) for pair in contrasts(one.arms)}
+    groups = []
+    for parts in zip(*groups_of_runs, strict=True):
+        low, high = mean([part.low for part in parts]), mean([part.high for part in parts])
+        size = parts[0].size
+        title = f"{size} objects: {low:.0%} to {high:.0%} of the image" if size != "all" else "all"
+        rows = [
+            [
+                Cell(labels.get(name, name)),
+                *(Cell(short(mean([part.figures[name][indicator.name] for part in parts]))) for indicator in shown),
+            ]
+            for name in parts[0].figures
+        ]
+        groups.append((title, rows))
+    head = [Cell(), *(Cell(indicator.title) for indicator in shown)]
+    return Table("plausibility by the object's size", head, groups)
+
+
+def _sharpened(treatment: str, treatments: int) -> str:
+    return "sharpened baseline" + (f", as sharp as {treatment}" if treatments > 1 else "")
+
+
+def mean(values: Sequence[float | None]) -> float:
+    """Of those that are known; nan if none is."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def other_maps(one: Summary) -> Table | None:
+    """Methods that were measured beside the trained one; None if there is none."""
+    lines = tables.other_maps(one)
+    if not lines:
+        return None
+    head, *rows = [[Cell(text) for text in line] for line in lines]
+    return Table("maps by other methods than the trained one", head, [("", rows)], "dense")
+
+
+def timings(one: Summary) -> Iterator[tuple[str, str]]:
+    """How long it took, with which versions."""
+    seconds = mean([run.result.timing.seconds for run in one.runs])
+    yield "time", f"{seconds:.0f} s a run, with training, measuring and saving"
+    for pair in contrasts(one.arms):
+        ratio = mean([run.result.timing.ratio(pair) for run in one.runs])
+        if math.isfinite(ratio):
+            yield "step", f"{pair.treatment} over {pair.reference} x {ratio:.2f}, medians over all epochs"
+    environment: Mapping[str, str] = one.runs[0].result.environment
+    yield "versions", ", ".join(f"{name} {text}" for name, text in environment.items())

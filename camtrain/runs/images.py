@@ -1,0 +1,64 @@
+"""pictures.csv: the figures of every validation image, for statistics over runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from camtrain.data.images import ImageSet, class_names, image_name
+from camtrain.errors import UserError
+from camtrain.files import write_text
+
+NAME = "pictures.csv"
+
+
+def write_images(folder: Path, images: ImageSet, each: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write the figures of every validation image.
+
+    Args:
+        folder: run folder.
+        images: which.
+        each: of each arm and sharpened baseline, and tag, (images,); what is not defined is left empty.
+    """
+    columns = [(f"{name} {tag}", value.tolist()) for name, tags in each.items() for tag, value in tags.items()]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["picture", "class", *(name for name, _ in columns)])
+    for number in range(len(images.targets)):
+        classes = "; ".join(class_names(images, number))
+        values = (column[number] for _, column in columns)
+        rows.writerow(
+            [image_name(images, number), classes, *(f"{value:.7g}" if math.isfinite(value) else "" for value in values)]
+        )
+    write_text(folder / NAME, text.getvalue())
+
+
+def read_images(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """What :func:`write_images` wrote: of each arm and sharpened baseline, and tag, (images,) float64.
+
+    Raises:
+        UserError: the file is not there, or not whole.
+    """
+    path = folder / NAME
+    try:
+        with path.open(newline="", encoding="utf-8") as opened:
+            heading, *lines = csv.reader(opened)
+        columns = [
+            [float(cell) if cell else math.nan for cell in column]
+            for column in zip(*(line[2:] for line in lines), strict=True)
+        ]
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, values in zip(heading[2:], columns, strict=True):
+            arm, _, tag = name.partition(" ")
+            found.setdefault(arm, {})[tag] = torch.tensor(values, dtype=torch.float64)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; repeat the run") from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not the figures of a run's images ({error}); repeat the run") from error
+    return found

@@ -1,0 +1,121 @@
+"""Boxes of a user's own images, in CSV and in the COCO layout."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from image_folders import folder_error, training_region, write_folder
+
+from camtrain.data.build import build
+from camtrain.data.sources.folder import list_folder
+
+
+def test_folder_with_boxes(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    with (tmp_path / "boxes.csv").open("w", newline="") as opened:
+        rows = csv.writer(opened)
+        rows.writerow(["path", "class", "xmin", "ymin", "xmax", "ymax"])
+        rows.writerow(["train/cat/image 0 ä.png", "cat", 2, 3, 12, 8])
+        rows.writerow(["train/cat/image 0 ä.png", "cat", 20, 3, 22, 5])
+    train, val = build(config, 0, guided=True)
+    assert (train.with_region, val.with_region) == (1, 0)
+    assert training_region(config, 0).sum() == 10 * 5 + 2 * 2
+    assert training_region(config, 0)[3:8, 2:12].all()
+
+
+def test_boxes_of_other_classes_are_not_the_object(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    rows = [
+        "path,class,xmin,ymin,xmax,ymax",
+        "train/cat/image 0 ä.png,cat,2,3,12,8",
+        "train/cat/image 0 ä.png,dog,20,3,22,5",
+    ]
+    (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    assert training_region(config, 0).sum() == 10 * 5
+    (tmp_path / "boxes.csv").write_text("\n".join([rows[0], rows[2]]))
+    assert "boxes.csv line 2: dog: no box of" in folder_error(config)
+
+
+@pytest.mark.parametrize("before", ["", "./", "ROOT/"])
+def test_paths_of_boxes(tmp_path: Path, before: str) -> None:
+    config = write_folder(tmp_path)
+    path = before.replace("ROOT", str(tmp_path)) + "train/cat/image 1 ä.png"
+    (tmp_path / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\n{path},1,2,5,6\n")
+    regions = list_folder(config, "train").regions
+    assert sum(region is not None for region in regions) == 1
+
+
+def test_boxes_in_coco_layout(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    config.boxes = "coco.json"
+    content = {
+        "images": [
+            {"id": 7, "file_name": "train/cat/image 0 ä.png"},
+            {"id": 8, "file_name": "val/dog/image 1 ä.png"},
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 1, "bbox": [2, 3, 10, 5]},
+            {"id": 2, "image_id": 7, "category_id": 2, "bbox": [20, 3, 2, 2]},
+            {"id": 3, "image_id": 7, "category_id": 1, "bbox": [0, 0, 40, 30], "iscrowd": 1},
+            {"id": 4, "image_id": 8, "category_id": 2, "bbox": [0, 0, 4, 4]},
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    assert training_region(config, 0).sum() == 10 * 5
+    train, val = build(config, 0, guided=True)
+    assert (train.with_region, val.with_region) == (1, 1)
+    for broken, said in (
+        ("{", "not a JSON file"),
+        ("[]", "not in the COCO layout"),
+        (json.dumps({"images": []}), "not in the COCO layout"),
+        (json.dumps({**content, "images": content["images"][:1]}), "annotation 4: there is no image 8"),
+        (
+            json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3]}]}),
+            "not in the COCO layout",
+        ),
+        (json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3, "x"]}]}), "COCO layout"),
+        (
+            json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [50, 2, 3, 3]}]}),
+            "5: the box lies outside",
+        ),
+        (
+            json.dumps(
+                {
+                    **content,
+                    "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3, 3], "segmentation": [[1, 2, 3]]}],
+                }
+            ),
+            "annotation 5: segmentation holds something that is no polygon",
+        ),
+    ):
+        (tmp_path / "coco.json").write_text(broken)
+        assert said in folder_error(config)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "cells"),
+    [
+        ([[2, 3, 12, 3, 12, 8, 2, 8]], 10 * 5),
+        ([[2, 3, 12, 3, 12, 5, 4, 5, 4, 8, 2, 8]], 10 * 2 + 2 * 3),  # an L
+        ([[2, 3, 5, 3, 5, 8, 2, 8], [10, 3, 12, 3, 12, 8, 10, 8]], 3 * 5 + 2 * 5),  # behind something
+        ([[2.6, 3, 12, 3, 12, 8, 2.6, 8]], 9 * 5),  # the centres of the first column lie outside
+        ({"size": [30, 40], "counts": "x"}, 10 * 5),  # run lengths: the box
+        ([], 10 * 5),
+    ],
+)
+def test_polygons_in_coco_layout(tmp_path: Path, segmentation: object, cells: int) -> None:
+    config = write_folder(tmp_path)
+    config.boxes = "coco.json"
+    content = {
+        "images": [{"id": 7, "file_name": "train/cat/image 0 ä.png"}],
+        "annotations": [{"id": 1, "image_id": 7, "bbox": [2, 3, 10, 5], "segmentation": segmentation}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    found = training_region(config, 0)
+    assert found.sum() == cells
+    assert not found[:3].any()
+    assert not found[8:].any()

@@ -1,0 +1,71 @@
+"""Where maps lie, beside sharpened and trivial ones, and how stable they are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from measured import context_of, network
+
+from camtrain.cam import distribution
+from camtrain.config.options import CamVariant
+from camtrain.config.schema import ShapesConfig
+from camtrain.data.batches import Batching, all_batches
+from camtrain.data.build import build as build_data
+from camtrain.evaluation.equivariance import measure_equivariance
+from camtrain.evaluation.every_epoch import evaluate
+from camtrain.evaluation.forward import forward_maps
+from camtrain.evaluation.localisation import by_size, measure_localisation
+from camtrain.evaluation.sharpened import sharpened
+from camtrain.metrics import concentration, localisation
+
+
+def test_place_is_that_of_each_map() -> None:
+    _, image_set = build_data(ShapesConfig(image_size=32, train=8, val=12), 0)
+    measured = torch.ones(12, dtype=torch.bool)
+    networks = {"baseline": network(True, 8), "regularised": network(True, 8, 1), "third": network(True, 8, 2)}
+    context = context_of(networks, image_set, measured)
+    evaluated = evaluate(networks, all_batches(image_set, Batching(5)), CamVariant.gradcam, measured)
+    maps = evaluated.maps
+    found = measure_localisation(context, evaluated, all_batches(image_set, Batching(5)))
+    images, regions = image_set.gather(range(12))
+    controls = {}
+    for name, treatment in (("control", "regularised"), ("control:third", "third")):
+        controls[name] = sharpened(maps["baseline"], found.powers[treatment])
+        entropy = concentration.entropy(maps[treatment]).nanmean()
+        assert float(concentration.entropy(controls[name]).nanmean()) == pytest.approx(float(entropy), abs=1e-3)
+    for name, those in (*maps.items(), *controls.items()):
+        means = found.measured.means[name]
+        overlap, boxes = localisation.overlap(those, regions), localisation.box_overlap(those, regions)
+        assert means["cam/iou"] == pytest.approx(float(overlap.nanmean(0).max()), abs=1e-5)
+        accuracy = [float((boxes >= level).float().mean(0).max()) for level in localisation.LEVELS]
+        assert means["cam/box_accuracy"] == pytest.approx(sum(accuracy) / 3, abs=1e-5)
+        counts = localisation.pixel_counts(those, regions)
+        assert means["cam/pxap"] == pytest.approx(float(localisation.pixel_average_precision(counts)))
+    mirrored = forward_maps(
+        networks["baseline"], (images.float() / 255).flip(3), image_set.targets, CamVariant.gradcam
+    ).maps
+    alike = distribution.correlation(maps["baseline"].flip(2), mirrored)
+    stable = measure_equivariance(context, evaluated, context.batches(measured))
+    assert stable.means["baseline"]["stability/flip"] == pytest.approx(float(alike.nanmean()), abs=1e-4)
+    assert [line["size"] for line in found.by_size] == ["small", "middle", "large", "all"]
+    assert [line["pictures"] for line in found.by_size] == [4, 4, 4, 12]
+    everything = found.by_size[-1]["regularised"]
+    assert isinstance(everything, dict)
+    assert everything["iou"] == pytest.approx(found.measured.means["regularised"]["cam/iou"])
+
+
+def test_thirds_go_by_the_size_of_the_object() -> None:
+    share = torch.tensor([0.5, 0.1, math.nan, 0.2, 0.9, 0.3, 0.6], dtype=torch.float64)
+    values = torch.tensor([5.0, 1, 100, 2, 9, 3, 6], dtype=torch.float64)
+    each = {"baseline": {f"cam/{tag}": values for tag in ("energy_in_mask", "pointing", "iou", "box_accuracy")}}
+    lines = by_size(each, share)
+    assert [(line["size"], line["from"], line["to"]) for line in lines] == [
+        ("small", 0.1, 0.2),
+        ("middle", 0.3, 0.5),
+        ("large", 0.6, 0.9),
+        ("all", 0.1, 0.9),
+    ]
+    assert [line["baseline"]["iou"] for line in lines] == [1.5, 4.0, 7.5, pytest.approx(26 / 6)]  # type: ignore[index]
+    assert by_size(each, torch.full((7,), math.nan)) == []

@@ -1,0 +1,167 @@
+"""The report's page, its plots and tables for any number of arms."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report.three import OLD_RUN, three_arms
+from runs.made import THREE, TWO, made_run
+
+from camtrain.analysis.intervals import NOTHING
+from camtrain.analysis.over_seeds import Run, Summary, notes, summarise
+from camtrain.analysis.verdict import Condition, Outcome
+from camtrain.config.schema import ReportConfig
+from camtrain.report import build, console, plots, sweep, tables
+from camtrain.runs.images import read_images
+from camtrain.runs.load import read
+
+OUTCOMES = (Outcome.open, Outcome.met, Outcome.failed)
+
+
+def text_of(page: Path) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", "", page.read_text(), flags=re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    place = tmp_path_factory.mktemp("three")
+    return [three_arms(place / str(seed), seed) for seed in range(2)]
+
+
+def test_a_run_of_the_former_version_is_reported(tmp_path: Path) -> None:
+    one = summarise("", [Run(OLD_RUN, read(OLD_RUN).result, read_images(OLD_RUN))], ReportConfig())
+    build.write(tmp_path / "page.html", "title", [one], notes(one))
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<img") == len(list((OLD_RUN / "pictures").iterdir()))
+    assert page.count('class="verdict"') == 1
+    assert page.index('class="verdict"') < page.index("Maps side by side") < page.index("<h2>Comparison</h2>")
+    assert "Sanity" in page
+    assert "By size" in page
+    assert "compared with" not in page, "there is one treatment only"
+
+
+def test_a_page_of_three_arms(three: list[Run], tmp_path: Path) -> None:
+    one = summarise("", three[:1], ReportConfig())
+    build.write(tmp_path / "page.html", "title", [one], notes(one))
+    page, text = (tmp_path / "page.html").read_text(), text_of(tmp_path / "page.html")
+    assert page.count('class="verdict"') == 2
+    assert text.count("area compared with baseline") == 3  # verdict, rule and comparison
+    assert "--tiles: 4" in page
+    assert page.count("One run is one seed") == 1
+    assert "sharpened baseline, as sharp as area" in text
+    assert "area over baseline x" in text
+    assert page.count("Input, map of baseline, map of regularised, map of area.") == page.count("<img")
+
+
+def test_a_sweep_of_three_arms(three: list[Run], tmp_path: Path) -> None:
+    summaries = [summarise(f"x={number}", [run], ReportConfig()) for number, run in enumerate(three)]
+    build.write(tmp_path / "page.html", "title", summaries)
+    text = text_of(tmp_path / "page.html")
+    assert re.search(r"\d of 4 treatments (is|are) ", text)
+    assert "1 (area)" in text
+    assert "Pareto fronts" in text
+    shown = sweep.view(summaries)
+    assert [len(cell.signs) for cell in (row[2] for _, rows in shown.table.groups for row in rows)] == [2, 2]
+
+
+def changed(one: Summary, outcome: Outcome) -> Summary:
+    """With a claim of that outcome."""
+    (comparison,) = one.comparisons
+    claim = comparison.claim._replace(conditions=[Condition("", "dead rate", "", NOTHING, outcome)])
+    return replace(one, comparisons=[replace(comparison, claim=claim)])
+
+
+def test_the_verdict_on_a_sweep_says_by_which_rule_and_how_many_seeds(tmp_path: Path) -> None:
+    margins = ReportConfig(accuracy_margin=0.5)
+    groups = ([made_run(0), made_run(1)], [made_run(0)], [made_run(2), made_run(3)])
+    summaries = [changed(summarise("", runs, margins), outcome) for runs, outcome in zip(groups, OUTCOMES, strict=True)]
+    build.write(tmp_path / "page.html", "title", summaries)
+    text = text_of(tmp_path / "page.html")
+    assert "1 of 3 settings is more interpretable: 2." in text
+    assert "1 of 3 settings is not more interpretable: 3." in text
+    assert "1 of 3 settings is not settled: 1." in text
+    assert "by the rule with other margins: accuracy_margin 0.5 (wider than 0.01)." in text
+    assert "one seed only: 2." in text
+
+
+def test_a_reference_that_nothing_beats_keeps_the_others_off_the_front() -> None:
+    """Setting 1 lowers the entropy and keeps accuracy; 2 lowers it less, and is less accurate than its reference."""
+    figures = {1: ((0.9, 3.0), (0.9, 1.0)), 2: ((0.9, 3.0), (0.8, 2.0)), 3: ((0.95, 3.0), (0.7, 0.5))}
+    summaries = []
+    for accuracies_and_entropies in figures.values():
+        one = summarise("", [made_run(0)], ReportConfig())
+        for arm, (accuracy, entropy) in zip(TWO, accuracies_and_entropies, strict=True):
+            one.final[arm].update({"accuracy/val": accuracy, "cam/entropy": entropy})  # type: ignore[attr-defined]
+        summaries.append(one)
+    points = sweep.front(summaries, "cam/entropy", "accuracy/val")
+    best = [(point.number, point.arm) for point in points if point.on_front]
+    assert best == [(1, "regularised"), (3, "baseline"), (3, "regularised")]
+    intervals = summaries[0].comparisons[0].intervals
+    assert points[1].margins == tuple(intervals[tag].margin for tag in ("cam/entropy", "accuracy/val"))
+    assert [point.treatment for point in points] == [False, True] * 3
+
+
+def test_a_sweep_without_anything_to_draw_a_front_of(tmp_path: Path) -> None:
+    summaries = [summarise(str(seed), [made_run(seed)], ReportConfig()) for seed in range(2)]
+    for one in summaries:
+        for tag in [tag for tag in one.final["regularised"] if tag not in ("accuracy/val", "cam/dead_rate")]:
+            one.final["regularised"][tag] = math.nan  # type: ignore[index]
+    build.write(tmp_path / "page.html", "title", summaries)
+    assert "Pareto" not in (tmp_path / "page.html").read_text()
+
+
+def test_arms_are_told_apart_without_colour() -> None:
+    names = [f"arm {number}" for number in range(8)]
+    found = plots.styles(names)
+    assert list(found) == names
+    assert len(set(found.values())) == len(names)
+    assert len({(style.dashes, style.marker) for style in found.values()}) == len(names)
+    assert found[names[0]] == plots.REFERENCE
+
+
+def test_curves_of_three_arms_name_each() -> None:
+    rows = [{"cam/entropy": 2.0}, {"cam/entropy": 1.0}]
+    svg = plots.curves([dict.fromkeys(THREE, rows)] * 2)
+    assert all(f">{name}</text>" in svg for name in THREE)
+    assert plots.curves([{name: [{}] for name in THREE}]) == "", "nothing to draw"
+
+
+def test_lines_of_the_epochs_have_a_column_for_each_arm() -> None:
+    figures = {
+        name: {"accuracy/val": 0.5, "cam/entropy": 2.0, "cam/energy_in_mask": 0.25, "cam/dead_rate": 0.0}
+        for name in THREE
+    }
+    top, below = console.epoch_heading(False, THREE).strip("\n").splitlines()
+    assert top.split() == ["accuracy", "entropy", "energy", "in", "mask", "dead", "rate"]
+    assert below.split() == ["epoch", *(["baseline", "regular.", "area"] * 4)]
+    line = console.epoch_line(3, figures, multilabel=False)
+    assert len(line) == len(below)
+    assert line.split() == ["3", *["0.500"] * 3, *["2.000"] * 3, *["0.250"] * 3, *["0.000"] * 3]
+
+
+def test_tables_of_three_arms_have_one_heading_each() -> None:
+    one = summarise("", [made_run(0, THREE)], ReportConfig())
+    text = tables.as_text(one)
+    assert [line for line in text.splitlines() if "compared with" in line] == [
+        "regularised compared with baseline",
+        "area compared with baseline",
+    ]
+    assert "**area compared with baseline**" in tables.as_markdown(one)
+    assert "compared with" not in tables.as_text(summarise("", [made_run(0)], ReportConfig()))
+    jobs = [("1", {name: one.final[name] for name in THREE})]
+    assert re.search(r"\d > .* > \d", tables.sweep_text(jobs).splitlines()[-1])
+
+
+def test_columns_are_padded_to_their_widest_cell() -> None:
+    lines = [("", "x", "name"), ("long label", "10", "a"), ("b", "2", "cc")]
+    assert tables.aligned(lines).splitlines() == ["            x   name", "long label  10  a", "b           2   cc"]
+    assert tables.aligned(lines, right=[1], ruled=True).splitlines() == [
+        "             x  name",
+        "-" * 20,
+        "long label  10  a",
+        "b            2  cc",
+    ]

@@ -1,0 +1,69 @@
+"""The documents: links lead somewhere, commands are ones that camtrain takes, and the README stays short."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import hydra
+import pytest
+from conftest import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from camtrain.cli import CONF, current_name
+from camtrain.config.hydra_store import register
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"^(?: {4}|```).*$", re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings: in lower case, without punctuation, spaces as hyphens."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Arguments of the commands in a page's indented blocks, but for those with flags other than -m."""
+    lines = re.findall(r"^ {4}camtrain (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in found if not any(word.startswith("-") for word in words if word != "-m")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= set(linked)
+
+
+@pytest.mark.parametrize("words", [words for page in PAGES for words in commands(page)], ids=" ".join)
+def test_commands_fit_the_schema(words: list[str]) -> None:
+    parsed = OverridesParser.create().parse_overrides([current_name(word) for word in words if word != "-m"])
+    assert "-m" in words or not any(override.is_sweep_override() for override in parsed), "several values without -m"
+    overrides = [
+        f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+        if override.is_sweep_override()
+        else str(override.input_line)
+        for override in parsed
+    ]
+    register()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        hydra.compose("config", overrides=overrides)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
