@@ -174,7 +174,7 @@ def animals_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copy(photographs / "pretrained" / "squeezenet1_0_deepcompression.pth", weights)
     data = ("dataset=folder", f"dataset.root={photographs / 'tiny_animals'}")
     network = ("model=squeezenet1_0", f"model.weights={weights}", "trainer.epochs=2", "trainer.batch_size=8")
-    finished = finish(tmp_path_factory, "animals", *data, *network, *FEW)
+    finished = finish(tmp_path_factory, "animals", *data, *network, *FEW, "evaluate.maps=[layercam]")
     weights.unlink()
     return finished
 
