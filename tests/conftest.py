@@ -169,13 +169,12 @@ def multilabel_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture(scope="session")
 def animals_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A small run on real photographs from pretrained weights, whose file is gone; smaller than is usual for them."""
+    """A small run on real photographs from pretrained weights, whose file is gone."""
     weights = tmp_path_factory.mktemp("weights") / "weights.pth"
     shutil.copy(photographs / "pretrained" / "squeezenet1_0_deepcompression.pth", weights)
-    data = ("dataset=folder", f"dataset.root={photographs / 'tiny_animals'}", "dataset.image_size=96")
+    data = ("dataset=folder", f"dataset.root={photographs / 'tiny_animals'}")
     network = ("model=squeezenet1_0", f"model.weights={weights}", "trainer.epochs=2", "trainer.batch_size=8")
-    few = ("evaluate.faithfulness_images=4", "evaluate.road_images=2", "evaluate.sanity_images=4")
-    finished = finish(tmp_path_factory, "animals", *data, *network, *few)
+    finished = finish(tmp_path_factory, "animals", *data, *network, *FEW, "evaluate.maps=[layercam]")
     weights.unlink()
     return finished
 

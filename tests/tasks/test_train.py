@@ -219,7 +219,9 @@ def test_same_seed_same_figures_whatever_the_workers_and_weight_zero_equals_base
     for number, more in enumerate((["trainer.workers=1"], ["trainer.workers=2"])):
         folder = tmp_path / str(number)
         folder.mkdir()
-        done = in_process(*TINY, "model=mobilenet_v3_small", "cam.weight=0", *more, cwd=folder)
+        done = in_process(
+            *TINY, "model=mobilenet_v3_small", "cam.weight=0", "evaluate.maps=[layercam]", *more, cwd=folder
+        )
         assert done.returncode == 0, done.stderr
         results.append(stripped(only_result(folder)))
         (run,) = (folder / "outputs" / "runs").iterdir()
@@ -306,7 +308,7 @@ def test_every_network_trains(choice: str, run_command: Command, tmp_path: Path)
     size = 128 if choice == "swin_t" else 64
     small = (f"dataset.image_size={size}", "dataset.train=8", "dataset.val=2")
     # Plain SGD keeps no state, which for a ViT is 700 MB of each arm's checkpoint.
-    training = ("trainer.batch_size=4", "trainer.max_steps=2", "optim=sgd", "optim.momentum=0")
+    training = ("trainer.batch_size=4", "trainer.max_steps=1", "optim=sgd", "optim.momentum=0")
     # Faithfulness takes 300 forward passes, which are the same for every network.
     few = ("evaluate.images=1", "evaluate.faithfulness_images=0", "evaluate.sanity_images=1")
     done = run_command("dataset=fake", f"model={choice}", *small, *training, *few)
@@ -360,9 +362,9 @@ def test_every_preset_can_be_run(name: str, run_command: Command, tmp_path: Path
     assert done.returncode == 0, done.stderr
     # On other images, as they are not here, with its network, term and training.
     small = [f"dataset.{key}" for key in ("image_size=64", "crop_scale=[1.0,1.0]")] if name != "quick" else []
-    few = ["trainer.max_steps=2", "trainer.batch_size=8", "model.weights=null", "evaluate.images=1"]
+    few = ["trainer.max_steps=2", "trainer.batch_size=4", "model.weights=null", "evaluate.images=1"]
     few += FEW if name == "quick" else ["evaluate.faithfulness_images=0", "evaluate.sanity_images=1"]
-    sizes = ["dataset.train=16", "dataset.val=4"]
+    sizes = ["dataset.train=8", "dataset.val=8"]
     done = run_command(f"experiment={name}", *([] if name == "quick" else ["dataset=fake"]), *small, *few, *sizes)
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path)
