@@ -103,9 +103,8 @@ def _prepare(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = make_network(config.name, classes, image_size, is_pretrained(config))
-    if config.weights is not None and is_pretrained(config):
-        load_weights(network, config.weights, config.name, classes, image_size)
     layers = find(network, image_size)
+    # Before weights are loaded: behind a ReLU (SqueezeNet) trained ones may give no logit, and so no gradient, on noise.
     name = _choose(config, network, layers, classes, image_size)
     stem: list[str] = []
     if config.stem is Stem.auto:
@@ -116,6 +115,8 @@ def _prepare(
                 cast(Any, network.get_submodule(strided)).stride = (1, 1)
             stem.extend(level)
             layers = find(network, image_size)
+    if config.weights is not None and is_pretrained(config):
+        load_weights(network, config.weights, config.name, classes, image_size)
     return network, layers, name, stem
 
 

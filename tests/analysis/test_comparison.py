@@ -117,7 +117,7 @@ def test_a_loss_of_accuracy_that_may_be_chance_is_not_blamed_on_the_term() -> No
     figures = final(accuracy__val=(0.9, 0.87))
     for margin, said in ((0.02, True), (0.04, False), (NAN, True)):
         found = {"accuracy/val": Interval(-0.03, margin, NAN)}
-        notes = " ".join(comparison.caveats(PAIR, figures, found, CamConfig()))
+        notes = " ".join(comparison.caveats(PAIR, figures, found, cams(CamConfig())))
         assert ("less accurate" in notes) == said
 
 
@@ -156,8 +156,13 @@ def test_the_sharpened_baseline_stands_beside_the_arms() -> None:
     assert "1.500" in tables.cells(found["cam/entropy"])[-1]
 
 
+def cams(cam: CamConfig) -> dict[str, CamConfig]:
+    """By arm: plain training, and these settings."""
+    return {PAIR.reference: CamConfig(weight=0), PAIR.treatment: cam}
+
+
 def warnings(cam: CamConfig | None = None, **changed: tuple[float, float]) -> str:
-    return " ".join(comparison.caveats(PAIR, final(**changed), {}, cam or CamConfig()))
+    return " ".join(comparison.caveats(PAIR, final(**changed), {}, cams(cam or CamConfig())))
 
 
 def test_a_good_result_needs_no_warning() -> None:

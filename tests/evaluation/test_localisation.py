@@ -49,10 +49,9 @@ def test_place_is_that_of_each_map() -> None:
     alike = distribution.correlation(maps["baseline"].flip(2), mirrored)
     stable = measure_equivariance(context, evaluated, context.batches(measured))
     assert stable.means["baseline"]["stability/flip"] == pytest.approx(float(alike.nanmean()), abs=1e-4)
-    assert [line["size"] for line in found.by_size] == ["small", "middle", "large", "all"]
-    assert [line["pictures"] for line in found.by_size] == [4, 4, 4, 12]
-    everything = found.by_size[-1]["regularised"]
-    assert isinstance(everything, dict)
+    assert [group.size for group in found.by_size] == ["small", "middle", "large", "all"]
+    assert [group.images for group in found.by_size] == [4, 4, 4, 12]
+    everything = found.by_size[-1].figures["regularised"]
     assert everything["iou"] == pytest.approx(found.measured.means["regularised"]["cam/iou"])
 
 
@@ -60,12 +59,12 @@ def test_thirds_go_by_the_size_of_the_object() -> None:
     share = torch.tensor([0.5, 0.1, math.nan, 0.2, 0.9, 0.3, 0.6], dtype=torch.float64)
     values = torch.tensor([5.0, 1, 100, 2, 9, 3, 6], dtype=torch.float64)
     each = {"baseline": {f"cam/{tag}": values for tag in ("energy_in_mask", "pointing", "iou", "box_accuracy")}}
-    lines = by_size(each, share)
-    assert [(line["size"], line["from"], line["to"]) for line in lines] == [
+    groups = by_size(each, share)
+    assert [(group.size, group.low, group.high) for group in groups] == [
         ("small", 0.1, 0.2),
         ("middle", 0.3, 0.5),
         ("large", 0.6, 0.9),
         ("all", 0.1, 0.9),
     ]
-    assert [line["baseline"]["iou"] for line in lines] == [1.5, 4.0, 7.5, pytest.approx(26 / 6)]  # type: ignore[index]
+    assert [group.figures["baseline"]["iou"] for group in groups] == [1.5, 4.0, 7.5, pytest.approx(26 / 6)]
     assert by_size(each, torch.full((7,), math.nan)) == []
