@@ -104,7 +104,7 @@ def _prepare(
         torch.manual_seed(seed)
         network = make_network(config.name, classes, image_size, is_pretrained(config))
     layers = find(network, image_size)
-    # Before weights are loaded: behind a ReLU (SqueezeNet) trained ones may give no logit, and so no gradient, on noise.
+    # Before weights are loaded: behind a ReLU (SqueezeNet) trained ones may give no logits on noise, and no gradient.
     name = _choose(config, network, layers, classes, image_size)
     stem: list[str] = []
     if config.stem is Stem.auto:
