@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command, camtrain
+from conftest import Command, FinishedRun, in_process
 from PIL import Image
 
 from camtrain.analysis import over_seeds
@@ -28,25 +28,18 @@ from camtrain.report import build
 from camtrain.runs.images import read_images
 from camtrain.runs.load import read
 
-SMALL = (
-    *("dataset=fake", "dataset.image_size=32", "trainer.epochs=2", "trainer.batch_size=8", "evaluate.images=2"),
-    *("evaluate.faithfulness_images=3", "evaluate.road_images=1", "evaluate.sanity_images=2"),
-    "evaluate.maps=[layercam,eigencam]",
-)
 
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="sweep")
+def copied_sweep(sweep: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two weights with two seeds each; beside them a run that broke off, and a file of somebody else."""
-    place = tmp_path_factory.mktemp("across")
-    done = camtrain("-m", *SMALL, "cam.weight=0.5,1", "seed=0,1", "hydra.sweep.dir=sweep", cwd=place)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^compare +camtrain task=report runs=\S+sweep$", done.stdout, re.MULTILINE)
-    broken = json.loads((place / "sweep" / "0" / "result.json").read_text()) | {"status": "interrupted"}
+    assert re.search(rf"^compare +camtrain task=report runs=\S*{sweep.folder.name}$", sweep.out, re.MULTILINE)
+    folder = tmp_path_factory.mktemp("across") / "sweep"
+    shutil.copytree(sweep.folder, folder)
+    broken = json.loads((folder / "0" / "result.json").read_text()) | {"status": "interrupted"}
     for name, text in (("broken", json.dumps(broken)), ("foreign", '{"a": 1}')):
-        (place / "sweep" / name).mkdir()
-        (place / "sweep" / name / "result.json").write_text(text)
-    return place / "sweep"
+        (folder / name).mkdir()
+        (folder / name / "result.json").write_text(text)
+    return folder
 
 
 def run_of(folder: Path) -> Run:
@@ -55,7 +48,7 @@ def run_of(folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def compared(sweep: Path) -> tuple[Path, str]:
-    done = camtrain("task=report", f"runs={sweep}", "hydra.run.dir=compared", cwd=sweep.parent)
+    done = in_process("task=report", f"runs={sweep}", "hydra.run.dir=compared", cwd=sweep.parent)
     assert done.returncode == 0, done.stderr
     return sweep.parent / "compared", done.stdout
 
@@ -85,8 +78,8 @@ def test_settings_are_compared_over_their_seeds(sweep: Path, compared: tuple[Pat
     assert "foreign" in out
 
 
-def test_one_run_can_be_reported_alone(sweep: Path, command: Command, tmp_path: Path) -> None:
-    done = command("task=report", f"runs={sweep / '1'}", "hydra.run.dir=alone")
+def test_one_run_can_be_reported_alone(sweep: Path, run_command: Command, tmp_path: Path) -> None:
+    done = run_command("task=report", f"runs={sweep / '1'}", "hydra.run.dir=alone")
     assert done.returncode == 0, done.stderr
     (one,) = json.loads((tmp_path / "alone" / "comparison.json").read_text())
     assert one["seeds"] == [1]
@@ -96,14 +89,14 @@ def test_one_run_can_be_reported_alone(sweep: Path, command: Command, tmp_path: 
             assert one["indicators"][tag]["margin_95"] == pytest.approx(margin, rel=1e-4, abs=1e-7)
 
 
-def test_mistakes_are_one_line_and_write_nothing(sweep: Path, command: Command, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_write_nothing(sweep: Path, run_command: Command, tmp_path: Path) -> None:
     for argument, message in (
         ("runs=nowhere", "no finished run"),
         (f"runs={sweep / 'broken'}", "interrupted"),
         ("report.accuracy_margin=0.1", "runs is not set"),
         ("report.accuracy_margin=-1", "out of range"),
     ):
-        done = command("task=report", argument)
+        done = run_command("task=report", argument)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert message in line
@@ -250,7 +243,7 @@ def test_page_in_a_browser(
     assert not [path for path in requests if not re.search(r"google|gvt1|chromium", path)]
 
 
-def test_what_a_moved_or_damaged_run_lacks_is_left_out(sweep: Path, command: Command, tmp_path: Path) -> None:
+def test_what_a_moved_or_damaged_run_lacks_is_left_out(sweep: Path, run_command: Command, tmp_path: Path) -> None:
     for number in range(2):
         shutil.copytree(sweep / str(number), tmp_path / "runs" / str(number))
     shutil.rmtree(tmp_path / "runs" / "0" / "pictures")
@@ -259,7 +252,7 @@ def test_what_a_moved_or_damaged_run_lacks_is_left_out(sweep: Path, command: Com
     torn = json.loads((tmp_path / "runs" / "1" / "result.json").read_text())
     (tmp_path / "runs" / "2").mkdir()
     (tmp_path / "runs" / "2" / "result.json").write_text(json.dumps({**torn, "arms": {}}))
-    done = command("task=report", "runs=runs", "hydra.run.dir=compared")
+    done = run_command("task=report", "runs=runs", "hydra.run.dir=compared")
     assert done.returncode == 0, done.stderr
     (one,) = json.loads((tmp_path / "compared" / "comparison.json").read_text())
     assert one["seeds"] == [0]
@@ -268,12 +261,12 @@ def test_what_a_moved_or_damaged_run_lacks_is_left_out(sweep: Path, command: Com
     assert "<img" not in (tmp_path / "compared" / "report.html").read_text()
 
 
-def test_keys_that_a_task_takes_from_its_runs_are_refused(command: Command, tmp_path: Path) -> None:
+def test_keys_that_a_task_takes_from_its_runs_are_refused(run_command: Command, tmp_path: Path) -> None:
     for arguments in (
         ("task=report", f"runs={tmp_path}", "seed=1"),
         ("task=evaluate", f"run={tmp_path}", "cam=layercam"),
     ):
-        done = command(*arguments)
+        done = run_command(*arguments)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert f"{arguments[2].partition('=')[0]}: {arguments[0]} takes it from the run" in line

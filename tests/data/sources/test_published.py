@@ -335,7 +335,7 @@ def test_a_set_that_is_not_there(name: DatasetName, tmp_path: Path) -> None:
 
 
 def test_imagenet_is_not_fetched(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has to be fetched by hand"):
+    with pytest.raises(UserError, match="fetch it by hand"):
         build(config_of(DatasetName.imagenet, tmp_path, download=True), 0)
 
 
