@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from camtrain.analysis.comparison import Figures, Row, primary_tag
 from camtrain.analysis.over_seeds import Comparison, Summary
@@ -57,26 +57,25 @@ def heading(comparison: Comparison) -> str:
     return f"{comparison.contrast.treatment} compared with {comparison.contrast.reference}"
 
 
-def as_text(one: Summary) -> str:
-    """A table for each treatment, and one of other maps than the trained one, for a terminal."""
+def _tables(one: Summary, table: Callable[[Sequence[Sequence[str]]], str], head: str, gap: str) -> str:
+    """A table for each treatment, and one of other maps than the trained one."""
     several = len(one.comparisons) > 1
     parts = [
-        (f"{heading(each)}\n" if several else "") + comparison_text(each.contrast, each.rows)
+        (head.format(heading(each)) + gap if several else "") + table(_lines(each.contrast, each.rows))
         for each in one.comparisons
     ]
     others = other_maps(one)
-    return "\n\n".join([*parts, *([f"{other_maps_title(one.arms)}\n{numbers(others)}"] if others else [])])
+    return "\n\n".join([*parts, *([other_maps_title(one.arms) + gap + table(others)] if others else [])])
+
+
+def as_text(one: Summary) -> str:
+    """All tables for a terminal."""
+    return _tables(one, numbers, "{}", "\n")
 
 
 def as_markdown(one: Summary) -> str:
-    """The same as Markdown tables."""
-    several = len(one.comparisons) > 1
-    parts = [
-        (f"**{heading(each)}**\n\n" if several else "") + comparison_markdown(each.contrast, each.rows)
-        for each in one.comparisons
-    ]
-    others = other_maps(one)
-    return "\n\n".join([*parts, *([f"{other_maps_title(one.arms)}\n\n{_markdown(others)}"] if others else [])])
+    """All tables as Markdown."""
+    return _tables(one, _markdown, "**{}**", "\n\n")
 
 
 def claims(one: Summary) -> list[tuple[str, list[str]]]:
