@@ -79,7 +79,7 @@ def measure(arm_name: str, name: str, size: int) -> int:
     from camtrain.training.checks import probe_routes
     from camtrain.training.step import train_step
 
-    images, targets, regions = shapes.generate(32, size, seed=0, split=0)
+    images, targets, regions = shapes.generate(32, (3, size, size), seed=0, split=0)
     batch = Batch(images.float() / 255, targets, regions, torch.arange(32))
     model = build(ModelConfig(name=name), len(shapes.CLASSES), size, seed=0).classifier
     # Four images are enough to find the route, and leave no trace in the peak.

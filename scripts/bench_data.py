@@ -29,8 +29,7 @@ from torchvision.transforms import v2
 
 from camtrain.config.schema import FolderConfig
 from camtrain.data.batches import Batching, training_batches
-from camtrain.data.build import ROOM_FOR_CROPS, augmentation, opened
-from camtrain.data.listing import Rule
+from camtrain.data.build import augmentation, opened, rule_for_crops
 from camtrain.data.sources.folder import list_folder
 
 BATCH = 32
@@ -69,9 +68,9 @@ def ours(root: Path, size: int, workers: int, epochs: int, rich: bool, cache: st
         config.hue, config.erase = 0.1, 0.25
     varied = augmentation(config)
     listing = list_folder(config, config.train_split).without_regions()
-    image_set = opened(config, listing, Rule(round(ROOM_FOR_CROPS * size), whole=True), max(1, workers), "training")
+    image_set = opened(config, listing, rule_for_crops(config), max(1, workers), "training")
     batching = Batching(BATCH, threads=max(1, workers))
-    batches = training_batches(image_set, batching, epochs, 0, varied, size)
+    batches = training_batches(image_set, batching, epochs, 0, varied, (size, size))
     for _ in range(epochs):
         yield sum(len(next(batches).images) for _ in range(len(image_set.targets) // BATCH))
 

@@ -24,7 +24,7 @@ NAMES = ["small_resnet", "squeezenet1_0", "mobilenet_v3_small"]
 
 def shapes_batch(count: int = 16) -> Batch:
     """Generated images: noise alone would make batch norm divide by next to nothing."""
-    images, targets, regions = shapes.generate(count, 64, seed=0, split=0)
+    images, targets, regions = shapes.generate(count, (3, 64, 64), seed=0, split=0)
     return Batch(images.float() / 255, targets % 3, regions, torch.arange(count))
 
 

@@ -105,10 +105,16 @@ def check_trainable(cam: CamConfig, prefix: str) -> None:
 
 
 def check_dataset(dataset: DatasetConfig) -> None:
-    """Raise :class:`UserError` for a name that is at odds with the other keys, or a folder that does not exist."""
+    """Raise :class:`UserError` for keys that are at odds with each other, or a folder that does not exist."""
     if not isinstance(dataset, DATASETS[dataset.name]):
         raise UserError(f"dataset.name={dataset.name.value}: choose the data set with dataset={dataset.name.value}")
+    if dataset.channels != 3:
+        for key in ("saturation", "hue"):
+            if getattr(dataset, key):
+                raise UserError(f"dataset.{key}={getattr(dataset, key):g}: only images of three channels have colours")
     if isinstance(dataset, FolderConfig | PublishedConfig):
+        if dataset.channels not in (1, 3):
+            raise UserError(f"dataset.channels={dataset.channels}: image files have 1 (grey) or 3")
         download = isinstance(dataset, PublishedConfig) and dataset.download
         if not download and not Path(dataset.root).expanduser().is_dir():
             raise UserError(f"dataset.root={dataset.root}: there is no such folder")

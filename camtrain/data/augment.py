@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camtrain.config.options import Fit
 from camtrain.data.resample import nearest, stretched
-from camtrain.normalisation import MEAN
+from camtrain.normalisation import mean_colour
 from camtrain.regions import VOID
 
 GREY = (0.299, 0.587, 0.114)
@@ -35,14 +36,17 @@ class Augmentation:
     """How training images are varied.
 
     Args:
-        crop_scale: smallest and largest share of the image that a crop covers, of aspect 3/4 to 4/3, anywhere in it
-            (cut at its edges where it would not fit); (1, 1): the central square.
+        crop_scale: smallest and largest share of the image that a crop covers, of 3/4 to 4/3 the result's aspect,
+            anywhere in it (cut at its edges where it would not fit); (1, 1): none.
         flip: mirror each image with probability 1/2.
         brightness: largest deviation of the factor from 1, as in torchvision's ColorJitter.
         contrast: likewise.
         saturation: likewise.
         hue: largest shift of the hue either way, in whole turns.
         erase: share of images in which a rectangle is hidden (Zhong et al. 2017, arXiv 1708.04896).
+        aspect: width over height of the result.
+        fit: how an image that is not cropped gets that aspect. Where it is not by cropping the stored image has it, and
+            crops are taken of that, padding and distortion included.
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -52,6 +56,8 @@ class Augmentation:
     saturation: float = 0.0
     hue: float = 0.0
     erase: float = 0.0
+    aspect: float = 1.0
+    fit: Fit = Fit.crop
 
     @property
     def crops(self) -> bool:
@@ -63,10 +69,10 @@ class Augmentation:
 
 
 class Draws(NamedTuple):
-    """What was drawn for a batch, on the CPU; boxes are left, top, right and bottom as shares of the square."""
+    """What was drawn for a batch, on the CPU; boxes are left, top, right and bottom as shares of the image."""
 
     mirrored: Tensor  # (batch,) bool
-    crops: Tensor | None  # (batch, 4) float32; None: the square as it is
+    crops: Tensor | None  # (batch, 4) float32; None: the image as it is
     colours: Tensor | None  # (batch, 4) float32: factors of brightness, contrast, saturation, and the hue's turn
     erased: Tensor | None  # (batch, 4) float32, empty where nothing is hidden; of the image after the crop
 
@@ -79,8 +85,10 @@ def draw(sizes: Tensor, augmentation: Augmentation, generator: np.random.Generat
     if augmentation.crops:
         boxes = np.empty((count, 4))
         low, high = augmentation.crop_scale
-        for row, (width, height), (scale, aspect, x, y, _) in zip(boxes, sizes.tolist(), place, strict=True):
-            area, ratio = (low + (high - low) * scale) * width * height, (4 / 3) ** (2 * aspect - 1)
+        frames = sizes.tolist() if augmentation.fit is Fit.crop else [(augmentation.aspect, 1.0)] * count
+        for row, (width, height), (scale, shape, x, y, _) in zip(boxes, frames, place, strict=True):
+            area = (low + (high - low) * scale) * width * height
+            ratio = (4 / 3) ** (2 * shape - 1) * augmentation.aspect
             across, down = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
             left, top = x * (width - across), y * (height - down)
             row[:] = left / width, top / height, (left + across) / width, (top + down) / height
@@ -90,7 +98,7 @@ def draw(sizes: Tensor, augmentation: Augmentation, generator: np.random.Generat
     if augmentation.erase:
         low, high = ERASED_SHARE
         area = low + (high - low) * erase[:, 0]
-        ratio = ERASED_ASPECT[0] * (ERASED_ASPECT[1] / ERASED_ASPECT[0]) ** erase[:, 1]
+        ratio = ERASED_ASPECT[0] * (ERASED_ASPECT[1] / ERASED_ASPECT[0]) ** erase[:, 1] / augmentation.aspect
         across, down = np.minimum(1, np.sqrt(area * ratio)), np.minimum(1, np.sqrt(area / ratio))
         left, top = erase[:, 2] * (1 - across), erase[:, 3] * (1 - down)
         hidden = np.stack([left, top, left + across, top + down], 1)
@@ -104,25 +112,25 @@ def _tensor(array: np.ndarray | None) -> Tensor | None:
 
 
 def move_each(
-    squares: Sequence[tuple[np.ndarray, np.ndarray | None]], draws: Draws, size: int, with_regions: bool
+    stored: Sequence[tuple[np.ndarray, np.ndarray | None]], draws: Draws, size: tuple[int, int], with_regions: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Crop and mirror as drawn, one image after the other, all in the thread that calls.
 
     Args:
-        squares: images (side, side, 3) uint8 and regions (side, side) uint8, None where none is known.
+        stored: images (rows, columns, channels) uint8 and regions (rows, columns) uint8, None where none is known.
         draws: one for each image.
-        size: edge of the result in pixels.
+        size: height and width of the result.
         with_regions: whether to return regions.
 
     Returns:
-        (batch, 3, size, size) float32 in 0..1; (batch, size, size) uint8 or None.
+        (batch, channels, *size) float32 in 0..1; (batch, *size) uint8 or None.
     """
-    images = np.empty((len(squares), 3, size, size), np.float32)
+    rows, columns, channels = stored[0][0].shape
+    images = np.empty((len(stored), channels, *size), np.float32)
     colours = np.empty(images.shape[1:], np.uint8)
-    regions = np.zeros((len(images), size, size), np.uint8) if with_regions else None
-    side = len(squares[0][0])
-    boxes = None if draws.crops is None else torch.cat(whole_pixels(draws.crops, side), 1).tolist()
-    for number, ((image, region), mirrored) in enumerate(zip(squares, draws.mirrored.tolist(), strict=True)):
+    regions = np.zeros((len(images), *size), np.uint8) if with_regions else None
+    boxes = None if draws.crops is None else torch.cat(whole_pixels(draws.crops, (rows, columns)), 1).tolist()
+    for number, ((image, region), mirrored) in enumerate(zip(stored, draws.mirrored.tolist(), strict=True)):
         if boxes is not None:
             image = stretched(image, boxes[number], size)
             region = region if region is None else nearest(region, boxes[number], size)
@@ -134,20 +142,20 @@ def move_each(
     return torch.from_numpy(images), None if regions is None else torch.from_numpy(regions)
 
 
-def move(images: Tensor, regions: Tensor | None, draws: Draws, size: int) -> tuple[Tensor, Tensor | None]:
+def move(images: Tensor, regions: Tensor | None, draws: Draws, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """Crop and mirror a whole batch as drawn, on its device.
 
     Args:
-        images: (batch, 3, side, side) uint8.
-        regions: (batch, side, side) uint8; None where none is known.
+        images: (batch, channels, rows, columns) uint8.
+        regions: (batch, rows, columns) uint8; None where none is known.
         draws: one for each image.
-        size: edge of the result in pixels.
+        size: height and width of the result.
 
     Returns:
-        (batch, 3, size, size) float32 in 0..1; (batch, size, size) uint8 or None.
+        (batch, channels, *size) float32 in 0..1; (batch, *size) uint8 or None.
     """
     if draws.crops is not None:
-        low, high = (edge.to(images.device) for edge in whole_pixels(draws.crops, images.shape[-1]))
+        low, high = (edge.to(images.device) for edge in whole_pixels(draws.crops, images.shape[2:]))
         images = crop(images, low, high, size)
         regions = regions if regions is None else crop_region(regions, low, high, size)
     mirrored = draws.mirrored.to(images.device)
@@ -159,63 +167,68 @@ def vary(images: Tensor, regions: Tensor | None, draws: Draws) -> Tensor:
     """Change colours and hide rectangles, as drawn.
 
     Args:
-        images: (batch, 3, size, size) float32 in 0..1; may be changed.
-        regions: (batch, size, size) uint8; None where none is known; become void where pixels are hidden.
+        images: (batch, channels, height, width) float32 in 0..1; may be changed.
+        regions: (batch, height, width) uint8; None where none is known; become void where pixels are hidden.
         draws: one for each image.
 
     Returns:
-        (batch, 3, size, size) float32 in 0..1.
+        (batch, channels, height, width) float32 in 0..1.
     """
     if draws.colours is not None:
         images = recolour(images, draws.colours.to(images.device))
     if draws.erased is not None:
-        low, high = whole_pixels(draws.erased, images.shape[-1])
-        mean = torch.tensor(MEAN, device=images.device)[:, None, None]
+        low, high = whole_pixels(draws.erased, images.shape[2:])
+        mean = torch.tensor(mean_colour(images.shape[1]), device=images.device)[:, None, None]
         erase(images, low, high, mean)
         if regions is not None:
             erase(regions, low, high, VOID)
     return images
 
 
-def whole_pixels(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Corners of boxes (batch, 4): left and top, right and bottom, each (batch, 2) int64.
+def whole_pixels(boxes: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Corners of boxes (batch, 4) of images of this height and width: left and top, right and bottom, each (batch, 2)
+    int64.
 
     Boxes that are not empty hold at least a pixel.
     """
-    low = (boxes[:, :2] * side).round().long().clamp(0, side - 1)
-    high = (boxes[:, 2:] * side).round().long().clamp(0, side)
+    edges = torch.tensor([size[1], size[0]])
+    low = (boxes[:, :2] * edges).round().long().clamp_min(0).minimum(edges - 1)
+    high = (boxes[:, 2:] * edges).round().long().clamp_min(0).minimum(edges)
     return low, torch.where(boxes[:, 2:] > boxes[:, :2], torch.maximum(high, low + 1), low)
 
 
-def crop(images: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
+def crop(images: Tensor, low: Tensor, high: Tensor, size: tuple[int, int]) -> Tensor:
     """Stretch a box of each image to `size`: the triangle filter of antialiased interpolation, as matrices.
 
     Args:
-        images: (batch, 3, side, side) uint8.
+        images: (batch, channels, rows, columns) uint8.
         low: (batch, 2) int64, left and top.
         high: (batch, 2) int64, right and bottom, exclusive.
-        size: edge of the result in pixels.
+        size: height and width of the result.
     """
-    side = images.shape[-1]
-    pixels = torch.arange(side, device=images.device, dtype=torch.float32)
 
-    def weights(start: Tensor, stop: Tensor) -> Tensor:
-        """(batch, size, side): the weight of each pixel of the square in each pixel of the result."""
-        scale = (stop - start)[:, None, None] / size
-        centres = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
+    def weights(start: Tensor, stop: Tensor, side: int, edge: int) -> Tensor:
+        """(batch, edge, side): the weight of each of `side` pixels in each of `edge` pixels of the result."""
+        pixels = torch.arange(side, device=images.device, dtype=torch.float32)
+        scale = (stop - start)[:, None, None] / edge
+        centres = start[:, None, None] + (torch.arange(edge, device=start.device)[:, None] + 0.5) * scale
         share = (1 - (pixels + 0.5 - centres).abs() / scale.clamp_min(1)).clamp_min(0)
         share = share * ((pixels >= start[:, None, None]) & (pixels < stop[:, None, None]))
         return share / share.sum(2, keepdim=True)
 
-    across, down = weights(low[:, 0], high[:, 0]), weights(low[:, 1], high[:, 1])
+    across = weights(low[:, 0], high[:, 0], images.shape[3], size[1])
+    down = weights(low[:, 1], high[:, 1], images.shape[2], size[0])
     stretched = down[:, None] @ images.float() @ across[:, None].mT
     return stretched.round().clamp(0, 255).to(torch.uint8)
 
 
-def crop_region(regions: Tensor, low: Tensor, high: Tensor, size: int) -> Tensor:
-    """Stretch a box of each region (batch, side, side) uint8, by the values nearest to the pixels' centres."""
-    twice = 2 * torch.arange(size, device=regions.device) + 1
-    columns, rows = (low[:, :, None] + twice * (high - low)[:, :, None] // (2 * size)).unbind(1)
+def crop_region(regions: Tensor, low: Tensor, high: Tensor, size: tuple[int, int]) -> Tensor:
+    """Stretch a box of each region (batch, rows, columns) uint8, by the values nearest to the pixels' centres."""
+    columns, rows = (
+        low[:, axis, None]
+        + (2 * torch.arange(edge, device=regions.device) + 1) * (high - low)[:, axis, None] // (2 * edge)
+        for axis, edge in enumerate(reversed(size))
+    )
     image = torch.arange(len(regions), device=regions.device)[:, None, None]
     return regions[image, rows[:, :, None], columns[:, None, :]]
 
@@ -226,18 +239,22 @@ def recolour(images: Tensor, factors: Tensor) -> Tensor:
     .. math:: x' = \mathrm{clip}\left( H_h\, S_s\, (c\, b\, x) + (1 - c)\, b\, \bar y \right)
 
     with :math:`S_s` the mean of colour and grey, weighted by s and 1 - s, :math:`H_h` a rotation of the colour about
-    the grey axis (in YIQ), :math:`\bar y` the mean grey of the image. Clipped once, at the end.
+    the grey axis (in YIQ), :math:`\bar y` the mean grey of the image. Clipped once, at the end. Of other than three
+    channels the mean grey is that of all of them, and there is neither saturation nor hue.
 
     Args:
-        images: (batch, 3, height, width) in 0..1.
+        images: (batch, channels, height, width) in 0..1.
         factors: (batch, 4): b, c, s, and h in turns.
     """
     brightness, contrast, saturation, turn = factors.unbind(1)
-    grey = torch.tensor(GREY, dtype=images.dtype, device=images.device)
-    to_grey = grey.expand(3, 3)
-    eye = torch.eye(3, dtype=images.dtype, device=images.device)
-    saturate = saturation[:, None, None] * eye + (1 - saturation)[:, None, None] * to_grey
-    matrix = _turn_of_hue(turn, images) @ saturate * (brightness * contrast)[:, None, None]
+    channels = images.shape[1]
+    weights = GREY if channels == 3 else (1 / channels,) * channels
+    grey = torch.tensor(weights, dtype=images.dtype, device=images.device)
+    matrix = torch.eye(channels, dtype=images.dtype, device=images.device)
+    if channels == 3:
+        saturate = saturation[:, None, None] * matrix + (1 - saturation)[:, None, None] * grey.expand(3, 3)
+        matrix = _turn_of_hue(turn, images) @ saturate
+    matrix = matrix * (brightness * contrast)[:, None, None]
     mean = images.mean((2, 3)) @ grey
     offset = (1 - contrast) * brightness * mean
     turned = torch.einsum("bdc,bchw->bdhw", matrix, images)

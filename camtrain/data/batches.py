@@ -6,6 +6,7 @@ the device that trains: on a CPU in those threads, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ WAITING = 2**30
 class Batch(NamedTuple):
     """Images as the network sees them."""
 
-    images: Tensor  # (batch, 3, size, size) float32, 0..1
+    images: Tensor  # (batch, channels, height, width) float32, 0..1
     targets: Tensor  # (batch,) int64 class numbers, or (batch, classes) int64 of 0 and 1: several classes per image
-    # (batch, size, size) uint8: 0 background, 255 void, other values the object, in a multi-label set its class number
-    # plus 1; all 0 where none is known
+    # (batch, height, width) uint8: 0 background, 255 void, other values the object, in a multi-label set its class
+    # number plus 1; all 0 where none is known
     regions: Tensor
     indices: Tensor  # (batch,) int64, numbers of the images in their split, on the CPU
 
@@ -77,7 +78,7 @@ def training_batches(
     epochs: int,
     seed: int,
     augmentation: Augmentation,
-    side: int,
+    size: tuple[int, int],
     start: tuple[int, int] = (0, 0),
 ) -> Generator[Batch, None, None]:
     """The augmented batches of all epochs in order, from any of them on.
@@ -88,7 +89,7 @@ def training_batches(
         epochs: number of epochs, counted from the first one whatever the start is.
         seed: of order and augmentation.
         augmentation: how images are varied.
-        side: edge of the batches' images in pixels.
+        size: height and width of the batches' images.
         start: epoch and step, both from 0, of the first batch. It and all that follow equal those of a run from the
             beginning.
     """
@@ -104,14 +105,15 @@ def training_batches(
         draws = draw(train_set.sizes[plan.indices], augmentation, generator)
         if not on_cpu:
             return *train_set.gather(plan.indices), draws
-        squares = [train_set.square(number) for number in plan.indices]
-        images, regions = move_each(squares, draws, side, train_set.with_region > 0)
+        stored = [train_set.square(number) for number in plan.indices]
+        images, regions = move_each(stored, draws, size, train_set.with_region > 0)
         return vary(images, regions, draws), regions, draws
 
-    with closing(prefetched(prepared, plans(), batching.threads, _begun(batching, side))) as made:
+    begun = _begun(batching, (train_set.shape[0], *size))
+    with closing(prefetched(prepared, plans(), batching.threads, begun)) as made:
         for plan, (images, regions, draws) in made:
             if not on_cpu:
-                images, regions = move(*_to(batching.device, images, regions), draws, side)
+                images, regions = move(*_to(batching.device, images, regions), draws, size)
                 images = vary(images, regions, draws)
             yield _batch(train_set, plan.indices, images, regions, batching.layout)
 
@@ -120,7 +122,7 @@ def all_batches(image_set: ImageSet, batching: Batching, chosen: Tensor | None =
     """Every image once, or every chosen one, (images,) bool; in order, not augmented."""
     numbers = range(len(image_set.targets)) if chosen is None else chosen.nonzero().flatten().tolist()
     parts = [list(numbers[at : at + batching.size]) for at in range(0, len(numbers), batching.size)]
-    begun = _begun(batching, image_set.side)
+    begun = _begun(batching, image_set.shape)
     with closing(prefetched(image_set.gather, parts, batching.threads, begun)) as made:
         for part, gathered in made:
             yield _unvaried(image_set, part, gathered, batching.device, batching.layout)
@@ -142,9 +144,9 @@ def _unvaried(
     return _batch(image_set, indices, images.float().div_(255), regions, layout)
 
 
-def _begun(batching: Batching, side: int) -> int:
+def _begun(batching: Batching, shape: tuple[int, int, int]) -> int:
     """Batches of float32 that may wait: one for each thread and one more, within bounds."""
-    return max(2, min(batching.threads + 1, WAITING // (batching.size * 3 * side**2 * 4)))
+    return max(2, min(batching.threads + 1, WAITING // (batching.size * math.prod(shape) * 4)))
 
 
 def _to(device: torch.device, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from camtrain.config.options import AUTO, DatasetName, OnError
+from camtrain.config.options import AUTO, DatasetName, Fit, OnError
 from camtrain.config.schema import DATASETS, DatasetConfig
-from camtrain.config.validate import crop_range
+from camtrain.config.validate import crop_range, image_shape
 from camtrain.data import cache
 from camtrain.data.augment import Augmentation
 from camtrain.data.decode import each, size_of, sizes_of, square
-from camtrain.data.images import DecodedImages, ImageSet, Split, StoredImages, per_class, shows, stretched_to
+from camtrain.data.images import DecodedImages, ImageSet, Split, StoredImages, as_asked, per_class, shows
 from camtrain.data.listing import BadImage, Listing, Rule, Skipped
 from camtrain.data.sources import SOURCES
 from camtrain.errors import UserError
@@ -31,6 +31,7 @@ ROOM_FOR_CROPS = 1.25
 
 def augmentation(config: DatasetConfig) -> Augmentation:
     """How the configuration asks training images to be varied."""
+    _, height, width = image_shape(config)
     return Augmentation(
         crop_range(config),
         config.flip,
@@ -39,6 +40,8 @@ def augmentation(config: DatasetConfig) -> Augmentation:
         config.saturation,
         config.hue,
         config.erase,
+        aspect=width / height,
+        fit=config.fit,
     )
 
 
@@ -57,10 +60,24 @@ def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = Fal
     train, val = SOURCES[_name(config)].splits(config, seed)
     if isinstance(train, Listing) and not guided:
         train = train.without_regions()
-    centre = Rule(config.image_size, whole=False)
-    with_room = Rule(round(ROOM_FOR_CROPS * config.image_size), whole=True)
-    train_rule = with_room if augmentation(config).crops else centre
-    return opened(config, train, train_rule, threads, "training"), opened(config, val, centre, threads, "validation")
+    train_rule = rule_for_crops(config) if augmentation(config).crops else rule_of(config)
+    return (
+        opened(config, train, train_rule, threads, "training"),
+        opened(config, val, rule_of(config), threads, "validation"),
+    )
+
+
+def rule_of(config: DatasetConfig) -> Rule:
+    """What images become in validation."""
+    channels, height, width = image_shape(config)
+    return Rule(height, width, config.fit, channels)
+
+
+def rule_for_crops(config: DatasetConfig) -> Rule:
+    """What images become where crops are taken of them: larger, and with `fit=crop` all of them, distorted."""
+    channels, height, width = image_shape(config)
+    fit = Fit.stretch if config.fit is Fit.crop else config.fit
+    return Rule(round(ROOM_FOR_CROPS * height), round(ROOM_FOR_CROPS * width), fit, channels)
 
 
 def accept_all(_classes: Sequence[str], _targets: Tensor) -> None:
@@ -85,7 +102,7 @@ def validation(
     """
     val = SOURCES[_name(config)].validation(config, seed)
     check(val.classes, val.targets)
-    return opened(config, val, Rule(config.image_size, whole=False), threads, "validation")
+    return opened(config, val, rule_of(config), threads, "validation")
 
 
 def _name(config: DatasetConfig) -> DatasetName:
@@ -100,7 +117,7 @@ def opened(config: DatasetConfig, split: Split, rule: Rule, threads: int, name: 
     Args:
         config: of the data set.
         split: what its source gave.
-        rule: how files become squares; other images become squares of the configured size.
+        rule: what files become; images in memory become what they are in validation.
         threads: number of threads that decode.
         name: of the split, for messages.
 
@@ -109,7 +126,7 @@ def opened(config: DatasetConfig, split: Split, rule: Rule, threads: int, name: 
             left.
     """
     if not isinstance(split, Listing):
-        return stretched_to(split, config.image_size) if isinstance(split, StoredImages) else split
+        return as_asked(split, rule_of(config)) if isinstance(split, StoredImages) else split
     skip = config.on_error is OnError.skip
     try:
         if config.cache is None:

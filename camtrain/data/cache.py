@@ -37,7 +37,7 @@ from camtrain.errors import UserError
 log = logging.getLogger("camtrain")
 
 
-VERSION = 3
+VERSION = 4
 """Has to be raised when squares are made in another way."""
 
 ROOM_TO_LEAVE = 256 * 2**20  # bytes that have to stay free on the disk
@@ -56,7 +56,7 @@ def default_folder() -> Path:
 
 def key(listing: Listing, rule: Rule) -> str:
     """Name of the cache of these files under this rule."""
-    digest = hashlib.sha256(json.dumps([VERSION, *rule]).encode())
+    digest = hashlib.sha256(json.dumps([VERSION, *rule.size, rule.fit.value, rule.channels]).encode())
     digest.update(listing.meaning.tobytes())
     for path, region in zip(listing.paths, listing.regions, strict=True):
         files = [path, region.path] if isinstance(region, Mask) else [path]
@@ -81,8 +81,8 @@ def load(folder: Path, listing: Listing) -> StoredImages | None:
     """
     try:
         found: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        shape = (len(found["kept"]), found["side"], found["side"])
-        images = _mapped(folder / "images.bin", (*shape, 3))
+        shape = (len(found["kept"]), *found["size"])
+        images = _mapped(folder / "images.bin", (*shape, found["channels"]))
         regions = _mapped(folder / "regions.bin", shape) if found["regions"] else None
         kept = listing.subset(found["kept"])
         return StoredImages(
@@ -135,7 +135,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
     with_regions = any(bool(region) for region in listing.regions)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(folder.parent, len(sizes) * rule.side**2 * (4 if with_regions else 3), len(sizes), name)
+        _check_room(folder.parent, len(sizes) * math.prod(rule.size) * (rule.channels + with_regions), len(sizes), name)
         partial, alive = _begin(folder)
         try:
             squares = each(
@@ -148,9 +148,10 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
             with closing(squares):
                 label = f"decoding {name}"
                 bar = tqdm(squares, label, len(sizes), unit="image", disable=None, leave=False, dynamic_ncols=True)
-                kept = _write_squares(partial, bar, rule.side if with_regions else None)
+                kept = _write_squares(partial, bar, rule.size if with_regions else None)
             meta = {
-                "side": rule.side,
+                "size": rule.size,
+                "channels": rule.channels,
                 "regions": with_regions,
                 "kept": kept,
                 "sizes": [sizes[number] for number in kept],
@@ -198,11 +199,13 @@ def _delete_abandoned(place: Path) -> None:
 
 
 def _write_squares(
-    partial: Path, squares: Iterable[tuple[int, tuple[np.ndarray, np.ndarray | None]]], region_side: int | None
+    partial: Path,
+    squares: Iterable[tuple[int, tuple[np.ndarray, np.ndarray | None]]],
+    region_size: tuple[int, int] | None,
 ) -> list[int]:
-    """Write the squares as they are made, and regions of this side if there are any; the numbers of the images."""
+    """Write the squares as they are made, and regions of this size if there are any; the numbers of the images."""
     kept: list[int] = []
-    nothing = None if region_side is None else np.zeros((region_side, region_side), np.uint8)
+    nothing = None if region_size is None else np.zeros(region_size, np.uint8)
     with (partial / "images.bin").open("wb") as images, (partial / "regions.bin").open("wb") as regions:
         with ThreadPoolExecutor(1) as beside:
             synced: list[Future[None]] = []

@@ -13,8 +13,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from camtrain.data.listing import BadImage, Box, Listing, Mask, Rule, Skipped
 from camtrain.data.prefetch import prefetched
-from camtrain.data.resample import Pixels, nearest, stretched
+from camtrain.data.resample import Pixels, filling, nearest, padded, place, seen, stretched
 from camtrain.errors import first_line
+from camtrain.regions import VOID
 
 T = TypeVar("T")
 
@@ -23,13 +24,6 @@ DOZEN = 12
 
 PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Where a PNG may keep its orientation."""
-
-
-def central_square(width: int, height: int) -> Pixels:
-    """The largest centred square, half a pixel further left or up where it cannot be centred exactly."""
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
 
 
 def size_of(listing: Listing, number: int) -> tuple[int, int]:
@@ -59,18 +53,19 @@ def size_of(listing: Listing, number: int) -> tuple[int, int]:
 
 
 def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-    """An image and its region as squares, cut and stretched alike.
+    """An image and its region as the rule asks for them, cut, stretched and padded alike.
 
     The image is antialiased; the region holds no values that it did not hold before.
 
     Args:
         listing: that holds it.
         number: of the image.
-        rule: how it becomes a square.
+        rule: what it becomes.
         size: width and height as displayed.
 
     Returns:
-        (side, side, 3) uint8; (side, side) uint8, None where no region is known.
+        (height, width, channels) uint8; (height, width) uint8, None where no region is known; around a padded image
+        the mean colour and void.
 
     Raises:
         BadImage: it or its mask cannot be decoded.
@@ -79,16 +74,14 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
     if abs(image.shape[1] * size[1] - image.shape[0] * size[0]) > size[0] + size[1]:
         found, expected = (f"{width}x{height}" for width, height in (image.shape[1::-1], size))
         raise BadImage(f"{listing.paths[number]}: {expected} pixels by its header, {found} when decoded; save it again")
-
-    def box(pixels: np.ndarray) -> Pixels:
-        height, width = pixels.shape[:2]
-        return (0, 0, width, height) if rule.whole else central_square(width, height)
-
-    pixels = stretched(image, box(image), rule.side)
+    at = place(*size, rule)
+    inner = at[3] - at[1], at[2] - at[0]
+    pixels = stretched(image, seen(image.shape[1], image.shape[0], rule), inner)
+    pixels = padded(pixels, at, rule.size, filling(rule.channels))
     if listing.regions[number] is None:
         return pixels, None
-    region = region_of(listing, number, size)
-    return pixels, nearest(region, box(region), rule.side)
+    region = nearest(region_of(listing, number, size), seen(*size, rule), inner)
+    return pixels, padded(region, at, rule.size, VOID)
 
 
 def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:
@@ -223,12 +216,12 @@ def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
 
 
 def _decode(path: Path, rule: Rule) -> np.ndarray:
-    """The image (height, width, 3) uint8, upright; a large JPEG at a fraction of its size, but with at least twice the
-    pixels along an edge that the rule asks for."""
+    """The image (height, width, channels) uint8, upright; a large JPEG at a fraction of its size, but with at least
+    twice the pixels along an edge that the rule asks for."""
     try:
         with Image.open(path) as opened:
-            short = min(opened.size)
-            opened.draft(None, tuple(-(-edge * 2 * rule.side // short) for edge in opened.size))  # type: ignore[arg-type]
+            short, longest = min(opened.size), max(rule.size)
+            opened.draft(None, tuple(-(-edge * 2 * longest // short) for edge in opened.size))  # type: ignore[arg-type]
             image: Image.Image = opened
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
@@ -236,7 +229,9 @@ def _decode(path: Path, rule: Rule) -> np.ndarray:
             if image.mode == "P":
                 image = image.convert("RGBA")  # a palette may hold transparency
             image.load()
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            mode = "L" if rule.channels == 1 else "RGB"
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+            return pixels.reshape(*pixels.shape[:2], rule.channels)
     except Exception as error:
         raise BadImage(f"{path}: the image cannot be decoded ({_reason(path, error)}); repair or remove it") from error
 

@@ -1,4 +1,4 @@
-"""What every data set is to the rest of camtrain: squares of pixels with targets and regions, by number."""
+"""What every data set is to the rest of camtrain: images of one size with targets and regions, by number."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from camtrain.data.decode import square
 from camtrain.data.listing import Listing, Rule, Skipped
-from camtrain.data.resample import resized
+from camtrain.data.resample import fitted
 
 
 class ImageSet(Protocol):
-    """One split of a data set, each image as a square: all of it, stretched, or its centre."""
+    """One split of a data set, each image brought to the same size."""
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -29,7 +29,7 @@ class ImageSet(Protocol):
 
     @property
     def sizes(self) -> Tensor:
-        """(images, 2) int64, width and height of what the squares show."""
+        """(images, 2) int64, width and height of the images before that."""
 
     @property
     def with_region(self) -> int:
@@ -40,21 +40,21 @@ class ImageSet(Protocol):
         """The file of each image; empty where they have none."""
 
     @property
-    def side(self) -> int:
-        """Edge of the squares in pixels."""
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
 
     @property
     def skipped(self) -> Sequence[Skipped]:
         """Images that were left out because they could not be read."""
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """An image (side, side, 3) uint8 and its region (side, side) uint8; neither may be written to.
+        """An image (height, width, channels) uint8 and its region (height, width) uint8; neither may be written to.
 
         Where no region is known it is None or all 0.
         """
 
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Images (batch, 3, side, side) uint8 and regions (batch, side, side) uint8.
+        """Images (batch, channels, height, width) uint8 and regions (batch, height, width) uint8.
 
         The regions are None where no image of the split has one.
         """
@@ -66,20 +66,21 @@ Split = Listing | ImageSet
 
 @dataclass
 class StoredImages:
-    """Squares in memory, or in a file that is mapped into it."""
+    """Images in memory, or in a file that is mapped into it."""
 
     classes: Sequence[str]
-    images: Tensor  # (images, 3, side, side) uint8
+    images: Tensor  # (images, channels, height, width) uint8
     targets: Tensor
-    regions: Tensor | None  # (images, side, side) uint8
+    regions: Tensor | None  # (images, height, width) uint8
     sizes: Tensor
     with_region: int
     files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
 
     @property
-    def side(self) -> int:
-        return self.images.shape[-1]
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         image = self.images[number].permute(1, 2, 0).numpy()
@@ -93,20 +94,20 @@ class StoredImages:
 
 
 def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor | None = None) -> StoredImages:
-    """Images that are squares already, all of them with a region or none."""
-    sizes = _sizes_of_squares(images)
+    """Images of one size, all of them with a region or none."""
+    sizes = _sizes(images)
     return StoredImages(classes, images, targets, regions, sizes, with_region=0 if regions is None else len(targets))
 
 
-def stretched_to(image_set: StoredImages, side: int) -> StoredImages:
-    """Images without regions as squares of `side` pixels; the same object where they are that already."""
-    if image_set.side == side:
+def as_asked(image_set: StoredImages, rule: Rule) -> StoredImages:
+    """Images without regions as the rule asks for them; the same object where they are that already."""
+    if image_set.shape == (rule.channels, *rule.size):
         return image_set
-    images = resized(image_set.images, side)
-    return replace(image_set, images=images, sizes=_sizes_of_squares(images))
+    images = fitted(image_set.images, rule)
+    return replace(image_set, images=images, sizes=_sizes(images))
 
 
-def _sizes_of_squares(images: Tensor) -> Tensor:
+def _sizes(images: Tensor) -> Tensor:
     return torch.tensor([[images.shape[-1], images.shape[-2]]]).expand(len(images), 2)
 
 
@@ -122,7 +123,7 @@ class DecodedImages:
 
     def __post_init__(self) -> None:
         self.classes, self.targets = self.listing.classes, self.listing.targets
-        self.files, self.side = self.listing.paths, self.rule.side
+        self.files, self.shape = self.listing.paths, (self.rule.channels, *self.rule.size)
         self.with_region = sum(bool(region) for region in self.listing.regions)
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -130,7 +131,7 @@ class DecodedImages:
         return square(self.listing, number, self.rule, (width, height))
 
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        images = np.empty((len(numbers), self.rule.side, self.rule.side, 3), np.uint8)
+        images = np.empty((len(numbers), *self.rule.size, self.rule.channels), np.uint8)
         regions = np.zeros(images.shape[:3], np.uint8)
         for row, number in enumerate(numbers):
             images[row], region = self.square(number)

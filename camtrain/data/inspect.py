@@ -41,7 +41,7 @@ class Summary(NamedTuple):
     without_class: int
     sizes: tuple[tuple[int, int], ...]  # width and height of the smallest, the median and the largest image by area
     with_region: int
-    cut_off: int  # images with a region whose objects all lie outside the square
+    cut_off: int  # images with a region whose objects all lie outside what is seen
     skipped: int
 
 
@@ -59,7 +59,7 @@ class Duplicate(NamedTuple):
 
 
 def scan(image_set: ImageSet, threads: int) -> Scan:
-    """Look at every image. Splits that are to be compared must hold squares of the same kind."""
+    """Look at every image. Splits that are to be compared must hold images that were fitted alike."""
     digests: list[bytes] = []
     fingerprints: list[int | None] = []
     objects = []
@@ -80,7 +80,7 @@ def fingerprint(images: Tensor) -> list[int | None]:
     brighter than its right neighbour (difference hash). None where no cell differs.
 
     Args:
-        images: (batch, 3, side, side) uint8.
+        images: (batch, channels, height, width) uint8.
     """
     grey = images.float().mean(1, keepdim=True)
     small = interpolate(grey, (8, 9), mode="bilinear", antialias=True, align_corners=False)[:, 0]

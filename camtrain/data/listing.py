@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from camtrain.config.options import Fit
 from camtrain.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
@@ -82,10 +83,17 @@ class Listing:
 
 
 class Rule(NamedTuple):
-    """How an image becomes a square of `side` pixels: from its central square, or from all of it, stretched."""
+    """How an image becomes one of `height` x `width` pixels."""
 
-    side: int
-    whole: bool
+    height: int
+    width: int
+    fit: Fit
+    channels: int = 3  # 1: grey; 3: red, green and blue
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
 
 
 class Skipped(NamedTuple):

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from camtrain.config.hydra_store import cam_of_arms
 from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term
+from camtrain.config.validate import image_shape
 from camtrain.metrics.catalogue import INDICATORS, Place, at
 from camtrain.metrics.classification import metric_name
 from camtrain.report.tables import short
+from camtrain.runs.facts import pixels
 from camtrain.runs.result import RunResult
 
 SPLITS = {"train": "training", "val": "validation"}
@@ -67,11 +69,11 @@ def _about_data(result: RunResult) -> Iterator[tuple[str, str]]:
     yield (
         "data",
         f"{data.name}: {trained}{data.val} validation images ({regions} of these with masks or boxes),"
-        f" {len(data.classes)} classes, {config.dataset.image_size} px",
+        f" {len(data.classes)} classes, {pixels(config.dataset)}",
     )
     if data.val > config.evaluate.max_images:
         yield "", f"maps of {config.evaluate.max_images} of the validation images are measured, a random choice"
-    if 2 * data.middle_side <= config.dataset.image_size:
+    if 2 * data.middle_side <= min(image_shape(config.dataset)[1:]):
         yield (
             "",
             f"most are enlarged from about {data.middle_side} px: dataset.image_size sets the size that is trained at",

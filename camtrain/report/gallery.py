@@ -32,10 +32,10 @@ class Views(NamedTuple):
     """Validation images with the maps and logits that the evaluation holds of them."""
 
     numbers: Sequence[int]  # of the images in their set
-    images: Tensor  # (images, 3, size, size) float, 0..1
+    images: Tensor  # (images, channels, height, width) float, 0..1
     rows: Tensor  # (maps,) int64, which of these images each map is of, ascending
     classes: Tensor  # (maps,) int64, which class
-    regions: Tensor  # (maps, size, size) uint8, of each map's class
+    regions: Tensor  # (maps, height, width) uint8, of each map's class
     multilabel: bool  # images may have several classes
     maps: Mapping[str, Tensor]  # by arm: (maps, height, width), before ReLU
     logits: Mapping[str, Tensor]  # by arm: (images, classes)

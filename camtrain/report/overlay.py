@@ -17,7 +17,7 @@ from camtrain.cam.distribution import distribution
 from camtrain.regions import object_mask
 
 TILE = 192
-"""Side of one image in a strip, pixels."""
+"""Width of one image in a strip, pixels; its height is in proportion."""
 
 GAP = 6
 
@@ -29,8 +29,8 @@ Pixels = NDArray[np.uint8]
 class Drawn(NamedTuple):
     """One validation image with every arm's map and prediction."""
 
-    image: Tensor  # (3, size, size) float, 0..1
-    region: Tensor  # (size, size) uint8
+    image: Tensor  # (channels, height, width) float, 0..1
+    region: Tensor  # (height, width) uint8
     truth: str  # name of the class whose maps these are
     density: Mapping[str, Tensor]  # by arm: (height, width), P times N: 1 is uniform attention; all 0 if dead
     predicted: Mapping[str, str]  # by arm
@@ -44,23 +44,49 @@ def density(maps: Tensor) -> Tensor:
     return shares * (shares.shape[1] * shares.shape[2])
 
 
-def strip(drawn: Drawn) -> Pixels:
+class View(NamedTuple):
+    """The part of the network's input that is drawn, and in which aspect."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom; pixels of the input
+    aspect: float  # height over width
+
+    @classmethod
+    def whole(cls, image: Tensor) -> View:
+        """All of an input (channels, height, width), as the network sees it."""
+        height, width = image.shape[1:]
+        return cls((0, 0, width, height), height / width)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a tile in pixels."""
+        return max(1, round(TILE * self.aspect)), TILE
+
+
+def strip(drawn: Drawn, view: View | None = None) -> Pixels:
     """Input with the object's outline, then each arm's map over the dimmed input, as one RGB image.
+
+    Of one or two channels their mean is drawn in grey, of more than three the first three as red, green and blue.
 
     The colour is the logarithm of the density, from uniform attention (none) to the largest density of any arm in this
     image: the same colour is the same share of attention in all maps, and a diffuse map stays visible beside a
     sharp one.
+
+    Args:
+        drawn: the image and its maps.
+        view: what of them is drawn; all of it if not given.
     """
     largest = max(float(cells.max()) for cells in drawn.density.values())
-    plain = _tile(drawn.image)
-    outline = _outline(drawn.region)
+    view = view or View.whole(drawn.image)
+    plain = _tile(drawn.image, view)
+    outline = _outline(drawn.region, view)
     tiles = [_with_outline(plain, outline)]
     for cells in drawn.density.values():
-        level = (np.log(_stretch(cells).clip(1)) / np.log(max(largest, 1.01))).clip(0, 1)[..., None]
+        high = _stretch(cells, drawn.image.shape[1:], view).clip(1)
+        level = (np.log(high) / np.log(max(largest, 1.01))).clip(0, 1)[..., None]
         colours = COLOURS(level[..., 0])[..., :3] * 255
         grey = plain.mean(2, keepdims=True) * 0.55
         tiles.append(_with_outline((grey * (1 - 0.75 * level) + colours * 0.75 * level).astype(np.uint8), outline))
-    gap = np.full((TILE, GAP, 3), 255, np.uint8)
+    gap = np.full((len(plain), GAP, 3), 255, np.uint8)
     return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
 
 
@@ -75,7 +101,7 @@ def captioned(pixels: Pixels, captions: Sequence[Sequence[Line]]) -> Pixels:
     """A strip of tiles with lines of text under each, on white.
 
     Args:
-        pixels: (TILE, tiles * (TILE + GAP) - GAP, 3), from :func:`strip`.
+        pixels: (height, tiles * (TILE + GAP) - GAP, 3), from :func:`strip`.
         captions: lines of each tile, from left to right.
 
     Returns:
@@ -115,8 +141,8 @@ class Row(NamedTuple):
     """Images of one class."""
 
     label: str
-    images: Tensor  # (images, 3, size, size) float, 0..1
-    regions: Tensor  # (images, size, size) uint8
+    images: Tensor  # (images, channels, height, width) float, 0..1
+    regions: Tensor  # (images, height, width) uint8
 
 
 def contact_sheet(rows: Sequence[Row]) -> Pixels:
@@ -124,13 +150,14 @@ def contact_sheet(rows: Sequence[Row]) -> Pixels:
     heading = 30
     font = _font(17)
     columns = max(len(row.images) for row in rows)
-    width, height = columns * (TILE + GAP) + GAP, TILE + heading
+    view = View.whole(rows[0].images[0])
+    width, height = columns * (TILE + GAP) + GAP, view.size[0] + heading
     sheet = Image.new("RGB", (width, len(rows) * height + GAP), "white")
     for number, row in enumerate(rows):
         top = number * height
         ImageDraw.Draw(sheet).text((GAP, top + 6), row.label, fill="black", font=font)
         for column, (image, region) in enumerate(zip(row.images, row.regions, strict=True)):
-            tile = _with_outline(_tile(image), _outline(region))
+            tile = _with_outline(_tile(image, view), _outline(region, view))
             sheet.paste(Image.fromarray(tile), (GAP + column * (TILE + GAP), top + heading))
     return np.asarray(sheet)
 
@@ -144,20 +171,28 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def _tile(image: Tensor) -> Pixels:
-    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    return np.asarray(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
+def _tile(image: Tensor, view: View) -> Pixels:
+    shown = image[:3] if len(image) > 2 else image.mean(0, keepdim=True).expand(3, -1, -1)
+    pixels = (shown.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    part = Image.fromarray(pixels).crop(view.box)
+    return np.asarray(part.resize(view.size[::-1], Image.Resampling.BICUBIC))
 
 
-def _stretch(cells: Tensor) -> NDArray[np.float32]:
-    stretched = interpolate(cells[None, None].float().cpu(), (TILE, TILE), mode="bilinear", align_corners=False)
-    return np.asarray(stretched[0, 0].numpy(), np.float32)
+def _stretch(cells: Tensor, size: Sequence[int], view: View) -> NDArray[np.float32]:
+    """A map over an input of this height and width, where it is viewed."""
+    left, top, right, bottom = view.box
+    down, across = view.size[0] / (bottom - top), view.size[1] / (right - left)
+    whole = round(size[0] * down), round(size[1] * across)
+    stretched = interpolate(cells[None, None].float().cpu(), whole, mode="bilinear", align_corners=False)[0, 0]
+    row, column = min(round(top * down), whole[0] - view.size[0]), min(round(left * across), whole[1] - view.size[1])
+    part = stretched[row : row + view.size[0], column : column + view.size[1]]
+    return np.asarray(part.numpy(), np.float32)
 
 
-def _outline(region: Tensor) -> NDArray[np.bool_]:
+def _outline(region: Tensor, view: View) -> NDArray[np.bool_]:
     """Pixels along the edge of the object."""
     object_ = object_mask(region).cpu().numpy().astype(np.uint8) * 255
-    large = Image.fromarray(object_).resize((TILE, TILE), Image.Resampling.NEAREST)
+    large = Image.fromarray(object_).crop(view.box).resize(view.size[::-1], Image.Resampling.NEAREST)
     grown = large.filter(ImageFilter.MaxFilter(5))
     edge: NDArray[np.bool_] = (np.asarray(grown) > 0) & (np.asarray(large) == 0)
     return edge

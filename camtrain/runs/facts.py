@@ -11,6 +11,7 @@ import torch
 from camtrain.cam.routes import Routes
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import DatasetConfig, FolderConfig, ShapesConfig, TrainerConfig
+from camtrain.config.validate import image_shape
 from camtrain.data.images import ImageSet
 from camtrain.device import emulates_precision
 from camtrain.networks.build import Built
@@ -82,6 +83,13 @@ def data_name(dataset: DatasetConfig) -> str:
     if isinstance(dataset, ShapesConfig) and dataset.objects > 1:
         return f"{name}, 1 to {dataset.objects} objects"
     return name
+
+
+def pixels(dataset: DatasetConfig) -> str:
+    """Size and, if they are not three, channels of the network's input."""
+    channels, height, width = image_shape(dataset)
+    size = f"{height} px" if height == width else f"{height} x {width} px"
+    return size if channels == 3 else f"{size}, {channels} channel{'s' * (channels > 1)}"
 
 
 def title(dataset: DatasetConfig, network: str, seed: int) -> str:

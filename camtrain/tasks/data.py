@@ -34,7 +34,7 @@ def inspect_data(config: Config, folder: Path) -> None:
     Raises:
         UserError: files are missing, or cannot be read.
     """
-    # Nothing is cached, and both splits are made square in the same way, so that they can be compared.
+    # Nothing is cached, and both splits are fitted in the same way, so that they can be compared.
     dataset = replace(config.dataset, crop_scale=[1.0, 1.0], cache=None, on_error=OnError.skip)
     threads = worker_threads(config.trainer)
     train_set, val_set = build(dataset, config.seed, threads, guided=True)
@@ -44,7 +44,7 @@ def inspect_data(config: Config, folder: Path) -> None:
         "validation": inspect.summarise(val_set, scans[1]),
     }
     duplicates = inspect.find_duplicates(train_set, val_set, scans)
-    log.info("%s, %d px\n", facts.data_name(config.dataset), dataset.image_size)
+    log.info("%s, %s\n", facts.data_name(config.dataset), facts.pixels(config.dataset))
     log.info("%s\n", inspect.describe(summaries, duplicates))
     if duplicates:
         write_csv(folder / inspect.DUPLICATES, inspect.HEADING, (duplicate.row() for duplicate in duplicates))

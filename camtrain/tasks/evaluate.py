@@ -97,8 +97,10 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
     dataset = theirs.dataset
     settings = sorted(key for key in chosen if key.startswith("dataset."))
     if "dataset" in chosen:
-        size = config.dataset.image_size if "dataset.image_size" in chosen else dataset.image_size
-        dataset = replace(config.dataset, image_size=size)
+        if "dataset.channels" in chosen and config.dataset.channels != dataset.channels:
+            raise UserError(f"dataset.channels={config.dataset.channels}: the run's networks take {dataset.channels}")
+        kept = {key for key in ("image_size", "fit", "channels") if f"dataset.{key}" not in chosen}
+        dataset = replace(config.dataset, **{key: getattr(dataset, key) for key in kept})
         if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
             # Nothing is trained on here: what the run was trained on stays on record.
             dataset = replace(dataset, train=theirs.dataset.train)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +22,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.cam import distribution
-from camtrain.config.options import CamVariant
+from camtrain.config.options import CamVariant, Fit
 from camtrain.config.schema import Config
+from camtrain.data.build import rule_of
 from camtrain.data.decode import each, size_of, square
 from camtrain.data.listing import SUFFIXES, Listing, Rule, Skipped
+from camtrain.data.resample import place
 from camtrain.device import memory_format, prepare_device, worker_threads
 from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
@@ -86,7 +89,9 @@ def explain_images(config: Config, folder: Path) -> None:
     assert config.images is not None
     device, threads = prepare_device(config.trainer), worker_threads(config.trainer)
     finished = read(Path(config.run).expanduser())
-    classes = finished.result.data.classes
+    classes, rule = finished.result.data.classes, rule_of(finished.config.dataset)
+    if rule.channels not in (1, 3):
+        raise UserError(f"run={config.run}: its networks take {rule.channels} channels, which image files do not hold")
     kind = None if config.class_name is None else number_of(config.class_name, classes)
     paths = find(config.images)
     names = distinct(paths)
@@ -96,14 +101,14 @@ def explain_images(config: Config, folder: Path) -> None:
 
     found: list[list[Explanation]] = []
     skipped: list[Skipped] = []
-    side, layout = finished.config.dataset.image_size, memory_format(finished.config.trainer)
     with (
-        closing(batches(paths, side, config.trainer.batch_size, threads, skipped)) as made,
+        closing(batches(paths, rule, config.trainer.batch_size, threads, skipped)) as made,
         tqdm(total=len(paths), unit="image", disable=None, leave=False, dynamic_ncols=True) as bar,
         logging_redirect_tqdm([logging.getLogger()]),
     ):
-        for numbers, pixels in made:
-            images = pixels.to(device).float().div_(255).contiguous(memory_format=layout)
+        for numbers, sizes, pixels in made:
+            images = pixels.to(device).float().div_(255)
+            images = images.contiguous(memory_format=memory_format(finished.config.trainer))
             target = None if kind is None else torch.full((len(images),), kind, device=device)
             several = len(classes) if finished.result.data.multilabel else None
             seen = {
@@ -113,7 +118,8 @@ def explain_images(config: Config, folder: Path) -> None:
             for at, number in enumerate(numbers):
                 found.append(describe(seen, at, paths[number], names[number], classes))
                 maps = {arm: part.maps[at] for arm, part in seen.items()}
-                write(folder, images[at], maps, found[-1], kind is not None, paths[number])
+                png = drawn(images[at], maps, view_of(sizes[at], rule), found[-1], kind is not None)
+                write(folder, png, maps, found[-1])
             bar.update(numbers[-1] + 1 - bar.n)
     if not found:
         raise UserError(f"images={config.images}: none can be read; the first: {printable(skipped[0].reason)}")
@@ -127,11 +133,12 @@ def explain_images(config: Config, folder: Path) -> None:
 def introduction(finished: Finished, images: int, name: str | None) -> list[tuple[str, str]]:
     """Labelled lines that say what is about to be drawn."""
     config, model = finished.config, finished.result.model
-    side, grid = config.dataset.image_size, " x ".join(map(str, model.grid))
+    rule, grid = rule_of(config.dataset), " x ".join(map(str, model.grid))
+    part = {Fit.crop: "the middle square" if rule.height == rule.width else "the middle"}.get(rule.fit, "all")
     whose = "the class that each arm predicts" if name is None else name
     return [
         ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result.data.name}"),
-        ("images", f"{images}, of each the middle square at {side} x {side} pixels"),
+        ("images", f"{images}, of each {part} at {rule.height} x {rule.width} pixels"),
         ("maps", f"{config.cam.variant.value} of {model.layer}, {grid} cells, of {whose}"),
     ]
 
@@ -208,35 +215,33 @@ def distinct(paths: Sequence[Path]) -> list[str]:
 
 
 def batches(
-    paths: Sequence[Path], side: int, size: int, threads: int, skipped: list[Skipped]
-) -> Generator[tuple[list[int], Tensor], None, None]:
-    """(numbers, images (batch, 3, side, side) uint8) of all that can be read, in order, as validation sees them.
+    paths: Sequence[Path], rule: Rule, size: int, threads: int, skipped: list[Skipped]
+) -> Generator[tuple[list[int], list[tuple[int, int]], Tensor], None, None]:
+    """(numbers, widths and heights, images (batch, channels, height, width) uint8) of all that can be read, in order,
+    as validation sees them.
 
     Args:
         paths: of the images.
-        side: edge of their middle squares in pixels.
+        rule: what they become.
         size: images in a batch; the last has what is left.
         threads: that decode.
         skipped: takes those that cannot be read.
     """
     nothing = np.zeros(256, np.uint8)
     listing = Listing([], list(paths), torch.zeros(len(paths), dtype=torch.int64), [None] * len(paths), nothing)
-    rule = Rule(side, whole=False)
 
-    def pixels(number: int) -> np.ndarray:
-        return square(listing, number, rule, size_of(listing, number))[0]
+    def pixels(number: int) -> tuple[tuple[int, int], np.ndarray]:
+        found = size_of(listing, number)
+        return found, square(listing, number, rule, found)[0]
 
-    numbers: list[int] = []
-    squares: list[np.ndarray] = []
     with closing(each(pixels, listing, range(len(paths)), threads, skipped)) as made:
-        for number, image in made:
-            numbers.append(number)
-            squares.append(image)
-            if len(numbers) == size:
-                yield numbers, torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-                numbers, squares = [], []
-    if numbers:
-        yield numbers, torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+        while part := list(islice(made, size)):
+            images = np.stack([image for _, (_, image) in part])
+            yield (
+                [number for number, _ in part],
+                [found for _, (found, _) in part],
+                torch.from_numpy(images).permute(0, 3, 1, 2),
+            )
 
 
 def explain_batch(
@@ -249,7 +254,7 @@ def explain_batch(
 
     Args:
         network: of an arm.
-        images: (batch, 3, side, side), 0..1.
+        images: (batch, channels, height, width), 0..1.
         method: of the map.
         kinds: (batch,) int64, the class of each image's map; None: the predicted one.
         several: how many classes there are, in a multi-label run; None in any other.
@@ -287,29 +292,41 @@ def describe(
     ]
 
 
-def write(
-    folder: Path,
-    image: Tensor,
-    maps: Mapping[str, Tensor],
-    of_image: Sequence[Explanation],
-    asked: bool,
-    path: Path,
-) -> None:
+def view_of(size: tuple[int, int], rule: Rule) -> overlay.View:
+    """What is drawn of an image of this width and height: what the network sees of it, in the image's own aspect."""
+    left, top, right, bottom = place(*size, rule)
+    aspect = size[1] / size[0] if rule.fit is Fit.stretch else (bottom - top) / (right - left)
+    return overlay.View((left, top, right, bottom), aspect)
+
+
+def drawn(
+    image: Tensor, maps: Mapping[str, Tensor], view: overlay.View, of_image: Sequence[Explanation], asked: bool
+) -> overlay.Pixels:
+    """The image of an image's maps.
+
+    Args:
+        image: (channels, height, width), 0..1.
+        maps: by arm, (height, width) float32, before ReLU.
+        view: what is drawn of them.
+        of_image: the explanation by each arm.
+        asked: the map's class was, rather than predicted.
+    """
+    nowhere = torch.zeros(image.shape[1:], dtype=torch.uint8)
+    density = {arm: overlay.density(cells[None])[0] for arm, cells in maps.items()}
+    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}), view)
+    captions = [[file_name(Path(of_image[0].image).name)], *(caption(entry, asked) for entry in of_image)]
+    return overlay.captioned(strip, captions)
+
+
+def write(folder: Path, png: overlay.Pixels, maps: Mapping[str, Tensor], of_image: Sequence[Explanation]) -> None:
     """Write the image of the maps, and the maps.
 
     Args:
         folder: where `maps/` is.
-        image: (3, side, side), 0..1.
+        png: the image.
         maps: by arm, (height, width) float32, before ReLU.
         of_image: the explanation by each arm.
-        asked: the map's class was, rather than predicted.
-        path: of the image.
     """
-    nowhere = torch.zeros(image.shape[1:], dtype=torch.uint8)
-    density = {arm: overlay.density(cells[None])[0] for arm, cells in maps.items()}
-    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}))
-    captions = [[file_name(path.name)], *(caption(entry, asked) for entry in of_image)]
-    png = overlay.captioned(strip, captions)
     write_atomically(folder / of_image[0].png, partial(overlay.save_png, png))
     for entry in of_image:
         write_atomically(folder / entry.npy, partial(np.save, arr=maps[entry.arm].numpy()))

@@ -20,6 +20,7 @@ from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
 from camtrain.config.options import AUTO
 from camtrain.config.schema import Config, EvaluateConfig, keys, plain
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
@@ -184,9 +185,8 @@ def _batches(setup: Setup, epochs: int, at_most: int = sys.maxsize) -> Generator
     config = setup.config
     threads = min(worker_threads(config.trainer), at_most)
     batching = Batching(config.trainer.batch_size, setup.device, memory_format(config.trainer), threads)
-    return training_batches(
-        setup.train_set, batching, epochs, config.seed, augmentation(config.dataset), config.dataset.image_size
-    )
+    size = image_shape(config.dataset)[1:]
+    return training_batches(setup.train_set, batching, epochs, config.seed, augmentation(config.dataset), size)
 
 
 def _first_result(setup: Setup, state: TrainingState) -> RunResult:

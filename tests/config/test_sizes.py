@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from camtrain.config.schema import FakeConfig
-from camtrain.config.validate import image_shape
+from camtrain.config.options import DatasetName
+from camtrain.config.schema import DatasetConfig, FakeConfig, FolderConfig
+from camtrain.config.validate import check_dataset, image_shape
 from camtrain.errors import UserError
 
 
@@ -22,3 +23,18 @@ def test_one_number_or_two(size: Any, shape: tuple[int, int, int]) -> None:
 def test_anything_else_is_refused(size: Any) -> None:
     with pytest.raises(UserError, match=r"^dataset.image_size=.* a whole number, or a height and a width: \[160,224\]"):
         image_shape(FakeConfig(image_size=size))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        (FakeConfig(name=DatasetName.fake, channels=1, hue=0.1), "dataset.hue=0.1: only images of three channels"),
+        (FakeConfig(name=DatasetName.fake, channels=4, saturation=1), "dataset.saturation=1: only images of three"),
+        (FolderConfig(name=DatasetName.folder, root=".", channels=4), "dataset.channels=4: image files have 1 .* or 3"),
+    ],
+)
+def test_what_other_channels_cannot_be(dataset: DatasetConfig, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check_dataset(dataset)
+    dataset.channels = 3
+    check_dataset(dataset)

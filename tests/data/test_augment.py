@@ -23,14 +23,14 @@ Moved = tuple[torch.Tensor, torch.Tensor]
 def each(images: torch.Tensor, regions: torch.Tensor, draws: Draws, size: int) -> Moved:
     """As on a CPU."""
     squares = [(image.permute(1, 2, 0).numpy(), region.numpy()) for image, region in zip(images, regions, strict=True)]
-    moved, cells = move_each(squares, draws, size, with_regions=True)
+    moved, cells = move_each(squares, draws, (size, size), with_regions=True)
     assert cells is not None
     return vary(moved, cells, draws), cells
 
 
 def batch(images: torch.Tensor, regions: torch.Tensor, draws: Draws, size: int) -> Moved:
     """As on any other device."""
-    moved, cells = move(images, regions, draws, size)
+    moved, cells = move(images, regions, draws, (size, size))
     assert cells is not None
     return vary(moved, cells, draws), cells
 
@@ -114,7 +114,7 @@ def test_both_ways_are_one(size: int) -> None:
 
 def test_tiny_crops_keep_a_pixel_and_empty_ones_none() -> None:
     boxes = torch.tensor([[0.31, 0.31, 0.32, 0.32], [0.999, 0.999, 1.0, 1.0], [0, 0, 0, 0]])
-    low, high = whole_pixels(boxes, 10)
+    low, high = whole_pixels(boxes, (10, 10))
     assert torch.cat([low, high], 1).tolist() == [[3, 3, 4, 4], [9, 9, 10, 10], [0, 0, 0, 0]]
 
 

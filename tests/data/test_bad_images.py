@@ -10,7 +10,7 @@ import pytest
 from conftest import Command
 from image_folders import BAD, TRAINED_ALONE, caches, spoil, write_noise, write_odd
 
-from camtrain.config.options import OnError
+from camtrain.config.options import Fit, OnError
 from camtrain.config.schema import FolderConfig
 from camtrain.data import cache
 from camtrain.data.build import build
@@ -110,12 +110,12 @@ def test_what_was_left_out_comes_back_when_it_can_be_read(config: FolderConfig, 
     times = path.stat().st_mtime_ns
     config.on_error = OnError.skip
     build(config, 0)
-    key = cache.key(list_folder(config, "train"), Rule(16, False))
+    key = cache.key(list_folder(config, "train"), Rule(16, 16, Fit.crop))
     for made in caches(config):  # as if it had been another reason than what is in the file
         if made.name == key:
             path.write_bytes(whole)
             os.utime(path, ns=(times, times))
-            made.rename(made.with_name(cache.key(list_folder(config, "train"), Rule(16, False))))
+            made.rename(made.with_name(cache.key(list_folder(config, "train"), Rule(16, 16, Fit.crop))))
     config.on_error = on_error
     train, _ = build(config, 0)
     assert train.skipped == []

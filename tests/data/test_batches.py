@@ -23,7 +23,7 @@ VARIED = Augmentation((0.4, 1.0), flip=True, brightness=0.3, hue=0.1, erase=0.5)
 def batches(
     image_set: ImageSet, size: int, augmentation: Augmentation, side: int, epochs: int = 1, threads: int = 1
 ) -> list[Batch]:
-    return list(training_batches(image_set, Batching(size, threads=threads), epochs, 7, augmentation, side))
+    return list(training_batches(image_set, Batching(size, threads=threads), epochs, 7, augmentation, (side, side)))
 
 
 def test_arrays_can_be_cropped_too() -> None:
@@ -66,7 +66,7 @@ def test_batches_that_begin_later_are_those_of_a_run_from_the_beginning(start: t
     train, _ = build(ShapesConfig(train=18, val=8, image_size=32), seed=0)
     whole = batches(train, 4, VARIED, 24, epochs=3)
     assert len(whole) == 12
-    rest = list(training_batches(train, Batching(4, threads=2), 3, 7, VARIED, 24, start))
+    rest = list(training_batches(train, Batching(4, threads=2), 3, 7, VARIED, (24, 24), start))
     assert len(rest) == 12 - 4 * start[0] - start[1]
     for one, again in zip(whole[len(whole) - len(rest) :], rest, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
@@ -83,7 +83,7 @@ def test_few_batches_wait_however_many_threads_there_are(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(type(train), "square", counted)
     monkeypatch.setattr("camtrain.data.batches.WAITING", 3 * 4 * 3 * 32**2 * 4)
-    made = training_batches(train, Batching(4, threads=8), 1, 7, Augmentation(), 32)
+    made = training_batches(train, Batching(4, threads=8), 1, 7, Augmentation(), (32, 32))
     next(made)
     time.sleep(0.2)
     assert len(taken) == 4 * 4  # three that wait, and the one that was taken
@@ -98,7 +98,7 @@ def test_another_device_gets_the_same_batches(monkeypatch: pytest.MonkeyPatch) -
         type = "elsewhere"
 
     monkeypatch.setattr("camtrain.data.batches._to", lambda _, *parts: parts)
-    there = list(training_batches(train, Batching(4, cast(torch.device, Elsewhere())), 1, 7, VARIED, 24))
+    there = list(training_batches(train, Batching(4, cast(torch.device, Elsewhere())), 1, 7, VARIED, (24, 24)))
     for one, other in zip(here, there, strict=True):
         assert (one.images - other.images).abs().max() < 0.02  # bytes round in between
         assert torch.equal(one.regions, other.regions)

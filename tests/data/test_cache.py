@@ -18,6 +18,7 @@ from filelock import FileLock
 from image_folders import caches, write_noise
 from PIL import Image
 
+from camtrain.config.options import Fit
 from camtrain.config.schema import FolderConfig
 from camtrain.data import cache
 from camtrain.data.build import build
@@ -52,7 +53,7 @@ def one_of(config: FolderConfig, split: str = "train") -> Path:
 @contextmanager
 def made_elsewhere(config: FolderConfig) -> Iterator[subprocess.Popen[str]]:
     """Another process that is making the training images' cache."""
-    listing, rule = list_folder(config, "train").without_regions(), Rule(16, False)
+    listing, rule = list_folder(config, "train").without_regions(), Rule(16, 16, Fit.crop)
     arguments = Path(config.root).parent / "arguments"
     arguments.write_bytes(pickle.dumps((Path(str(config.cache)) / cache.key(listing, rule), listing, rule)))
     command = [sys.executable, "-c", MAKE_SLOWLY, str(arguments)]
@@ -212,4 +213,5 @@ def test_a_folder_that_cannot_be_made(config: FolderConfig, tmp_path: Path) -> N
 
 def test_key_depends_on_the_rule(config: FolderConfig) -> None:
     listing = list_folder(config, "train")
-    assert len({cache.key(listing, rule) for rule in (Rule(16, False), Rule(16, True), Rule(17, False))}) == 3
+    rules = Rule(16, 16, Fit.crop), Rule(16, 16, Fit.stretch), Rule(17, 16, Fit.crop), Rule(16, 17, Fit.crop)
+    assert len({cache.key(listing, rule) for rule in (*rules, Rule(16, 16, Fit.crop, 1))}) == 5

@@ -150,7 +150,7 @@ def test_bfloat16_of_a_transformer_is_near_float32() -> None:
 def after_some_training(model: Classifier, rate: float) -> Classifier:
     """After 30 steps on generated images."""
     arm = regularised_arm(model, CamConfig(), shapes_batch(4).images, rate)
-    images, targets, regions = shapes.generate(960, 64, seed=1, split=0)
+    images, targets, regions = shapes.generate(960, (3, 64, 64), seed=1, split=0)
     for rows in torch.arange(960).split(32):
         batch = Batch(images[rows].float() / 255, targets[rows] % 3, regions[rows], rows)
         train_step(arm, batch, 1.0, observe=False)

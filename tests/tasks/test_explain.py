@@ -20,6 +20,7 @@ from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
+from camtrain.data.build import rule_of
 from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics.concentration import entropy
@@ -263,7 +264,7 @@ def test_photographs(pretrained: Path) -> None:
     read = load.read(pretrained)
     _, val = build_data(read.config.dataset, read.config.seed)
     skipped: list[Any] = []
-    ours = [pixels for _, pixels in batches(val.files, val.side, 5, 1, skipped)]
+    ours = [pixels for *_, pixels in batches(val.files, rule_of(read.config.dataset), 5, 1, skipped)]
     assert [len(pixels) for pixels in ours[:-1]] == [5] * (len(ours) - 1)
     assert torch.equal(torch.cat(ours), val.gather(range(len(val.files)))[0])
     assert not skipped

@@ -5,7 +5,7 @@ distractors: fragments (bars, blobs, elbows) that belong to no class and are dra
 read from the outline alone, because ground, colour, size, place, angle and distractors are drawn independently of it.
 With `objects` above 1 an image shows several, each in a quarter of its own: a multi-label set.
 
-Everything is a function of the seed and the numbers of images and pixels; nothing is downloaded or stored.
+Everything is a function of the seed and the numbers of images, channels and pixels; nothing is downloaded or stored.
 """
 
 from __future__ import annotations
@@ -17,22 +17,26 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from camtrain.config.schema import ShapesConfig
+from camtrain.config.validate import image_shape
 from camtrain.data.images import StoredImages, in_memory
 
 CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart")
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 _CHUNK = 250  # images drawn at once: bounds the memory, and is part of what defines an image
 
 
 def splits(config: ShapesConfig, seed: int, /) -> tuple[StoredImages, StoredImages]:
     """Training and validation images."""
-    drawn = generate(config.train, config.image_size, seed, 0, config.objects)
+    drawn = generate(config.train, image_shape(config), seed, 0, config.objects)
     return in_memory(CLASSES, *drawn), validation(config, seed)
 
 
 def validation(config: ShapesConfig, seed: int, /) -> StoredImages:
     """The validation images alone, the same as beside training images."""
-    return in_memory(CLASSES, *generate(config.val, config.image_size, seed, 1, config.objects))
+    return in_memory(CLASSES, *generate(config.val, image_shape(config), seed, 1, config.objects))
 
 
 def _outline(kind: str, u: Tensor, v: Tensor) -> Tensor:
@@ -81,11 +85,11 @@ def _outline(kind: str, u: Tensor, v: Tensor) -> Tensor:
 _DISTRACTORS = ("bar", "blob", "elbow")
 
 
-def _coverage(kinds: tuple[str, ...], kind: Tensor, centre: Tensor, radius: Tensor, turn: Tensor, size: int) -> Tensor:
-    """Share of each pixel that the shape covers, (batch, size, size) in 0..1, with a one-pixel soft edge."""
-    at = torch.arange(size, dtype=torch.float32) + 0.5
-    dx = at[None, None, :] - centre[:, 0, None, None]
-    dy = at[None, :, None] - centre[:, 1, None, None]
+def _coverage(kinds: tuple[str, ...], kind: Tensor, centre: Tensor, radius: Tensor, turn: Tensor, size: Size) -> Tensor:
+    """Share of each pixel that the shape covers, (batch, *size) in 0..1, with a one-pixel soft edge."""
+    rows, columns = (torch.arange(edge, dtype=torch.float32) + 0.5 for edge in size)
+    dx = columns[None, None, :] - centre[:, 0, None, None]
+    dy = rows[None, :, None] - centre[:, 1, None, None]
     cos, sin, r = turn.cos()[:, None, None], turn.sin()[:, None, None], radius[:, None, None]
     u, v = (cos * dx + sin * dy) / r, (cos * dy - sin * dx) / r
     inside = torch.empty_like(u)
@@ -96,69 +100,80 @@ def _coverage(kinds: tuple[str, ...], kind: Tensor, centre: Tensor, radius: Tens
     return (inside * r + 0.5).clamp(0, 1)
 
 
-def _half_plane(through: Tensor, normal: Tensor, size: int) -> Tensor:
-    """Coverage of the plane on one side of a line: a second ground with a long straight edge."""
-    at = (torch.arange(size, dtype=torch.float32) + 0.5) / size
-    dx = at[None, None, :] - through[:, 0, None, None]
-    dy = at[None, :, None] - through[:, 1, None, None]
-    return (size * (dx * normal.cos()[:, None, None] + dy * normal.sin()[:, None, None]) + 0.5).clamp(0, 1)
+def _half_plane(through: Tensor, normal: Tensor, size: Size) -> Tensor:
+    """Coverage of the plane on one side of a line: a second ground with a long straight edge.
+
+    Args:
+        through: (batch, 2) a point of the line, in shorter edges of the image.
+        normal: (batch,) the direction of the plane, in radians.
+        size: of the image.
+    """
+    short = min(size)
+    rows, columns = ((torch.arange(edge, dtype=torch.float32) + 0.5) / short for edge in size)
+    dx = columns[None, None, :] - through[:, 0, None, None]
+    dy = rows[None, :, None] - through[:, 1, None, None]
+    return (short * (dx * normal.cos()[:, None, None] + dy * normal.sin()[:, None, None]) + 0.5).clamp(0, 1)
 
 
-def _texture(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Coloured noise of three scales, (count, 3, size, size), zero mean."""
-    ground = torch.zeros(count, 3, size, size)
-    for cells, strength in ((4, 0.10), (max(4, size // 5), 0.07), (size, 0.03)):
-        noise = torch.randn(count, 3, cells, cells, generator=generator)
-        ground += strength * interpolate(noise, (size, size), mode="bilinear", align_corners=False)
+def _texture(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Coloured noise of three scales, (count, *shape), zero mean."""
+    channels, *size = shape
+    short = min(size)
+    ground = torch.zeros(count, *shape)
+    for cells, strength in ((4, 0.10), (max(4, short // 5), 0.07), (short, 0.03)):
+        grid = [round(cells * edge / short) for edge in size]
+        noise = torch.randn(count, channels, *grid, generator=generator)
+        ground += strength * interpolate(noise, size, mode="bilinear", align_corners=False)
     return ground
 
 
-def _draw(target: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _draw(target: Tensor, shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Images and masks of targets (batch,), one object each, or (batch, classes) of 0 and 1, one of each class."""
-    count = len(target)
+    count, channels, size = len(target), shape[0], shape[1:]
+    short, extent = min(size), torch.tensor([size[1], size[0]])
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
-    ground = uniform(count, 1, 1, 1, low=0.15, high=0.45) + 0.15 * (uniform(count, 3, 1, 1) - 0.5)
-    grain = _texture(count, size, generator)
+    ground = uniform(count, 1, 1, 1, low=0.15, high=0.45) + 0.15 * (uniform(count, channels, 1, 1) - 0.5)
+    grain = _texture(count, shape, generator)
     mirrored = 0.5 * grain.flip(2, 3)
     image = ground + grain
 
     def paint(cover: Tensor) -> None:
         # Lighter than the ground by a random amount in each channel, of any hue; the grain is the ground's, mirrored.
-        lighter = uniform(count, 1, 1, 1, low=0.2, high=0.5) * (0.4 + 1.2 * uniform(count, 3, 1, 1))
+        lighter = uniform(count, 1, 1, 1, low=0.2, high=0.5) * (0.4 + 1.2 * uniform(count, channels, 1, 1))
         image.lerp_(ground + lighter + mirrored, cover[:, None])
 
-    plane = _half_plane(uniform(count, 2), uniform(count, high=2 * math.pi), size)
-    image += 0.3 * (uniform(count, 3, 1, 1) - 0.5) * plane[:, None]
+    plane = _half_plane(uniform(count, 2) * (extent / short), uniform(count, high=2 * math.pi), size)
+    image += 0.3 * (uniform(count, channels, 1, 1) - 0.5) * plane[:, None]
     for _ in range(6):
         present = (uniform(count) < 0.8).float()
         cover = _coverage(
             _DISTRACTORS,
             torch.randint(len(_DISTRACTORS), (count,), generator=generator),
-            uniform(count, 2, low=0.0, high=float(size)),
-            uniform(count, low=0.08, high=0.16) * size,
+            uniform(count, 2) * extent,
+            uniform(count, low=0.08, high=0.16) * short,
             uniform(count, high=2 * math.pi),
             size,
         )
         paint(cover * present[:, None, None])
 
     if target.dim() == 1:
-        radius = uniform(count, low=0.11, high=0.20) * size
-        centre = radius[:, None] + uniform(count, 2) * (size - 2 * radius[:, None])
+        radius = uniform(count, low=0.11, high=0.20) * short
+        centre = radius[:, None] + uniform(count, 2) * (extent - 2 * radius[:, None])
         cover = _coverage(CLASSES, target, centre, radius, uniform(count, high=2 * math.pi), size)
         paint(cover)
         mask = (cover >= 0.5).to(torch.uint8)
     else:
-        mask = torch.zeros(count, size, size, dtype=torch.uint8)
+        mask = torch.zeros(count, *size, dtype=torch.uint8)
         quarters = uniform(count, 4).argsort(1)  # each object has a quarter of the image to itself
         for number in range(int(target.sum(1).max())):
             present = target.sum(1) > number
             kind = (target.cumsum(1) <= number).sum(1).clamp_max(len(CLASSES) - 1)
-            radius = uniform(count, low=0.11, high=0.20) * size
-            corner = torch.stack([quarters[:, number] % 2, quarters[:, number] // 2], 1) * (size / 2)
-            centre = corner + radius[:, None] + uniform(count, 2) * (size / 2 - 2 * radius[:, None])
+            radius = uniform(count, low=0.11, high=0.20) * short
+            corner = torch.stack([quarters[:, number] % 2, quarters[:, number] // 2], 1) * (extent / 2)
+            centre = corner + radius[:, None] + uniform(count, 2) * (extent / 2 - 2 * radius[:, None])
             cover = _coverage(CLASSES, kind, centre, radius, uniform(count, high=2 * math.pi), size)
             cover = cover * present[:, None, None]
             paint(cover)
@@ -174,28 +189,30 @@ def _several(count: int, objects: int, generator: torch.Generator) -> Tensor:
     return (rank < wanted).long()
 
 
-def generate(count: int, size: int, seed: int, split: int, objects: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def generate(
+    count: int, shape: tuple[int, int, int], seed: int, split: int, objects: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `count` images: one object each, classes in turn, or 1 to `objects` of different classes.
 
     Args:
         count: number of images.
-        size: their edge in pixels.
+        shape: channels, height and width of each.
         seed: of everything that is drawn.
         split: 0 training, 1 validation: different images of the same seed.
         objects: most objects in an image.
 
     Returns:
-        Images (count, 3, size, size) uint8; targets (count,) int64, or (count, classes) of 0 and 1 where there may be
-        several; masks (count, size, size) uint8, 1 on the object, or its class number plus 1.
+        Images (count, *shape) uint8; targets (count,) int64, or (count, classes) of 0 and 1 where there may be
+        several; masks (count, height, width) uint8, 1 on the object, or its class number plus 1.
     """
     stream = (seed * 2 + split) * 1_000_003
     target = torch.arange(count) % len(CLASSES)
     if objects > 1:
         target = _several(count, objects, torch.Generator().manual_seed(stream + 1))
-    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
-    masks = torch.empty(count, size, size, dtype=torch.uint8)
+    images = torch.empty(count, *shape, dtype=torch.uint8)
+    masks = torch.empty(count, *shape[1:], dtype=torch.uint8)
     for start in range(0, count, _CHUNK):
         rows = slice(start, min(start + _CHUNK, count))
         generator = torch.Generator().manual_seed(stream + start)
-        images[rows], masks[rows] = _draw(target[rows], size, generator)
+        images[rows], masks[rows] = _draw(target[rows], shape, generator)
     return images, target, masks

@@ -10,14 +10,14 @@ from camtrain.data.sources import shapes
 
 
 def test_shapes_are_a_function_of_seed_and_split() -> None:
-    one, again = shapes.generate(16, 32, 3, 0), shapes.generate(16, 32, 3, 0)
+    one, again = shapes.generate(16, (3, 32, 32), 3, 0), shapes.generate(16, (3, 32, 32), 3, 0)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    for other in (shapes.generate(16, 32, 4, 0), shapes.generate(16, 32, 3, 1)):
+    for other in (shapes.generate(16, (3, 32, 32), 4, 0), shapes.generate(16, (3, 32, 32), 3, 1)):
         assert not torch.equal(one[0], other[0])
 
 
 def test_shapes_are_small_whole_and_of_every_class() -> None:
-    images, target, masks = shapes.generate(160, 64, 0, 0)
+    images, target, masks = shapes.generate(160, (3, 64, 64), 0, 0)
     assert images.shape == (160, 3, 64, 64)
     assert torch.bincount(target).tolist() == [20] * len(shapes.CLASSES)
     share = masks.float().mean((1, 2))
@@ -29,7 +29,7 @@ def test_shapes_are_small_whole_and_of_every_class() -> None:
 
 def test_shapes_mask_is_where_the_object_was_painted() -> None:
     # The disc's mask has the area and the roundness of a disc.
-    _, target, masks = shapes.generate(8, 256, 0, 0)
+    _, target, masks = shapes.generate(8, (3, 256, 256), 0, 0)
     disc = masks[target == 0][0]
     rows, columns = disc.nonzero(as_tuple=True)
     height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
