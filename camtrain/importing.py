@@ -65,11 +65,11 @@ def own_code(what: str) -> Iterator[None]:
 
 
 def blame(error: BaseException) -> str:
-    """`FILE line N: TYPE: MESSAGE`, with the innermost line that is the user's own."""
+    """`FILE line N: TYPE: MESSAGE`, with the innermost line that is the user's own, if there is one."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         frames.append((error.filename or "<unknown>", error.lineno))
-    own = [frame for frame in frames if not frame[0].startswith(OTHERS)] or frames
+    own = [f"{file} line {line}: " for file, line in frames if not file.startswith(OTHERS)]
     said = error.msg if isinstance(error, SyntaxError) else first_line(error)
     kind = type(error).__name__
-    return f"{own[-1][0]} line {own[-1][1]}: {kind if said == kind else f'{kind}: {said}'}"
+    return f"{own[-1] if own else ''}{kind if said == kind else f'{kind}: {said}'}"

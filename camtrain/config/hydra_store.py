@@ -27,7 +27,10 @@ def register() -> None:
         OmegaConf.set_struct(arm, False)  # further differences of a default arm need no + in front
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=schema, package="_global_")
-    for name, node in DATASETS.items():
+    for name, kind in DATASETS.items():
+        node = OmegaConf.structured(kind)
+        if "options" in node:
+            OmegaConf.set_struct(node.options, False)
         store.store(group="schema/dataset", name=name.value, node=node, package="dataset")
 
 

@@ -19,6 +19,7 @@ AUTO = "auto"
 class DatasetName(enum.Enum):
     shapes = "shapes"
     folder = "folder"
+    python = "python"
     fake = "fake"
     voc2007 = "voc2007"
     voc2012 = "voc2012"

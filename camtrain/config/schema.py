@@ -129,6 +129,17 @@ class FolderConfig(DatasetConfig):
 
 
 @dataclass
+class PythonConfig(DatasetConfig):
+    """Your own torch data sets; what their items are: docs/data.md."""
+
+    source: str = setting(
+        MISSING, "package.module:function, which returns the data sets for training and for validation"
+    )
+    options: dict[str, Any] = setting({}, "arguments of the function: `+dataset.options.KEY=VALUE`")
+    classes: list[str] | None = setting(None, "names of the classes; null: as the data sets name them, else numbers")
+
+
+@dataclass
 class PublishedConfig(DatasetConfig):
     """Published data sets."""
 
@@ -267,6 +278,7 @@ class Config:
 DATASETS = dict.fromkeys(DatasetName, PublishedConfig) | {
     DatasetName.shapes: ShapesConfig,
     DatasetName.folder: FolderConfig,
+    DatasetName.python: PythonConfig,
     DatasetName.fake: FakeConfig,
 }
 
@@ -282,7 +294,9 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{entry.name}.")
         elif isinstance(value, dict):
-            yield from ((key, leaf, entry) for key, leaf in arm_leaves(value))
+            key = prefix + entry.name
+            leaves = arm_leaves(value) if key == "arms" else _leaves(value, key)
+            yield from ((key, leaf, entry) for key, leaf in leaves)
         else:
             yield prefix + entry.name, value, entry
 

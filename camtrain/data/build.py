@@ -16,7 +16,17 @@ from camtrain.config.validate import crop_range, image_shape
 from camtrain.data import cache
 from camtrain.data.augment import Augmentation
 from camtrain.data.decode import each, size_of, sizes_of, square
-from camtrain.data.images import DecodedImages, ImageSet, Split, StoredImages, as_asked, per_class, shows
+from camtrain.data.images import (
+    ImageSet,
+    RawImages,
+    Split,
+    StoredImages,
+    as_asked,
+    as_fetched,
+    decoded,
+    per_class,
+    shows,
+)
 from camtrain.data.listing import BadImage, Listing, Rule, Skipped
 from camtrain.data.sources import SOURCES
 from camtrain.errors import UserError
@@ -125,6 +135,8 @@ def opened(config: DatasetConfig, split: Split, rule: Rule, threads: int, name: 
         UserError: a file cannot be read and is not to be skipped, no room for the cache, or no image of a class is
             left.
     """
+    if isinstance(split, RawImages):
+        return as_fetched(split, rule)
     if not isinstance(split, Listing):
         return as_asked(split, rule_of(config)) if isinstance(split, StoredImages) else split
     skip = config.on_error is OnError.skip
@@ -150,7 +162,7 @@ def _decoded(listing: Listing, rule: Rule, threads: int, skip: bool) -> ImageSet
         squares = each(lambda number: square(listing, number, rule, sizes[number]), listing, kept, threads, skipped)
         kept = [number for number, _ in squares]
     kept_sizes = torch.tensor([sizes[number] for number in kept]).reshape(-1, 2)
-    return DecodedImages(listing.subset(kept), rule, kept_sizes, skipped)
+    return decoded(listing.subset(kept), rule, kept_sizes, skipped)
 
 
 def _cached(place: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool) -> ImageSet:

@@ -13,9 +13,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from camtrain.data.listing import BadImage, Box, Listing, Mask, Rule, Skipped
 from camtrain.data.prefetch import prefetched
-from camtrain.data.resample import Pixels, filling, nearest, padded, place, seen, stretched
+from camtrain.data.resample import Pixels, fitted
 from camtrain.errors import first_line
-from camtrain.regions import VOID
 
 T = TypeVar("T")
 
@@ -74,14 +73,8 @@ def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> 
     if abs(image.shape[1] * size[1] - image.shape[0] * size[0]) > size[0] + size[1]:
         found, expected = (f"{width}x{height}" for width, height in (image.shape[1::-1], size))
         raise BadImage(f"{listing.paths[number]}: {expected} pixels by its header, {found} when decoded; save it again")
-    at = place(*size, rule)
-    inner = at[3] - at[1], at[2] - at[0]
-    pixels = stretched(image, seen(image.shape[1], image.shape[0], rule), inner)
-    pixels = padded(pixels, at, rule.size, filling(rule.channels))
-    if listing.regions[number] is None:
-        return pixels, None
-    region = nearest(region_of(listing, number, size), seen(*size, rule), inner)
-    return pixels, padded(region, at, rule.size, VOID)
+    region = None if listing.regions[number] is None else region_of(listing, number, size)
+    return fitted(image, region, rule, size)
 
 
 def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarray:

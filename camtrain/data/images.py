@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camtrain.data.decode import square
 from camtrain.data.listing import Listing, Rule, Skipped
-from camtrain.data.resample import fitted
+from camtrain.data.resample import fitted, fitted_batch
 
 
 class ImageSet(Protocol):
@@ -60,7 +60,21 @@ class ImageSet(Protocol):
         """
 
 
-Split = Listing | ImageSet
+@dataclass
+class RawImages:
+    """One split whose images still have their own sizes; fields otherwise as those of :class:`ImageSet`."""
+
+    classes: Sequence[str]
+    targets: Tensor
+    sizes: Tensor
+    with_region: int
+    raw: Callable[[int], Raw]  # (height, width, channels) uint8, (height, width) uint8 or None
+
+
+Raw = tuple[np.ndarray, np.ndarray | None]
+"""An image and its region."""
+
+Split = Listing | RawImages | ImageSet
 """A split as its source gives it: files that are still to be decoded, or images."""
 
 
@@ -103,7 +117,7 @@ def as_asked(image_set: StoredImages, rule: Rule) -> StoredImages:
     """Images without regions as the rule asks for them; the same object where they are that already."""
     if image_set.shape == (rule.channels, *rule.size):
         return image_set
-    images = fitted(image_set.images, rule)
+    images = fitted_batch(image_set.images, rule)
     return replace(image_set, images=images, sizes=_sizes(images))
 
 
@@ -112,26 +126,24 @@ def _sizes(images: Tensor) -> Tensor:
 
 
 @dataclass
-class DecodedImages:
-    """Files that are decoded whenever they are asked for, in the thread that asks."""
+class FetchedImages:
+    """Images that are made whenever they are asked for, in the thread that asks."""
 
-    listing: Listing
-    rule: Rule
+    classes: Sequence[str]
+    targets: Tensor
     sizes: Tensor
+    with_region: int
+    shape: tuple[int, int, int]
+    fetch: Callable[[int], Raw]  # an image and its region, of that shape
+    files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
-    with_region: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.classes, self.targets = self.listing.classes, self.listing.targets
-        self.files, self.shape = self.listing.paths, (self.rule.channels, *self.rule.size)
-        self.with_region = sum(bool(region) for region in self.listing.regions)
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-        width, height = self.sizes[number].tolist()
-        return square(self.listing, number, self.rule, (width, height))
+        return self.fetch(number)
 
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        images = np.empty((len(numbers), *self.rule.size, self.rule.channels), np.uint8)
+        channels, *size = self.shape
+        images = np.empty((len(numbers), *size, channels), np.uint8)
         regions = np.zeros(images.shape[:3], np.uint8)
         for row, number in enumerate(numbers):
             images[row], region = self.square(number)
@@ -139,6 +151,29 @@ class DecodedImages:
                 regions[row] = region
         known = torch.from_numpy(regions) if self.with_region else None
         return torch.from_numpy(images).permute(0, 3, 1, 2), known
+
+
+def decoded(listing: Listing, rule: Rule, sizes: Tensor, skipped: Sequence[Skipped] = ()) -> FetchedImages:
+    """Files that are decoded whenever they are asked for; `sizes` are their widths and heights."""
+
+    def fetch(number: int) -> Raw:
+        width, height = sizes[number].tolist()
+        return square(listing, number, rule, (width, height))
+
+    with_region = sum(bool(region) for region in listing.regions)
+    shape = (rule.channels, *rule.size)
+    return FetchedImages(listing.classes, listing.targets, sizes, with_region, shape, fetch, listing.paths, skipped)
+
+
+def as_fetched(images: RawImages, rule: Rule) -> FetchedImages:
+    """Images that are brought to one size whenever they are asked for."""
+
+    def fetch(number: int) -> Raw:
+        width, height = images.sizes[number].tolist()
+        return fitted(*images.raw(number), rule, (width, height))
+
+    shape = (rule.channels, *rule.size)
+    return FetchedImages(images.classes, images.targets, images.sizes, images.with_region, shape, fetch)
 
 
 def relabelled(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:

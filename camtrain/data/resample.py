@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate, pad
 from camtrain.config.options import Fit
 from camtrain.data.listing import Rule
 from camtrain.normalisation import mean_colour
+from camtrain.regions import VOID
 
 Pixels = tuple[int, int, int, int]
 """Left, top, right and bottom in whole pixels, right and bottom exclusive."""
@@ -64,7 +65,31 @@ def nearest(region: np.ndarray, box: Pixels, size: tuple[int, int]) -> np.ndarra
     return chosen
 
 
-def padded(pixels: np.ndarray, box: Pixels, size: tuple[int, int], filling: np.ndarray | int) -> np.ndarray:
+def fitted(
+    image: np.ndarray, region: np.ndarray | None, rule: Rule, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image and its region as the rule asks for them, cut, stretched and padded alike.
+
+    Args:
+        image: (rows, columns, channels) uint8, at its own size or at a fraction of it.
+        region: (height, width) uint8, None where none is known.
+        rule: what they become.
+        size: width and height.
+
+    Returns:
+        (height, width, channels) uint8; (height, width) uint8 or None. Around a padded image is the mean colour, around
+        its region void.
+    """
+    at = place(*size, rule)
+    inner = at[3] - at[1], at[2] - at[0]
+    pixels = stretched(image, seen(image.shape[1], image.shape[0], rule), inner)
+    pixels = _padded(pixels, at, rule.size, filling(rule.channels))
+    if region is None:
+        return pixels, None
+    return pixels, _padded(nearest(region, seen(*size, rule), inner), at, rule.size, VOID)
+
+
+def _padded(pixels: np.ndarray, box: Pixels, size: tuple[int, int], filling: np.ndarray | int) -> np.ndarray:
     """An image or a region, which takes this box, and around it the filling, of one value or one for each channel."""
     if pixels.shape[:2] == size:
         return pixels
@@ -80,7 +105,7 @@ def filling(channels: int) -> np.ndarray:
     return np.round(255 * np.array(mean_colour(channels))).astype(np.uint8)
 
 
-def fitted(images: Tensor, rule: Rule) -> Tensor:
+def fitted_batch(images: Tensor, rule: Rule) -> Tensor:
     """Images (images, channels, height, width) uint8 of one size, antialiased: (images, *shape of the rule) uint8.
 
     Args:
@@ -89,7 +114,7 @@ def fitted(images: Tensor, rule: Rule) -> Tensor:
     """
     height, width = images.shape[2:]
     left, top, right, bottom = seen(width, height, rule)
-    images = _of_channels(images[:, :, top:bottom, left:right], rule.channels)
+    images = of_channels(images[:, :, top:bottom, left:right], rule.channels)
     at = place(width, height, rule)
     inner = at[3] - at[1], at[2] - at[0]
     if inner != images.shape[2:]:
@@ -112,8 +137,8 @@ def fitted(images: Tensor, rule: Rule) -> Tensor:
     return torch.where(known, whole, around)
 
 
-def _of_channels(images: Tensor, channels: int) -> Tensor:
-    """Grey as three equal channels, or red, green and blue as grey."""
+def of_channels(images: Tensor, channels: int) -> Tensor:
+    """Images (images, channels, height, width) uint8: grey as three equal channels, red, green and blue as grey."""
     if images.shape[1] == channels:
         return images
     if channels == 3:

@@ -10,7 +10,7 @@ import torch
 
 from camtrain.cam.routes import Routes
 from camtrain.cam.targets import is_multilabel
-from camtrain.config.schema import DatasetConfig, FolderConfig, ShapesConfig, TrainerConfig
+from camtrain.config.schema import DatasetConfig, FolderConfig, PythonConfig, ShapesConfig, TrainerConfig
 from camtrain.config.validate import image_shape
 from camtrain.data.images import ImageSet
 from camtrain.device import emulates_precision
@@ -79,6 +79,8 @@ def data_name(dataset: DatasetConfig) -> str:
     """The data set's name; for a folder of images, the folder's."""
     if isinstance(dataset, FolderConfig):
         return Path(dataset.root).expanduser().resolve().name
+    if isinstance(dataset, PythonConfig):
+        return dataset.source
     name = dataset.name.value
     if isinstance(dataset, ShapesConfig) and dataset.objects > 1:
         return f"{name}, 1 to {dataset.objects} objects"

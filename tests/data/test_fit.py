@@ -17,7 +17,7 @@ from camtrain.config.schema import FolderConfig
 from camtrain.data.batches import Batching, training_batches
 from camtrain.data.build import augmentation, build
 from camtrain.data.listing import Rule
-from camtrain.data.resample import fitted, place, seen
+from camtrain.data.resample import fitted_batch, place, seen
 
 EDGE = st.integers(1, 3000)
 SIZES = [(40, 56), (56, 40), (48, 48)]
@@ -95,7 +95,7 @@ def test_images_in_memory_are_brought_to_a_size_as_files_are(tmp_path: Path) -> 
     for fit in Fit:
         config.fit = fit
         files = build(config, 0)[1].gather([0])[0]
-        assert (fitted(stored, Rule(24, 20, fit)).int() - files.int()).abs().max() <= 1, fit
+        assert (fitted_batch(stored, Rule(24, 20, fit)).int() - files.int()).abs().max() <= 1, fit
 
 
 def test_a_large_photograph_is_not_decoded_too_small(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_grey_is_that_of_pillow(tmp_path: Path, mode: str) -> None:
 
 def test_channels_of_images_in_memory() -> None:
     colours = torch.from_numpy(noise(8, 8, 3)).permute(2, 0, 1)[None]
-    grey = fitted(colours, Rule(8, 8, Fit.crop, 1))
+    grey = fitted_batch(colours, Rule(8, 8, Fit.crop, 1))
     assert np.array_equal(grey[0, 0].numpy(), np.asarray(Image.fromarray(noise(8, 8, 3)).convert("L")))
-    assert torch.equal(fitted(grey, Rule(8, 8, Fit.crop, 3)), grey.expand(-1, 3, -1, -1))
-    around = fitted(grey, Rule(8, 12, Fit.pad, 1))
+    assert torch.equal(fitted_batch(grey, Rule(8, 8, Fit.crop, 3)), grey.expand(-1, 3, -1, -1))
+    around = fitted_batch(grey, Rule(8, 12, Fit.pad, 1))
     assert torch.equal(around[..., 2:10], grey)
     assert around[..., :2].unique().tolist() == around[..., 10:].unique().tolist() == [128]

@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from camtrain.config.options import DatasetName
 from camtrain.data.images import Split
-from camtrain.data.sources import class_folders, cub200, fake, folder, oxford_pet, shapes, small_arrays, voc
+from camtrain.data.sources import class_folders, cub200, fake, folder, oxford_pet, python, shapes, small_arrays, voc
 from camtrain.data.sources.published import Published
 
 
@@ -33,6 +33,7 @@ SOURCES: Mapping[DatasetName, Source] = {
     DatasetName.shapes: shapes,
     DatasetName.fake: fake,
     DatasetName.folder: folder,
+    DatasetName.python: python,
     DatasetName.voc2007: Published(partial(voc.list_voc, year="2007"), voc.ARCHIVES["2007"]),
     DatasetName.voc2012: Published(partial(voc.list_voc, year="2012"), voc.ARCHIVES["2012"]),
     DatasetName.oxford_pet: Published(oxford_pet.list_oxford_pet, oxford_pet.ARCHIVES),
