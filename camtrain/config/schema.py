@@ -294,9 +294,8 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{entry.name}.")
         elif isinstance(value, dict):
-            key = prefix + entry.name
-            leaves = arm_leaves(value) if key == "arms" else _leaves(value, key)
-            yield from ((key, leaf, entry) for key, leaf in leaves)
+            leaves = arm_leaves(value) if entry.name == "arms" else _leaves(value, f"{prefix}{entry.name}")
+            yield from ((key, leaf, entry) for key, leaf in leaves if leaf != {})
         else:
             yield prefix + entry.name, value, entry
 

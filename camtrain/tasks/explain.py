@@ -134,11 +134,12 @@ def introduction(finished: Finished, images: int, name: str | None) -> list[tupl
     """Labelled lines that say what is about to be drawn."""
     config, model = finished.config, finished.result.model
     rule, grid = rule_of(config.dataset), " x ".join(map(str, model.grid))
-    part = {Fit.crop: "the middle square" if rule.height == rule.width else "the middle"}.get(rule.fit, "all")
+    middle = "of each the middle square" if rule.height == rule.width else "of each the middle"
+    part = {Fit.crop: middle, Fit.pad: "each of them whole and padded", Fit.stretch: "each of them whole"}[rule.fit]
     whose = "the class that each arm predicts" if name is None else name
     return [
         ("run", f"{finished.folder}: {config.model.name}, trained on {finished.result.data.name}"),
-        ("images", f"{images}, of each {part} at {rule.height} x {rule.width} pixels"),
+        ("images", f"{images}, {part} at {rule.height} x {rule.width} pixels"),
         ("maps", f"{config.cam.variant.value} of {model.layer}, {grid} cells, of {whose}"),
     ]
 
