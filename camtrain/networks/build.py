@@ -44,6 +44,7 @@ def build(
     seed: int,
     precision: torch.dtype = torch.float32,
     multilabel: bool = False,
+    load: bool = True,
 ) -> Built:
     """Build the network, load its weights, choose the target layer, adapt the stem if the map would be too coarse.
 
@@ -55,12 +56,13 @@ def build(
         precision: what the backbone computes in.
         multilabel: an image may show several classes; then a ReLU that keeps the logits above 0 (SqueezeNet) is left
             out: no probability could fall below 1/2.
+        load: false leaves pretrained weights out: those of a run take their place.
 
     Raises:
         UserError: unknown network, weights that do not fit, unknown layer, a layer that the score does not depend on,
             or a grid that stays too coarse.
     """
-    network, layers, name, stem = _prepare(config, classes, image_size, seed)
+    network, layers, name, stem = _prepare(config, classes, image_size, seed, load)
     left_out = leave_out_last_relu(network, classes) if multilabel else None
     height, width = layers[name].grid
     if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
@@ -91,13 +93,13 @@ def survey(config: ModelConfig, classes: int, image_size: int) -> tuple[str, dic
     Raises:
         UserError: as for :func:`build`.
     """
-    network, layers, name, _ = _prepare(config, classes, image_size, seed=0)
+    network, layers, name, _ = _prepare(config, classes, image_size, seed=0, load=True)
     training, evaluation = (_routes(network, layers, classes, image_size, mode) for mode in (True, False))
     return name, {key: (layer, Routes(training[key], evaluation[key])) for key, layer in layers.items()}
 
 
 def _prepare(
-    config: ModelConfig, classes: int, image_size: int, seed: int
+    config: ModelConfig, classes: int, image_size: int, seed: int, load: bool
 ) -> tuple[nn.Module, dict[str, Layer], str, list[str]]:
     """The plain network with its weights and stem, its layers, the chosen one, and whose stride was lowered."""
     with torch.random.fork_rng():
@@ -115,7 +117,7 @@ def _prepare(
                 cast(Any, network.get_submodule(strided)).stride = (1, 1)
             stem.extend(level)
             layers = find(network, image_size)
-    if config.weights is not None and is_pretrained(config):
+    if load and config.weights is not None and is_pretrained(config):
         load_weights(network, config.weights, config.name, classes, image_size)
     return network, layers, name, stem
 
