@@ -88,4 +88,5 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a number"
+    kind = "" if tensor.is_floating_point() else f" of {str(tensor.dtype).removeprefix('torch.')}"
+    return (" x ".join(map(str, tensor.shape)) or "a number") + kind

@@ -222,15 +222,16 @@ def _stand_in(problem: str, path: Path) -> tuple[str, type]:
     if found := re.search(r"GLOBAL (\S+) (whose module|was not an allowed)", problem):
         name = found[1] if "." in found[1] else f"builtins.{found[1]}"
         if RUNS_CODE.match(name):
-            raise _Refused(f"one that would run code when it is opened ({name})", "get the weights from elsewhere")
+            raise _Refused(f"one that runs code when it is opened ({name})", "do not open it")
         return name, _class(name, Unread, None)
     if found := re.search(r"Can only (SETITEM|append).* got <class '(\S+)'>", problem):
         return found[2], _class(found[2], object, OrderedDict if found[1] == "SETITEM" else list)
     if "persistent_load of storage" in problem:  # how torch before 1.6 saved a network's code
         raise _Refused("a whole network with its code", _resave(str(path), ""))
-    raise _Refused(
-        f"a pickle that torch does not load ({problem.strip().splitlines()[-1][:200]})", f"save {STATE} by torch.save"
-    )
+    if "Unsupported operand" in problem or "magic number" in problem:
+        raise _Refused("a pickle of another kind than torch's", "save it by torch.save, without pickle_protocol")
+    reason = problem.partition("\n\nCheck the documentation")[0].splitlines()[-1]
+    raise _Refused(f"a pickle that cannot be loaded safely ({reason[:200]})", f"save {STATE} by torch.save")
 
 
 def _class(name: str, base: type, makes: type | None) -> type:
@@ -250,17 +251,26 @@ def _tensors(tree: Any, path: str) -> dict[str, Tensor]:
         _Refused: there are none.
     """
     found = dict(_leaves(tree, ""))
-    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor) and not value.is_meta}
     if tensors and "" not in tensors:
         return tensors
-    networks = {name: value for name, value in found.items() if isinstance(value, Unread) and value.network}
-    for name, value in networks.items():
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        where = f" in its entry {name}" if name else ""
-        entry = f'["{name}"]' if name else ""
-        raise _Refused(f"a whole network with its code ({kind}){where}", _resave(path, entry))
-    holds = "a single tensor" if tensors else f"a {type(tree).__name__}" + (f" of {', '.join(found)}" if found else "")
-    raise _Refused(f"{holds[:200]}, not a state dict (a dict of tensors)", f"save {STATE} by torch.save")
+    for name, value in found.items():
+        if isinstance(value, Unread) and value.network:
+            where, entry = (f" in its entry {name}", f'["{name}"]') if name else ("", "")
+            raise _Refused(f"a whole network with its code ({_kind(value)}){where}", _resave(path, entry))
+    if "" in found:
+        holds = f"a single {_kind(tree)}"
+    else:
+        some = ", ".join(f"{name} ({_kind(value)})" for name, value in list(found.items())[:3])
+        holds = f"a dict of {len(found)} other things, {some}" if found else "an empty dict"
+    raise _Refused(f"{holds}, not a state dict (a dict of tensors)", f"save {STATE} by torch.save")
+
+
+def _kind(value: object) -> str:
+    """Name of a value's class; what NumPy makes an array by is no class."""
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return "numpy.ndarray" if name.startswith("numpy.") and name.endswith("_reconstruct") else name
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:

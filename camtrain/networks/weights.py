@@ -89,9 +89,8 @@ def _state(weights: str, name: str) -> dict[str, Tensor]:
         raise UserError(f"{label}: a folder; give a file of weights{such}")
     if path.exists():
         return read_state(path, label)
-    names = (
-        [entry.name for entry in models.get_model_weights(name)] if name in models.list_models(module=models) else []
-    )
+    known = name in models.list_models(module=models)
+    names = [entry.name for entry in models.get_model_weights(name)] if known else []
     if weights not in (*names, "DEFAULT") or not names:
         choices = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"{label}: no such file; give a file of weights{choices}")

@@ -89,13 +89,10 @@ def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
     config, data = finished.config, finished.result.data
     paths = {name: finished.folder / name / WEIGHTS for name in finished.result.arms}
     states = {name: _weights(path) for name, path in paths.items()}
-    size, seed, dtype = (
-        config.dataset.image_size,
-        torch_seed(config.seed, Stream.weights),
-        compute_dtype(config.trainer),
-    )
+    size, seed = config.dataset.image_size, torch_seed(config.seed, Stream.weights)
+    precision, several = compute_dtype(config.trainer), data.multilabel
     # The file that pretrained weights came from may be gone by now; the run's own take their place.
-    built = build(config.model, len(data.classes), size, seed, dtype, data.multilabel, load=False).classifier
+    built = build(config.model, len(data.classes), size, seed, precision, several, load=False).classifier
     found = {}
     for name, state in states.items():
         network = copy.deepcopy(built)
