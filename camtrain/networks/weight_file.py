@@ -58,7 +58,7 @@ SUFFIXES = {
 ZIPPED = {
     "constants.pkl": (
         "a TorchScript archive, a whole network with its code",
-        'write its weights into a file: torch.save(torch.jit.load("{}").state_dict(), "weights.pth")',
+        'write its weights into a file: torch.save(torch.jit.load({}).state_dict(), "weights.pth")',
     ),
     "model.weights.h5": ("a file of Keras", PYTORCH),
     "saved_model.pb": ("a TensorFlow model", PYTORCH),
@@ -170,7 +170,7 @@ def _refuse_other_archives(path: Path) -> None:
     kinds = [end for end in ZIPPED if end and any(name.endswith(end) for name in names)]
     if kinds or not any(name.endswith("data.pkl") for name in names):
         what, remedy = ZIPPED[kinds[0] if kinds else ""]
-        raise _Refused(what, remedy.format(path))
+        raise _Refused(what, remedy.format(json.dumps(str(path))))
 
 
 def _from_safetensors(path: Path) -> dict[str, Tensor]:
@@ -240,7 +240,7 @@ def _class(name: str, base: type, makes: type | None) -> type:
 
 
 def _resave(path: str, entry: str) -> str:
-    whole = f'torch.load("{path}", weights_only=False){entry}'
+    whole = f"torch.load({json.dumps(path)}, weights_only=False){entry}"
     return f'where its code is, write its weights into a file: torch.save({whole}.state_dict(), "weights.pth")'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import urllib.error
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -71,10 +72,8 @@ def load_weights(network: nn.Module, weights: str, name: str, classes: int, imag
         raise UserError(f"model.weights={weights}: these are weights of another network than {name}: {difference}")
     for key in found.matched.values():
         if state[key].is_floating_point() and not bool(torch.isfinite(state[key]).all()):
-            raise UserError(
-                f"model.weights={weights}: {key} holds NaN or infinity, its training had diverged;"
-                " give weights that were saved before"
-            )
+            problem = f"{key} holds NaN or infinity: the network had diverged when it was saved"
+            raise UserError(f"model.weights={weights}: {problem}; give other weights")
     own.update({place: state[key] for place, key in found.matched.items()})
     network.load_state_dict(own)  # with the version numbers of its parts, which torchvision's MNASNet asks for
     log.info("%-9s %s: %s", "weights", weights, summary(found, own, state))
@@ -82,12 +81,17 @@ def load_weights(network: nn.Module, weights: str, name: str, classes: int, imag
 
 def _state(weights: str, name: str) -> dict[str, Tensor]:
     label = f"model.weights={weights}"
-    path = FilePath(weights).expanduser()
-    if path.is_dir():
-        files = sorted(str(file) for kind in ("pt", "pth", "safetensors") for file in path.rglob(f"*.{kind}"))
+    try:
+        path = FilePath(weights).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # no permission, no home
+        raise UserError(f"{label}: cannot be read ({first_line(error)}); give a file that can") from error
+    if is_folder:
+        below = [f"{depth}.{kind}" for depth in ("*", "*/*") for kind in ("pt", "pth", "safetensors")]
+        files = sorted(str(file) for pattern in below for file in path.glob(pattern))
         such = f", such as {files[-1]}" if files else ""
         raise UserError(f"{label}: a folder; give a file of weights{such}")
-    if path.exists():
+    if is_there:
         return read_state(path, label)
     known = name in models.list_models(module=models)
     names = [entry.name for entry in models.get_model_weights(name)] if known else []
@@ -96,7 +100,7 @@ def _state(weights: str, name: str) -> dict[str, Tensor]:
         raise UserError(f"{label}: no such file; give a file of weights{choices}")
     entry: Any = models.get_model_weights(name)[weights]
     file = FilePath(torch.hub.get_dir(), "checkpoints", FilePath(entry.url).name)
-    if file.exists():
+    if os.access(file, os.F_OK):
         return read_state(file, f"{label}: {file} in torch's cache", "delete it, and it is downloaded again")
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
