@@ -77,6 +77,7 @@ def fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: str | None
         for key, rest in inside.items()
         if (_first(rest) in parts or _first(rest).isdigit()) and not below(inner + rest, fresh)
     ]
+    matched = {name: key for name, key in matched.items() if not below(name, fresh)}  # no half of a fresh layer
     return Fit(prefix, matched, reshaped, missing, unknown, unused, fresh)
 
 

@@ -165,6 +165,7 @@ def without(state: State, part: str) -> State:
     ("change", "said"),
     [
         (lambda s: without(s, "fc."), "fc, the last layer, starts fresh (the file has none)"),
+        (lambda s: without(s, "fc.bias"), "fc, the last layer, starts fresh (the file has none)"),
         (lambda s: {**s, **{k: torch.ones(9, *v.shape[1:]) for k, v in s.items() if k.startswith("fc.")}}, "9 outputs"),
         (
             lambda s: {**without(s, "fc."), "head.weight": torch.ones(9, 4)},
