@@ -114,6 +114,12 @@ class LrSchedule(enum.Enum):
     cosine = "cosine"
 
 
+class Fit(enum.Enum):
+    crop = "crop"
+    pad = "pad"
+    stretch = "stretch"
+
+
 class OnError(enum.Enum):
     fail = "fail"
     skip = "skip"
@@ -150,6 +156,7 @@ def setting(
     high: float = math.inf,
     above: bool = False,
     choices: tuple[enum.Enum, ...] | None = None,
+    accepts: str | None = None,
 ) -> Any:
     """A dataclass field that carries its documentation and its range.
 
@@ -160,9 +167,10 @@ def setting(
         high: largest value.
         above: whether `low` itself is excluded.
         choices: members of its enumeration that it accepts; all if not given.
+        accepts: what it may hold in words, where its type does not say so.
     """
     bounds = Range(low, high, above)
-    metadata = {"doc": doc, "range": bounds if bounds != Range() else None, "choices": choices}
+    metadata = {"doc": doc, "range": bounds if bounds != Range() else None, "choices": choices, "accepts": accepts}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -22,6 +22,7 @@ from camtrain.config.options import (
     CamVariant,
     DatasetName,
     Device,
+    Fit,
     LrSchedule,
     OnError,
     Optimiser,
@@ -55,7 +56,19 @@ class DatasetConfig:
     """The data set. These keys exist for all of them."""
 
     name: DatasetName = setting(MISSING, "the data set; `dataset=NAME` sets it")
-    image_size: int = setting(64, "height and width in pixels of the network's input", low=8, high=2048)
+    image_size: Any = setting(
+        64,
+        "height and width in pixels of the network's input: one number for both, or [HEIGHT,WIDTH]",
+        low=8,
+        high=2048,
+        accepts="a whole number or a list of two",
+    )
+    fit: Fit = setting(
+        Fit.crop,
+        "how images of another aspect become that; crop: their central part; pad: all of it, with void around it;"
+        " stretch: all of it, distorted",
+    )
+    channels: int = setting(3, "channels of an image; 3: red, green and blue; 1: grey", low=1, high=1024)
     crop_scale: list[float] = setting(
         [1.0, 1.0],
         "smallest and largest share of the image's area that a training crop covers",

@@ -49,6 +49,7 @@ def check_taken(task: Task, chosen: Iterable[str]) -> None:
 
 def check(config: Config) -> None:
     """Raise :class:`UserError` for the first value that is missing, out of its range or at odds with others."""
+    image_shape(config.dataset)
     check_values(config)
     check_needed(config)
     crop_range(config.dataset)
@@ -111,6 +112,17 @@ def check_dataset(dataset: DatasetConfig) -> None:
         download = isinstance(dataset, PublishedConfig) and dataset.download
         if not download and not Path(dataset.root).expanduser().is_dir():
             raise UserError(f"dataset.root={dataset.root}: there is no such folder")
+
+
+def image_shape(dataset: DatasetConfig) -> tuple[int, int, int]:
+    """Channels, height and width of the network's input."""
+    size = dataset.image_size
+    edges = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(edges) != 2 or not all(type(edge) is int for edge in edges):
+        raise UserError(
+            f"dataset.image_size={size} does not fit; it must be a whole number, or a height and a width: [160,224]"
+        )
+    return dataset.channels, edges[0], edges[1]
 
 
 def crop_range(dataset: DatasetConfig) -> tuple[float, float]:
