@@ -25,7 +25,7 @@ FLOORS = [
     ("runs",),
     ("analysis",),
     ("report",),
-    ("tasks",),
+    ("tasks", "interface"),
     ("cli",),
     ("__main__",),
 ]

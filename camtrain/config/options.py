@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import enum
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, get_type_hints
+
+from camtrain.errors import UserError
 
 AUTO = "auto"
 """For settings that are chosen to suit the others."""
@@ -149,6 +151,17 @@ class Range(NamedTuple):
         return f"{lower} and at most {self.high}" if self.high < math.inf else lower
 
 
+def check_range(key: str, value: float | str, bounds: Range) -> None:
+    """Raise :class:`UserError` for a value that is neither within the range nor `auto`."""
+    if isinstance(value, str):
+        if value != AUTO:
+            raise UserError(f"{key}: {value} does not fit; it must be a number or {AUTO}")
+    elif not bounds.holds(value):
+        finite = " and finite" if math.isinf(value) and math.isinf(bounds.high) else ""
+        shown = value if isinstance(value, int) else f"{value:g}"
+        raise UserError(f"{key}={shown} is out of range: it must be {bounds}{finite}")
+
+
 def setting(
     default: Any,
     doc: str,
@@ -213,3 +226,28 @@ class CamConfig:
     path: GradientPath = setting(
         GradientPath.auto, "how gradients of the map are obtained; auto: in closed form where a probe finds it exact"
     )
+
+
+def cam_config(**settings: Any) -> CamConfig:
+    """The settings of a CAM term by name, choices as words or as members of their enumeration.
+
+    Raises:
+        UserError: there is no such setting, or a value does not fit.
+    """
+    kinds, entries = get_type_hints(CamConfig), {entry.name: entry for entry in fields(CamConfig)}
+    chosen = {}
+    for name, value in settings.items():
+        if name not in entries:
+            raise UserError(f"{name}: the CAM term has no such setting; it has {', '.join(entries)}")
+        kind, bounds = kinds[name], entries[name].metadata["range"]
+        if isinstance(kind, enum.EnumMeta):
+            choices: dict[Any, enum.Enum] = {
+                choice.name: choice for choice in entries[name].metadata["choices"] or kind
+            }
+            value = choices.get(getattr(value, "name", value))
+            if value is None:
+                raise UserError(f"{name}={settings[name]} does not fit; it must be one of {', '.join(choices)}")
+        elif bounds is not None and value is not None:
+            check_range(name, value, bounds)
+        chosen[name] = value
+    return CamConfig(**chosen)

@@ -154,7 +154,14 @@ class PublishedConfig(DatasetConfig):
 class ModelConfig:
     """The network."""
 
-    name: str = setting(MISSING, "small_resnet, or the name of any classifier of torchvision; `model=NAME` sets it")
+    name: str = setting(
+        MISSING,
+        "small_resnet, any classifier of torchvision, timm/NAME, or package.module:function, your own function, which"
+        " is called with num_classes; `model=NAME` sets it",
+    )
+    options: dict[str, Any] = setting(
+        {}, "further arguments of the network's function; `+model.options.width=32` adds one"
+    )
     weights: str | None = setting(
         None, "pretrained weights: a file, or a name of torchvision such as IMAGENET1K_V1; null or none: from scratch"
     )
@@ -164,6 +171,12 @@ class ModelConfig:
     stem: Stem = setting(Stem.auto, "auto: reduce the strides of the stem until the map has 4 x 4 cells; keep: do not")
     batch_norm: BatchNorm = setting(
         BatchNorm.batch, "batch: normalise by the batch's statistics; frozen: keep those of the pretrained weights"
+    )
+    mean: list[float] | None = setting(
+        None, "mean of each channel (0..1) that is subtracted from images; null: as the pretrained weights expect it"
+    )
+    std: list[float] | None = setting(
+        None, "standard deviation of each channel that images are divided by; null: likewise", low=0, above=True
     )
 
 
@@ -176,6 +189,13 @@ class OptimConfig:
         None,
         "learning rate; null: 0.002 (sgd: 0.05), a twentieth of it with pretrained weights, else a tenth for"
         " transformers and for networks without normalisation layers",
+        low=0,
+        above=True,
+    )
+    head_lr_factor: float | None = setting(
+        None,
+        "the learning rate of the last layer is this times `optim.lr`; null: 10 where it is fresh behind pretrained"
+        " weights, else 1",
         low=0,
         above=True,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from camtrain.arms import CONTROL
-from camtrain.config.options import AUTO, EVALUATION_ONLY, TRAINABLE, CamConfig, Range, Task
+from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, check_range
 from camtrain.config.schema import DATASETS, MISSING, Config, DatasetConfig, FolderConfig, PublishedConfig, keys
 from camtrain.errors import UserError
 
@@ -72,17 +71,6 @@ def check_values(node: Any, prefix: str = "") -> None:
         if bounds is not None and value is not None:
             for item in value if isinstance(value, list) else [value]:
                 check_range(key, item, bounds)
-
-
-def check_range(key: str, value: float | str, bounds: Range) -> None:
-    """Raise :class:`UserError` for a value that is neither within the range nor `auto`."""
-    if isinstance(value, str):
-        if value != AUTO:
-            raise UserError(f"{key}: {value} does not fit; it must be a number or {AUTO}")
-    elif not bounds.holds(value):
-        finite = " and finite" if math.isinf(value) and math.isinf(bounds.high) else ""
-        shown = value if isinstance(value, int) else f"{value:g}"
-        raise UserError(f"{key}={shown} is out of range: it must be {bounds}{finite}")
 
 
 def check_needed(config: Config) -> None:
