@@ -23,8 +23,8 @@ from camtrain.errors import UserError
 def register() -> None:
     """Make the schema known to Hydra. A group of its own keeps it out of the choices that a user sees."""
     schema = OmegaConf.structured(Config)
-    for arm in schema.arms.values():
-        OmegaConf.set_struct(arm, False)  # further differences of a default arm need no + in front
+    for mapping in (*schema.arms.values(), schema.model.options):
+        OmegaConf.set_struct(mapping, False)  # further keys need no + in front
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=schema, package="_global_")
     for name, kind in DATASETS.items():
