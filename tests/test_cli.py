@@ -57,6 +57,7 @@ WRONG = {
     "cam.weight=inf": r"cam.weight=inf is out of range: it must be at least 0 and finite",
     "model=resnet18 model.layer=layer2 dataset.image_size=64": r"model.layer=layer2: a batch norm behind it",
     "model=vit_b_16 dataset.image_size=40": r"dataset.image_size=40: this network cannot take it",
+    "model=vit_b_16 dataset.image_size=[160,224]": r"dataset.image_size=\[160,224\]: vit_b_16 takes square images only",
     "model.batch_norm=frozen": r"model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights",
     "dataset.crop_scale=[magic,1]": r"dataset.crop_scale\[0\]: magic does not fit; it must be a number",
     "evaluate.maps=[magic]": r"evaluate.maps\[0\]: magic does not fit; it must be one of cam, gradcam",

@@ -15,11 +15,12 @@ from conftest import Command, in_process, made_once
 from PIL import Image
 from runs.made import made_result
 
-from camtrain.config.options import DatasetName
+from camtrain.config.options import DatasetName, Fit
 from camtrain.config.schema import Config, FakeConfig, ModelConfig, ShapesConfig
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build, validation
 from camtrain.data.images import relabelled
+from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.runs.load import Finished, networks, read
 from camtrain.tasks.evaluate import combined, title
@@ -144,6 +145,17 @@ def test_other_images_of_a_generated_set() -> None:
     assert (own.dataset.train, own.dataset.val, own.seed) == (1200, 100, 7)
     assert title(own, 0) == "shapes, small_resnet, seed 0, measured again on images of seed 7"
     assert title(own, 7) == "shapes, small_resnet, seed 7, measured again"
+
+
+def test_what_the_networks_see_is_the_runs() -> None:
+    theirs = FakeConfig(name=DatasetName.fake, image_size=[24, 40], channels=1, fit=Fit.pad)
+    run = Config(dataset=theirs, model=ModelConfig(name="small_resnet"))
+    finished = Finished(Path(), made_result(run, {"baseline": {}, "regularised": {}}, {}))
+    asked = Config(dataset=ShapesConfig(name=DatasetName.shapes, fit=Fit.stretch))
+    own = combined(asked, finished, {"dataset", "dataset.fit"}).dataset
+    assert (own.image_size, own.channels, own.fit) == ([24, 40], 1, Fit.stretch)
+    with pytest.raises(UserError, match=r"dataset.channels=3: the run's networks take 1"):
+        combined(asked, finished, {"dataset", "dataset.channels"})
 
 
 def test_images_of_other_classes_are_not_decoded(trained: Path, run_command: Command, tmp_path: Path) -> None:
