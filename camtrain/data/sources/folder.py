@@ -109,8 +109,10 @@ def _files(base: Path, classes: Sequence[str]) -> _Files:
         if name not in classes:
             raise UserError(f"{base / name}: this class has no images in the training split; move it or add some")
         files = below(base / name)
-        images, masks = mask_files.apart(base / name, [path for path in files if is_image(path)])
-        left_out = [(path, why_left_out(path)) for path in files if not is_image(path)]
+        called = list(filter(is_image, files))
+        images, masks = mask_files.apart(base / name, called)
+        others = files if len(called) < len(files) else ()
+        left_out = [(path, why_left_out(path)) for path in others if not is_image(path)]
         if not images:
             why = "".join(f" ({line})" for line in counted("file% left out", left_out))
             raise UserError(f"{base / name}: no images in this class folder{why}; remove it or add some")
