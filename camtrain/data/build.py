@@ -12,10 +12,10 @@ from torch import Tensor
 
 from camtrain.config.options import AUTO, DatasetName, Fit, OnError
 from camtrain.config.schema import DATASETS, DatasetConfig
-from camtrain.config.validate import crop_range, image_shape
+from camtrain.config.validate import crop_range, image_shape, intensity_range
 from camtrain.data import cache
 from camtrain.data.augment import Augmentation
-from camtrain.data.decode import each, size_of, sizes_of, square
+from camtrain.data.decode import each, prepared, size_of, square
 from camtrain.data.images import (
     ImageSet,
     RawImages,
@@ -70,24 +70,24 @@ def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = Fal
     train, val = SOURCES[_name(config)].splits(config, seed)
     if isinstance(train, Listing) and not guided:
         train = train.without_regions()
-    train_rule = rule_for_crops(config) if augmentation(config).crops else rule_of(config)
-    return (
-        opened(config, train, train_rule, threads, "training"),
-        opened(config, val, rule_of(config), threads, "validation"),
-    )
+    train_rule, val_rule = rule_for_crops(config) if augmentation(config).crops else rule_of(config), rule_of(config)
+    train_set = opened(config, train, train_rule, threads, "training")
+    if val_rule.span is None and train_set.depth is not None:
+        val_rule = val_rule._replace(span=train_set.depth.span)
+    return train_set, opened(config, val, val_rule, threads, "validation")
 
 
 def rule_of(config: DatasetConfig) -> Rule:
     """What images become in validation."""
     channels, height, width = image_shape(config)
-    return Rule(height, width, config.fit, channels)
+    return Rule(height, width, config.fit, channels, intensity_range(config))
 
 
 def rule_for_crops(config: DatasetConfig) -> Rule:
     """What images become where crops are taken of them: larger, and with `fit=crop` all of them, distorted."""
-    channels, height, width = image_shape(config)
+    rule = rule_of(config)
     fit = Fit.stretch if config.fit is Fit.crop else config.fit
-    return Rule(round(ROOM_FOR_CROPS * height), round(ROOM_FOR_CROPS * width), fit, channels)
+    return rule._replace(height=round(ROOM_FOR_CROPS * rule.height), width=round(ROOM_FOR_CROPS * rule.width), fit=fit)
 
 
 def accept_all(_classes: Sequence[str], _targets: Tensor) -> None:
@@ -156,13 +156,13 @@ def opened(config: DatasetConfig, split: Split, rule: Rule, threads: int, name: 
 
 def _decoded(listing: Listing, rule: Rule, threads: int, skip: bool) -> ImageSet:
     skipped: list[Skipped] = []
-    sizes = sizes_of(listing, threads, skipped if skip else None)
+    sizes, rule, depth = prepared(listing, rule, threads, skipped if skip else None)
     kept = list(sizes)
     if skip:  # whether the rest of a file can be decoded shows only when it is
         squares = each(lambda number: square(listing, number, rule, sizes[number]), listing, kept, threads, skipped)
         kept = [number for number, _ in squares]
     kept_sizes = torch.tensor([sizes[number] for number in kept]).reshape(-1, 2)
-    return decoded(listing.subset(kept), rule, kept_sizes, skipped)
+    return decoded(listing.subset(kept), rule, kept_sizes, skipped, depth)
 
 
 def _cached(place: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool) -> ImageSet:

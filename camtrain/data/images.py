@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from camtrain.data.decode import square
+from camtrain.data.depth import Depth
 from camtrain.data.listing import Listing, Rule, Skipped
 from camtrain.data.resample import fitted, fitted_batch
 
@@ -46,6 +47,14 @@ class ImageSet(Protocol):
     @property
     def skipped(self) -> Sequence[Skipped]:
         """Images that were left out because they could not be read."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of how the files were understood, a line each."""
+
+    @property
+    def depth(self) -> Depth | None:
+        """What images of more than 8 bits hold and how they are scaled; None where there are none."""
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """An image (height, width, channels) uint8 and its region (height, width) uint8; neither may be written to.
@@ -90,6 +99,8 @@ class StoredImages:
     with_region: int
     files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = ()
+    depth: Depth | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -137,6 +148,8 @@ class FetchedImages:
     fetch: Callable[[int], Raw]  # an image and its region, of that shape
     files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = ()
+    depth: Depth | None = None
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         return self.fetch(number)
@@ -153,7 +166,9 @@ class FetchedImages:
         return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
 
-def decoded(listing: Listing, rule: Rule, sizes: Tensor, skipped: Sequence[Skipped] = ()) -> FetchedImages:
+def decoded(
+    listing: Listing, rule: Rule, sizes: Tensor, skipped: Sequence[Skipped] = (), depth: Depth | None = None
+) -> FetchedImages:
     """Files that are decoded whenever they are asked for; `sizes` are their widths and heights."""
 
     def fetch(number: int) -> Raw:
@@ -162,7 +177,8 @@ def decoded(listing: Listing, rule: Rule, sizes: Tensor, skipped: Sequence[Skipp
 
     with_region = sum(bool(region) for region in listing.regions)
     shape = (rule.channels, *rule.size)
-    return FetchedImages(listing.classes, listing.targets, sizes, with_region, shape, fetch, listing.paths, skipped)
+    about = listing.paths, skipped, listing.notes, depth
+    return FetchedImages(listing.classes, listing.targets, sizes, with_region, shape, fetch, *about)
 
 
 def as_fetched(images: RawImages, rule: Rule) -> FetchedImages:

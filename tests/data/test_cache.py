@@ -214,4 +214,5 @@ def test_a_folder_that_cannot_be_made(config: FolderConfig, tmp_path: Path) -> N
 def test_key_depends_on_the_rule(config: FolderConfig) -> None:
     listing = list_folder(config, "train")
     rules = Rule(16, 16, Fit.crop), Rule(16, 16, Fit.stretch), Rule(17, 16, Fit.crop), Rule(16, 17, Fit.crop)
-    assert len({cache.key(listing, rule) for rule in (*rules, Rule(16, 16, Fit.crop, 1))}) == 5
+    others = Rule(16, 16, Fit.crop, 1), Rule(16, 16, Fit.crop, span=(0.0, 4095.0))
+    assert len({cache.key(listing, rule) for rule in (*rules, *others)}) == 6

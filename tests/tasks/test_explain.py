@@ -357,7 +357,7 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (photos / "folder.png").mkdir()
 
     def names(images: str) -> list[str]:
-        return [path.relative_to(photos).as_posix() for path in find(images)]
+        return [path.relative_to(photos).as_posix() for path in find(images).paths]
 
     assert names(str(photos)) == ["a.png", "b.JPG"]
     assert names(f"{photos}/*") == ["a.png", "b.JPG"]
@@ -368,7 +368,7 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert names("~/photos/?.png") == ["a.png"]
     monkeypatch.chdir(photos)
-    assert find("*.png") == [Path("a.png")]
+    assert find("*.png").paths == [Path("a.png")]
     empty = tmp_path / "empty"
     empty.mkdir()
     for images, expected in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from camtrain.data.listing import Box
 from camtrain.errors import UserError, first_line
 
 
-def read_boxes(root: Path, name: str | None, images: set[Path]) -> dict[Path, list[Box]]:
+def read_boxes(root: Path, name: str | None, images: Mapping[Path, str]) -> dict[Path, list[Box]]:
     """Boxes of each image's own class.
 
     Args:
         root: of the data set.
         name: of the file, relative to root; None for no boxes.
-        images: of the split; what the file says of others is ignored.
+        images: of the split, each with its class; what the file says of others is ignored.
 
     Raises:
         UserError: the file cannot be read, names an image that is not there, or has only boxes of other classes for
@@ -46,7 +46,7 @@ def read_boxes(root: Path, name: str | None, images: set[Path]) -> dict[Path, li
             ways = root / given, root / "images" / given, root / given.removeprefix("images/")
             path = next((way for way in ways if way in images), None)
         if path is not None:
-            if class_name is not None and class_name != path.parent.name:
+            if class_name is not None and class_name != images[path]:
                 others.setdefault(path, f"{box.where}: {class_name}")
             else:
                 boxes.setdefault(path, []).append(box)
@@ -57,7 +57,7 @@ def read_boxes(root: Path, name: str | None, images: set[Path]) -> dict[Path, li
     for path, other in others.items():
         if path not in boxes:
             raise UserError(
-                f"{other}: no box of {path} is of its class {path.parent.name}; classes are named after their folders"
+                f"{other}: no box of {path} is of its class {images[path]}; classes are named after their folders"
             )
     return boxes
 
