@@ -56,7 +56,7 @@ def default_folder() -> Path:
 
 def key(listing: Listing, rule: Rule) -> str:
     """Name of the cache of these files under this rule."""
-    digest = hashlib.sha256(json.dumps([VERSION, *rule.size, rule.fit.value, rule.channels]).encode())
+    digest = hashlib.sha256(json.dumps([VERSION, *rule], default=lambda choice: choice.value).encode())
     digest.update(listing.meaning.tobytes())
     for path, region in zip(listing.paths, listing.regions, strict=True):
         files = [path, region.path] if isinstance(region, Mask) else [path]

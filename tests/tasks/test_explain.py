@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamVariant
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
 from camtrain.data.build import rule_of
@@ -77,7 +78,8 @@ def network_of(run: Path, name: str) -> Classifier:
     """The small residual network of a run, put together without the code that is tested."""
     result = json.loads((run / "result.json").read_text())
     config, data = load.read(run).config, result["data"]
-    built = build_model(config.model, len(data["classes"]), config.dataset.image_size, 0, multilabel=data["multilabel"])
+    shape, multilabel = image_shape(config.dataset), data["multilabel"]
+    built = build_model(config.model, len(data["classes"]), shape, 0, multilabel=multilabel)
     state = torch.load(run / name / "weights.pt", weights_only=True)
     built.classifier.backbone.load_state_dict(state)
     built.classifier.routes = Routes(GradientRoute.closed, GradientRoute.closed)
