@@ -13,7 +13,7 @@ from torch import Tensor
 from camtrain.cam.routes import GradientRoute, Routes, probe
 from camtrain.config.options import CamConfig, CamVariant, GradientPath, Score
 from camtrain.data.batches import Batch
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.loss.criterion import CamLoss
 from camtrain.loss.layer_gradient import gradient_at
 from camtrain.loss.terms import NEED_REGIONS
@@ -79,6 +79,7 @@ def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig, r
 
     Raises:
         UserError: the gradient is zero or not finite in every batch.
+        Diverged: the logits are not finite.
     """
     network = copy.deepcopy(network).train()
     criterion = CamLoss(dataclasses.replace(cam, confidence_exponent=0.0), route, network.class_weights)
@@ -86,6 +87,8 @@ def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig, r
     tried = list(batches)
     for batch in tried:
         output = network(batch.images)
+        if not bool(output.logits.isfinite().all()):
+            raise Diverged("the network's logits are not finite before any training: choose other model.weights")
         term = criterion.term(output.logits, output.activations, batch.targets, batch.regions, train=True)
         at_layer = gradient_at(output.activations, term.mean()).to(output.activations.dtype)
         below = torch.autograd.grad(output.activations, list(network.parameters()), at_layer, allow_unused=True)
