@@ -122,15 +122,15 @@ def _chance(one: Summary) -> list[str]:
     reached = one.reference.get(tag, math.nan)
     if not reached <= level + 2 * error:
         return []
+    present = [count for count in counts if count]
+    if len(present) == 1 and not data.multilabel:
+        return [f"the validation images are all of one class: the {arm} arm's accuracy does not show what was learnt."]
     said = f"the {arm} arm's {INDICATORS[tag].label}, {reached:.3f}, is hardly above chance ({level:.3f}"
     nothing = "the maps and curves of a network that learnt nothing mean nothing. Train longer."
     if data.multilabel or level <= 1 / len(data.classes):
         return [f"{said}): {nothing}"]
-    present = [count for count in counts if count]
     said += f": always saying {data.classes[counts.index(max(counts))]})"
     even, balanced = 1 / len(present), one.reference.get(BALANCED, math.nan)
-    if len(present) == 1:
-        return [f"{said}, the only class of the validation images: they do not show what was learnt."]
     if balanced > even + 2 * even * math.sqrt(even * (1 - even) * sum(1 / count for count in present)):
         return [f"{said}, its balanced accuracy, {balanced:.3f}, is above that of chance ({even:.3f}): go by that one."]
     return [f"{said}: {nothing}"]
