@@ -32,7 +32,7 @@ def test_a_network_that_is_not_finite_before_training_is_refused() -> None:
     with torch.no_grad():
         model.backbone.get_submodule("fc").weight.fill_(3e38)  # type: ignore[union-attr,operator]
     with pytest.raises(Diverged, match=r"not finite before any training: .* model\.weights"):
-        check_alive(model, [batch()], CamConfig(), GradientRoute.closed)
+        check_alive(model, [batch()], CamConfig())
 
 
 def test_energy_outside_needs_regions() -> None:
