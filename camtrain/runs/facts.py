@@ -14,6 +14,7 @@ from camtrain.config.schema import DatasetConfig, FolderConfig, PythonConfig, Sh
 from camtrain.config.validate import image_shape
 from camtrain.data.images import ImageSet
 from camtrain.device import emulates_precision
+from camtrain.metrics.classification import images_per_class
 from camtrain.networks.build import Built
 from camtrain.runs.result import DataFacts, ModelFacts
 
@@ -35,6 +36,7 @@ def data_facts(name: str, train: ImageSet, val: ImageSet) -> DataFacts:
         int(train.sizes.amin(1).median()),
         is_multilabel(train.targets),
         {"train": list(train.skipped), "val": list(val.skipped)},
+        images_per_class(val.targets, len(train.classes)).tolist(),
     )
 
 
@@ -42,7 +44,17 @@ def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> Da
     """As :func:`data_facts` where nothing is trained; the classes are those of the networks."""
     side = int(val.sizes.amin(1).median())
     skipped = {"train": [], "val": list(val.skipped)}
-    return DataFacts(name, classes, None, len(val.targets), val.with_region, side, is_multilabel(val.targets), skipped)
+    return DataFacts(
+        name,
+        classes,
+        None,
+        len(val.targets),
+        val.with_region,
+        side,
+        is_multilabel(val.targets),
+        skipped,
+        images_per_class(val.targets, len(classes)).tolist(),
+    )
 
 
 def model_facts(name: str, built: Built, routes: Routes) -> ModelFacts:
