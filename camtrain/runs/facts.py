@@ -14,6 +14,7 @@ from camtrain.config.schema import DatasetConfig, FolderConfig, PythonConfig, Sh
 from camtrain.config.validate import image_shape
 from camtrain.data.images import ImageSet
 from camtrain.device import emulates_precision
+from camtrain.metrics.classification import images_per_class
 from camtrain.networks.build import Built
 from camtrain.runs.result import DataFacts, ModelFacts
 
@@ -37,6 +38,7 @@ def data_facts(name: str, train: ImageSet, val: ImageSet) -> DataFacts:
         {"train": list(train.skipped), "val": list(val.skipped)},
         {"train": notes(train), "val": notes(val)},
         next((images.depth.span for images in (train, val) if images.depth is not None), None),
+        images_per_class(val.targets, len(train.classes)).tolist(),
     )
 
 
@@ -59,6 +61,7 @@ def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> Da
         {"train": [], "val": list(val.skipped)},
         {"train": [], "val": notes(val)},
         None if val.depth is None else val.depth.span,
+        images_per_class(val.targets, len(classes)).tolist(),
     )
 
 

@@ -24,6 +24,9 @@ SCHEMA = 1
 
 NAME = "result.json"
 
+DIVERGED = "diverged"
+"""Status of a run that ended because a network's numbers were no longer finite."""
+
 Figures = Mapping[str, float]
 """By tag."""
 
@@ -51,6 +54,7 @@ class DataFacts:
     skipped: dict[str, list[Skipped]]  # by split: images that could not be read
     notes: dict[str, list[str]] = field(default_factory=dict)  # by split: how the files were understood
     intensity_range: Span | None = None  # black and white of images of more than 8 bits; None where there were none
+    val_per_class: list[int] | None = None  # validation images of each class; None as former versions wrote it
 
 
 @dataclass
@@ -110,7 +114,7 @@ class GalleryEntry:
 class RunResult:
     """Everything that a run leaves for programs; what is not known yet has its default."""
 
-    status: str  # running, completed, interrupted or failed
+    status: str  # running, completed, interrupted, diverged or failed
     config: Config
     arms: dict[str, ArmResult]  # the reference first
     data: DataFacts

@@ -31,13 +31,14 @@ from camtrain.data.files import counted, is_image, is_system, why_left_out
 from camtrain.data.listing import Listing, Rule, Skipped
 from camtrain.data.resample import place
 from camtrain.device import memory_format, prepare_device, worker_threads
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
+from camtrain.evaluation.every_epoch import not_finite
 from camtrain.evaluation.forward import forward_maps
 from camtrain.files import write_atomically, write_csv, write_text
 from camtrain.metrics import concentration
 from camtrain.networks.classifier import Classifier
 from camtrain.report import overlay
-from camtrain.runs.load import Finished, networks, read
+from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
 
 log = logging.getLogger("camtrain")
 
@@ -56,6 +57,7 @@ class ArmOutput(NamedTuple):
     probability: Tensor  # (batch,) of that class, 0..1
     predicted: Tensor  # (batch,) int64
     confidence: Tensor  # (batch,) probability of the predicted class, 0..1
+    faults: Tensor  # (2, batch) bool: whose logits, and whose maps, are not finite
 
 
 class Explanation(NamedTuple):
@@ -86,14 +88,13 @@ def explain_images(config: Config, folder: Path) -> None:
     Raises:
         UserError: the run or its weights cannot be used, it has no such class, or there is no image that can be
             read. Nothing was written then but the log.
+        Diverged: weights, logits or maps are not finite. What is written is of the other images.
     """
     assert config.run is not None
     assert config.images is not None
     device, threads = prepare_device(config.trainer), worker_threads(config.trainer)
     finished = read(Path(config.run).expanduser())
-    classes, rule = finished.result.data.classes, rule_of(finished.config.dataset)
-    if rule.channels not in (1, 3):
-        raise UserError(f"run={config.run}: its networks take {rule.channels} channels, which image files do not hold")
+    classes, rule = finished.result.data.classes, rule_of_run(finished)
     kind = None if config.class_name is None else number_of(config.class_name, classes)
     paths, left_out = find(config.images)
     names = distinct(paths)
@@ -104,8 +105,8 @@ def explain_images(config: Config, folder: Path) -> None:
         log.warning("%s", printable(note))
 
     found: list[list[Explanation]] = []
+    faults = torch.zeros(len(trained), 2, dtype=torch.int64)
     skipped: list[Skipped] = []
-    rule = rule._replace(span=finished.result.data.intensity_range)
     with (
         closing(batches(paths, rule, config.trainer.batch_size, threads, skipped)) as made,
         tqdm(total=len(paths), unit="image", disable=None, leave=False, dynamic_ncols=True) as bar,
@@ -114,31 +115,43 @@ def explain_images(config: Config, folder: Path) -> None:
         for numbers, sizes, pixels in made:
             images = pixels.to(device).float().div_(255)
             images = images.contiguous(memory_format=memory_format(finished.config.trainer))
-            target = None if kind is None else torch.full((len(images),), kind, device=device)
-            several = len(classes) if finished.result.data.multilabel else None
-            seen = {
-                name: explain_batch(network, images, finished.config.cam.variant, target, several)
-                for name, network in trained.items()
-            }
+            seen = explain_by_arm(trained, images, finished, kind)
+            faulty = torch.stack([part.faults for part in seen.values()])
+            faults += faulty.sum(2)
             for at, number in enumerate(numbers):
+                if bool(faulty[:, :, at].any()):
+                    skipped.append(Skipped(str(paths[number]), f"{paths[number]}: logits or maps are not finite"))
+                    continue
                 found.append(describe(seen, at, paths[number], names[number], classes))
                 maps = {arm: part.maps[at] for arm, part in seen.items()}
                 png = drawn(images[at], maps, view_of(sizes[at], rule), found[-1], kind is not None)
                 write(folder, png, maps, found[-1])
             bar.update(numbers[-1] + 1 - bar.n)
+    wrong = not_finite(dict(zip(trained, faults.tolist(), strict=True)), f"{len(paths)} images")
+    if found:
+        report(folder, found, skipped, config.class_name)
+    if wrong:
+        raise Diverged(f"{finished.folder}: {', '.join(wrong.values())}; {TRAIN_AGAIN}")
     if not found:
         raise UserError(f"images={config.images}: none can be read; the first: {printable(skipped[0].reason)}")
-    rows = ([cell(entry) for cell in COLUMNS.values()] for of_image in found for entry in of_image)
-    write_csv(folder / TABLE, COLUMNS, rows)
-    if skipped:
-        write_text(folder / LEFT_OUT, "".join(f"{printable(entry.reason)}\n" for entry in skipped))
-    report(folder, found, skipped, config.class_name)
+
+
+def rule_of_run(finished: Finished) -> Rule:
+    """What files become for a run's networks.
+
+    Raises:
+        UserError: no file holds as many channels as they take.
+    """
+    rule = rule_of(finished.config.dataset)._replace(span=finished.result.data.intensity_range)
+    if rule.channels not in (1, 3):
+        raise UserError(f"{finished.folder}: its networks take {rule.channels} channels, which image files do not hold")
+    return rule
 
 
 def introduction(finished: Finished, images: int, name: str | None) -> list[tuple[str, str]]:
     """Labelled lines that say what is about to be drawn."""
     config, model = finished.config, finished.result.model
-    rule, grid = rule_of(config.dataset), " x ".join(map(str, model.grid))
+    rule, grid = rule_of_run(finished), " x ".join(map(str, model.grid))
     middle = "of each the middle square" if rule.height == rule.width else "of each the middle"
     part = {Fit.crop: middle, Fit.pad: "each of them whole and padded", Fit.stretch: "each of them whole"}[rule.fit]
     whose = "the class that each arm predicts" if name is None else name
@@ -278,6 +291,16 @@ def batches(
             yield numbers, [sizes[number] for number in numbers], images.permute(0, 3, 1, 2)
 
 
+def explain_by_arm(
+    trained: Mapping[str, Classifier], images: Tensor, finished: Finished, kind: int | None
+) -> dict[str, ArmOutput]:
+    """What each arm of a run makes of a batch of images; `kind`: class of the maps, None for the predicted one."""
+    data, method = finished.result.data, finished.config.cam.variant
+    kinds = None if kind is None else torch.full((len(images),), kind, device=images.device)
+    several = len(data.classes) if data.multilabel else None
+    return {name: explain_batch(network, images, method, kinds, several) for name, network in trained.items()}
+
+
 def explain_batch(
     network: Classifier, images: Tensor, method: CamVariant, kinds: Tensor | None, several: int | None
 ) -> ArmOutput:
@@ -298,11 +321,12 @@ def explain_batch(
         with torch.no_grad():
             kinds = predicted = network.eval()(images).logits.argmax(1)
     target = kinds if several is None else one_hot(kinds, several)
-    logits, _, maps = forward_maps(network, images, target, method)
+    mapped = forward_maps(network, images, target, method)
+    logits, _, maps = mapped
     probability = logits.softmax(1) if several is None else logits.sigmoid()
     predicted = logits.argmax(1) if predicted is None else predicted
     of_both = [probability.gather(1, which[:, None])[:, 0].cpu() for which in (kinds, predicted)]
-    return ArmOutput(maps.float().cpu(), kinds.cpu(), of_both[0], predicted.cpu(), of_both[1])
+    return ArmOutput(maps.float().cpu(), kinds.cpu(), of_both[0], predicted.cpu(), of_both[1], mapped.faults().cpu())
 
 
 def describe(
@@ -396,7 +420,11 @@ COLUMNS: dict[str, Callable[[Explanation], str]] = {
 
 
 def report(folder: Path, found: Sequence[Sequence[Explanation]], skipped: Sequence[Skipped], name: str | None) -> None:
-    """Say what was found, what was left out, and where everything is."""
+    """Write the table and the list of what was left out, and say what was found and where everything is."""
+    rows = ([cell(entry) for cell in COLUMNS.values()] for of_image in found for entry in of_image)
+    write_csv(folder / TABLE, COLUMNS, rows)
+    if skipped:
+        write_text(folder / LEFT_OUT, "".join(f"{printable(entry.reason)}\n" for entry in skipped))
     log.info("\n%s\n", table(found, name))
     for entry in skipped[:SHOWN]:
         log.warning("left out: %s", printable(entry.reason))
