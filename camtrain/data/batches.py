@@ -105,7 +105,7 @@ def training_batches(
         draws = draw(train_set.sizes[plan.indices], augmentation, generator)
         if not on_cpu:
             return *train_set.gather(plan.indices), draws
-        stored = [train_set.square(number) for number in plan.indices]
+        stored = [train_set.item(number) for number in plan.indices]
         images, regions = move_each(stored, draws, size, train_set.with_region > 0)
         return vary(images, regions, draws), regions, draws
 

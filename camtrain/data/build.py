@@ -15,7 +15,7 @@ from camtrain.config.schema import DATASETS, DatasetConfig
 from camtrain.config.validate import crop_range, image_shape, intensity_range
 from camtrain.data import cache
 from camtrain.data.augment import Augmentation
-from camtrain.data.decode import each, prepared, size_of, square
+from camtrain.data.decode import each, image_and_region, prepared, size_of
 from camtrain.data.images import (
     ImageSet,
     RawImages,
@@ -159,8 +159,10 @@ def _decoded(listing: Listing, rule: Rule, threads: int, skip: bool) -> ImageSet
     sizes, rule, depth = prepared(listing, rule, threads, skipped if skip else None)
     kept = list(sizes)
     if skip:  # whether the rest of a file can be decoded shows only when it is
-        squares = each(lambda number: square(listing, number, rule, sizes[number]), listing, kept, threads, skipped)
-        kept = [number for number, _ in squares]
+        decodable = each(
+            lambda number: image_and_region(listing, number, rule, sizes[number]), listing, kept, threads, skipped
+        )
+        kept = [number for number, _ in decodable]
     kept_sizes = torch.tensor([sizes[number] for number in kept]).reshape(-1, 2)
     return decoded(listing.subset(kept), rule, kept_sizes, skipped, depth)
 
@@ -184,7 +186,7 @@ def _is_usable(listing: Listing, rule: Rule, entry: Skipped) -> bool:
     """Whether an image that was left out can be read by now."""
     number = [str(path) for path in listing.paths].index(entry.path)
     try:
-        square(listing, number, rule, size_of(listing, number))
+        image_and_region(listing, number, rule, size_of(listing, number))
     except BadImage:
         return False
     return True

@@ -1,10 +1,10 @@
-"""A cache of decoded images: squares of uint8 pixels in a file, made by the first run and mapped by later ones.
+"""A cache of decoded images: uint8 pixels of one size in a file, made by the first run and mapped by later ones.
 
 A cache is named after everything that it depends on: the files with their sizes and times, the boxes, the meaning of
-mask values and the rule that makes squares. The range of images of more than 8 bits belongs to the rule where it is
-given; where it is found from the images, it depends on these alone. A cache is written beside its place and renamed
-when it is whole, so that a crash leaves none, and of two runs that make the same one the first to finish wins. What a
-killed run left unfinished is deleted by the next that makes a cache. A cache may be deleted at any time.
+mask values and the rule that brings them to one size. The range of images of more than 8 bits belongs to the rule where
+it is given; where it is found from the images, it depends on these alone. A cache is written beside its place and
+renamed when it is whole, so that a crash leaves none, and of two runs that make the same one the first to finish wins.
+What a killed run left unfinished is deleted by the next that makes a cache. A cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from camtrain.data.decode import each, prepared, square
+from camtrain.data.decode import each, image_and_region, prepared
 from camtrain.data.depth import Depth
 from camtrain.data.images import StoredImages
 from camtrain.data.listing import Listing, Mask, Rule, Skipped
@@ -40,7 +40,7 @@ log = logging.getLogger("camtrain")
 
 
 VERSION = 4
-"""Has to be raised when squares are made in another way."""
+"""Has to be raised when images are brought to one size in another way."""
 
 ROOM_TO_LEAVE = 256 * 2**20  # bytes that have to stay free on the disk
 
@@ -126,7 +126,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
     Args:
         folder: where; another run may make the same one meanwhile.
         listing: the files.
-        rule: how they become squares.
+        rule: what they become.
         threads: number of threads that decode.
         name: of the split, for messages.
         skip: leave out what cannot be read, instead of stopping there.
@@ -143,17 +143,17 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         _check_room(folder.parent, len(sizes) * math.prod(rule.size) * (rule.channels + with_regions), len(sizes), name)
         partial, alive = _begin(folder)
         try:
-            squares = each(
-                lambda number: square(listing, number, rule, sizes[number]),
+            decoded = each(
+                lambda number: image_and_region(listing, number, rule, sizes[number]),
                 listing,
                 list(sizes),
                 threads,
                 skipped if skip else None,
             )
-            with closing(squares):
+            with closing(decoded):
                 label = f"decoding {name}"
-                bar = tqdm(squares, label, len(sizes), unit="image", disable=None, leave=False, dynamic_ncols=True)
-                kept = _write_squares(partial, bar, rule.size if with_regions else None)
+                bar = tqdm(decoded, label, len(sizes), unit="image", disable=None, leave=False, dynamic_ncols=True)
+                kept = _write_images(partial, bar, rule.size if with_regions else None)
             meta = {
                 "size": rule.size,
                 "channels": rule.channels,
@@ -204,18 +204,18 @@ def _delete_abandoned(place: Path) -> None:
             continue
 
 
-def _write_squares(
+def _write_images(
     partial: Path,
-    squares: Iterable[tuple[int, tuple[np.ndarray, np.ndarray | None]]],
+    decoded: Iterable[tuple[int, tuple[np.ndarray, np.ndarray | None]]],
     region_size: tuple[int, int] | None,
 ) -> list[int]:
-    """Write the squares as they are made, and regions of this size if there are any; the numbers of the images."""
+    """Write the images as they are made, and regions of this size if there are any; the numbers of the images."""
     kept: list[int] = []
     nothing = None if region_size is None else np.zeros(region_size, np.uint8)
     with (partial / "images.bin").open("wb") as images, (partial / "regions.bin").open("wb") as regions:
         with ThreadPoolExecutor(1) as beside:
             synced: list[Future[None]] = []
-            for number, (pixels, region) in squares:
+            for number, (pixels, region) in decoded:
                 images.write(np.ascontiguousarray(pixels).data)
                 if nothing is not None:
                     regions.write(np.ascontiguousarray(nothing if region is None else region).data)

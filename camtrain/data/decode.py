@@ -1,4 +1,4 @@
-"""From an image file, its mask and its boxes to squares of pixels."""
+"""From an image file, its mask and its boxes to pixels of one size."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def header_of(listing: Listing, number: int) -> Header:
     return header
 
 
-def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+def image_and_region(
+    listing: Listing, number: int, rule: Rule, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
     """An image and its region as the rule asks for them, cut, stretched and padded alike.
 
     The image is antialiased; the region holds no values that it did not hold before.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camtrain.data.decode import square
+from camtrain.data.decode import image_and_region
 from camtrain.data.depth import Depth
 from camtrain.data.listing import Listing, Rule, Skipped
 from camtrain.data.resample import fitted, fitted_batch
@@ -56,7 +56,7 @@ class ImageSet(Protocol):
     def depth(self) -> Depth | None:
         """What images of more than 8 bits hold and how they are scaled; None where there are none."""
 
-    def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def item(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """An image (height, width, channels) uint8 and its region (height, width) uint8; neither may be written to.
 
         Where no region is known it is None or all 0.
@@ -107,7 +107,7 @@ class StoredImages:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def item(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         image = self.images[number].permute(1, 2, 0).numpy()
         return image, None if self.regions is None else self.regions[number].numpy()
 
@@ -151,7 +151,7 @@ class FetchedImages:
     notes: Sequence[str] = ()
     depth: Depth | None = None
 
-    def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def item(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         return self.fetch(number)
 
     def gather(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
@@ -159,7 +159,7 @@ class FetchedImages:
         images = np.empty((len(numbers), *size, channels), np.uint8)
         regions = np.zeros(images.shape[:3], np.uint8)
         for row, number in enumerate(numbers):
-            images[row], region = self.square(number)
+            images[row], region = self.item(number)
             if region is not None:
                 regions[row] = region
         known = torch.from_numpy(regions) if self.with_region else None
@@ -173,7 +173,7 @@ def decoded(
 
     def fetch(number: int) -> Raw:
         width, height = sizes[number].tolist()
-        return square(listing, number, rule, (width, height))
+        return image_and_region(listing, number, rule, (width, height))
 
     with_region = sum(bool(region) for region in listing.regions)
     shape = (rule.channels, *rule.size)

@@ -26,7 +26,7 @@ from camtrain.cam import distribution
 from camtrain.config.options import CamVariant, Fit
 from camtrain.config.schema import Config
 from camtrain.data.build import rule_of
-from camtrain.data.decode import each, prepared, square
+from camtrain.data.decode import each, image_and_region, prepared
 from camtrain.data.files import counted, is_image, is_system, why_left_out
 from camtrain.data.listing import Listing, Rule, Skipped
 from camtrain.data.resample import place
@@ -282,7 +282,7 @@ def batches(
         log.info("%-9s %s", "values", depth.words())
 
     def pixels(number: int) -> np.ndarray:
-        return square(listing, number, rule, sizes[number])[0]
+        return image_and_region(listing, number, rule, sizes[number])[0]
 
     with closing(each(pixels, listing, list(sizes), threads, skipped)) as made:
         while part := list(islice(made, size)):

@@ -75,13 +75,13 @@ def test_batches_that_begin_later_are_those_of_a_run_from_the_beginning(start: t
 def test_few_batches_wait_however_many_threads_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = build(ShapesConfig(train=64, val=8, image_size=32), seed=0)
     taken: list[int] = []
-    square = type(train).square
+    item = type(train).item
 
     def counted(self: StoredImages, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         taken.append(number)
-        return square(self, number)
+        return item(self, number)
 
-    monkeypatch.setattr(type(train), "square", counted)
+    monkeypatch.setattr(type(train), "item", counted)
     monkeypatch.setattr("camtrain.data.batches.WAITING", 3 * 4 * 3 * 32**2 * 4)
     made = training_batches(train, Batching(4, threads=8), 1, 7, Augmentation(), (32, 32))
     next(made)

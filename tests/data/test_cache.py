@@ -32,8 +32,8 @@ MAKE_SLOWLY = """
 import pickle, sys, time
 from pathlib import Path
 from camtrain.data import cache
-decode = cache.square
-cache.square = lambda *arguments: (print("decoding", flush=True), time.sleep(0.1), decode(*arguments))[2]
+decode = cache.image_and_region
+cache.image_and_region = lambda *arguments: (print("decoding", flush=True), time.sleep(0.1), decode(*arguments))[2]
 arguments = pickle.loads(Path(sys.argv[1]).read_bytes())
 cache.make(*arguments, 1, "training", skip=False)
 print(int(cache.load(*arguments[:2]).images.long().sum()))
@@ -66,7 +66,7 @@ def made_elsewhere(config: FolderConfig) -> Iterator[subprocess.Popen[str]]:
 def test_later_runs_read_what_the_first_one_made(config: FolderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = build(config, 0)
     assert len(caches(config)) == 2
-    monkeypatch.setattr("camtrain.data.cache.square", None)  # nothing may be decoded
+    monkeypatch.setattr("camtrain.data.cache.image_and_region", None)  # nothing may be decoded
     again, _ = build(config, 0)
     assert torch.equal(first.gather([0, 5])[0], again.gather([0, 5])[0])
     assert torch.equal(first.targets, again.targets)
@@ -113,13 +113,13 @@ def test_whatever_defines_it_makes_another(config: FolderConfig, change: str) ->
 def test_an_image_that_vanishes_while_it_is_made_leaves_nothing(
     config: FolderConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = cache.square
+    decode = cache.image_and_region
 
     def vanishing(listing, number, rule, size):  # type: ignore[no-untyped-def]
         listing.paths[5].unlink(missing_ok=True)
         return decode(listing, number, rule, size)
 
-    monkeypatch.setattr("camtrain.data.cache.square", vanishing)
+    monkeypatch.setattr("camtrain.data.cache.image_and_region", vanishing)
     with pytest.raises(UserError, match="it is not there any more"):
         build(config, 0, threads=1)
     assert caches(config) == []

@@ -1,4 +1,4 @@
-"""From files to squares: orientation, depth, modes, boxes, large photographs, decoding ahead in threads."""
+"""From files to pixels: orientation, depth, modes, boxes, large photographs, decoding ahead in threads."""
 
 from __future__ import annotations
 
