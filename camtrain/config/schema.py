@@ -302,8 +302,8 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{entry.name}.")
         elif isinstance(value, dict):
-            leaves = arm_leaves(value) if entry.name == "arms" else _leaves(value, f"{prefix}{entry.name}")
-            yield from ((key, leaf, entry) for key, leaf in leaves if leaf != {})
+            options = _leaves(value, f"{prefix}{entry.name}") if value else ()
+            yield from ((key, leaf, entry) for key, leaf in (arm_leaves(value) if entry.name == "arms" else options))
         else:
             yield prefix + entry.name, value, entry
 

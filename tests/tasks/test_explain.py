@@ -89,7 +89,8 @@ def network_of(run: Path, name: str) -> Classifier:
     """The small residual network of a run, put together without the code that is tested."""
     result = json.loads((run / "result.json").read_text())
     config, data = load.read(run).config, result["data"]
-    built = build_model(config.model, len(data["classes"]), config.dataset.image_size, 0, multilabel=data["multilabel"])
+    shape = image_shape(config.dataset)
+    built = build_model(config.model, len(data["classes"]), shape, 0, multilabel=data["multilabel"])
     state = torch.load(run / name / "weights.pt", weights_only=True)
     built.classifier.backbone.load_state_dict(state)
     built.classifier.routes = Routes(GradientRoute.closed, GradientRoute.closed)
