@@ -37,6 +37,8 @@ def accepted_values(node: type, name: str) -> str | None:
     hint = typing.get_type_hints(node).get(name)
     choices = {entry.name: entry.metadata.get("choices") for entry in dataclasses.fields(node)}.get(name)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if hint is Any:
+        return "text, a list of texts, or null"
     if {int, float, str} <= set(options):
         return f"a number or {AUTO}"
     words = []

@@ -2,36 +2,42 @@
 
     root/[images/]{train,val}/CLASS/image.jpg   the images
     root/masks/{train,val}/CLASS/image.png      0 background, `void` left out of every score, other values the object
-    root/boxes.csv                              columns path, xmin, ymin, xmax, ymax, and class if there are several
-    root/FILE.json                              instead, where `boxes` names it: COCO, with polygons or boxes
+    annotations                                 boxes and outlines in any format of :mod:`camtrain.data.annotations`
 
-Paths in the boxes file are relative to root, with or without ``images/``; coordinates are pixels of the image as
-displayed (after the rotation that its EXIF data asks for), maximum edges exclusive. Boxes of another class than the
-image's are ignored. A mask takes precedence over boxes.
+Coordinates are pixels of the image as displayed (after the rotation that its EXIF data asks for). Annotations of
+another class than the image's are not its region. A mask takes precedence over annotations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from camtrain.config.options import AUTO
 from camtrain.config.schema import FolderConfig
+from camtrain.data.annotations.assign import assign, check_use, report
+from camtrain.data.annotations.find import DEFAULT, FOLDERS, look, read_named
+from camtrain.data.annotations.match import Known, Names
 from camtrain.data.decode import mask_values
-from camtrain.data.listing import SUFFIXES, BadImage, Listing, Mask
-from camtrain.data.sources.box_file import read_boxes
+from camtrain.data.listing import SUFFIXES, BadImage, Listing, Mask, Region
 from camtrain.errors import UserError
 from camtrain.regions import VOID
+
+log = logging.getLogger("camtrain")
 
 _CHECKED_MASKS = 50  # masks decoded at the start to see whether their values make sense
 
 
 def splits(config: FolderConfig, _seed: int = 0, /) -> tuple[Listing, Listing]:
     """Training and validation split; errors as for :func:`list_folder`."""
-    train = list_folder(config, config.train_split)
-    return train, list_folder(config, config.val_split, train.classes)
+    train = _list(config, config.train_split)
+    val = _list(config, config.val_split, train.classes)
+    _annotate(config, {config.train_split: train, config.val_split: val})
+    return train, val
 
 
 def validation(config: FolderConfig, _seed: int = 0, /) -> Listing:
@@ -49,8 +55,15 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
         fewest: smallest number of classes.
 
     Raises:
-        UserError: the layout is not the one above, or a line of the boxes file is malformed.
+        UserError: the layout is not the one above, or annotations cannot be used.
     """
+    listing = _list(config, split, classes, fewest)
+    _annotate(config, {split: listing})
+    return listing
+
+
+def _list(config: FolderConfig, split: str, classes: Sequence[str] | None = None, fewest: int = 2) -> Listing:
+    """One split, whose regions are its masks alone."""
     root = Path(config.root).expanduser()
     base = _split_folder(root, split)
     if classes is None:
@@ -59,13 +72,9 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
             needed = "one class folder is" if fewest == 1 else "two class folders are"
             raise UserError(f"{base}: at least {needed} needed, found {len(classes)}")
     paths, targets = _images(base, classes)
-    boxes = read_boxes(root, config.boxes, set(paths))
     masks = {name: _masks(root / "masks" / split / name) for name in classes}
-    regions = [
-        Mask(masks[path.parent.name][path.stem])
-        if path.stem in masks[path.parent.name]
-        else tuple(boxes.get(path, ())) or None
-        for path in paths
+    regions: list[Region] = [
+        Mask(masks[path.parent.name][path.stem]) if path.stem in masks[path.parent.name] else None for path in paths
     ]
     meaning = np.ones(256, np.uint8)
     meaning[0] = 0
@@ -75,6 +84,54 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
     return Listing(classes, paths, torch.tensor(targets), regions, meaning)
 
 
+def _annotate(config: FolderConfig, listings: Mapping[str, Listing]) -> None:
+    """Give the images of these splits that have no mask the regions that annotations tell of, and say what was read.
+
+    Raises:
+        UserError: annotations that were asked for cannot be used.
+    """
+    if config.annotations is None:
+        return
+    root = Path(config.root).expanduser()
+    splits = {split: base for split in (config.train_split, config.val_split) if (base := _base(root, split))}
+    named = [config.annotations] if isinstance(config.annotations, str) else config.annotations
+    if named == [AUTO]:
+        found = look(root, splits.values())
+    elif named == [DEFAULT] and not (root / DEFAULT).is_file():  # what runs of former versions may say
+        return
+    else:
+        found = read_named(root, named)
+    if found is None:
+        return
+    names = Names(_known(splits, listings), root)
+    regions = {
+        path: region for part in listings.values() for path, region in zip(part.paths, part.regions, strict=True)
+    }
+    assigned = assign(found, names, regions, {path for path, region in regions.items() if region is not None})
+    warning = check_use(found, assigned, names, root)
+    for listing in listings.values():
+        listing.regions = [
+            region or assigned.boxes.get(path) for path, region in zip(listing.paths, listing.regions, strict=True)
+        ]
+    for label, text in report(found, assigned, len(regions)):
+        log.info("%-9s %s", label, text)
+    if warning:
+        log.warning("%s", warning)
+
+
+def _known(splits: Mapping[str, Path], listings: Mapping[str, Listing]) -> Iterator[Known]:
+    """Images of all splits, of those that are not listed as well: a bare name may be theirs."""
+    for split, base in splits.items():
+        if split in listings:
+            listing = listings[split]
+            classes = [listing.classes[number] for number in listing.targets.tolist()]
+            pairs = list(zip(listing.paths, classes, strict=True))
+        else:
+            pairs = [(path, name) for name in _class_folders(base) for path in _files(base / name)]
+        for path, name in pairs:
+            yield Known(path, name, base.name, path.relative_to(base.parent).parts)
+
+
 def _images(base: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
     """The images of a split's folder and their class numbers."""
     paths: list[Path] = []
@@ -82,11 +139,7 @@ def _images(base: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
     for name in _class_folders(base):
         if name not in classes:
             raise UserError(f"{base / name}: this class has no images in the training split; move it or add some")
-        found = sorted(
-            path
-            for path in (base / name).iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
+        found = _files(base / name)
         if not found:
             raise UserError(
                 f"{base / name}: no images in this class folder ({' '.join(SUFFIXES)}); remove it or add some"
@@ -98,8 +151,20 @@ def _images(base: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
     return paths, targets
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+
+
 def _class_folders(base: Path) -> list[str]:
-    return sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Folders of classes; one called as annotations' folders are is none, unless it holds images."""
+    return sorted(
+        entry.name
+        for entry in base.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+        if entry.name.casefold() not in FOLDERS or _files(entry)
+    )
 
 
 def _check_mask_values(masks: Sequence[Path], void: int) -> None:
@@ -120,13 +185,17 @@ def _check_mask_values(masks: Sequence[Path], void: int) -> None:
 
 
 def _split_folder(root: Path, split: str) -> Path:
-    for base in (root / split, root / "images" / split):
-        if base.is_dir():
-            return base
+    base = _base(root, split)
+    if base is not None:
+        return base
     raise UserError(
         f"{root}: neither {split}/ nor images/{split}/ is there; expected {split}/CLASS/image.jpg, or name the"
         " folders that are there by dataset.train_split and dataset.val_split"
     )
+
+
+def _base(root: Path, split: str) -> Path | None:
+    return next((base for base in (root / split, root / "images" / split) if base.is_dir()), None)
 
 
 def _masks(folder: Path) -> dict[str, Path]:

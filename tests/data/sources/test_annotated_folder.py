@@ -36,7 +36,9 @@ def test_boxes_of_other_classes_are_not_the_object(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("\n".join(rows))
     assert training_region(config, 0).sum() == 10 * 5
     (tmp_path / "boxes.csv").write_text("\n".join([rows[0], rows[2]]))
-    assert "boxes.csv line 2: dog: no box of" in folder_error(config)
+    assert "image 0 ä.png: of another class than the image's folder; the classes are named after" in folder_error(
+        config
+    )
 
 
 @pytest.mark.parametrize("before", ["", "./", "ROOT/"])
@@ -50,7 +52,7 @@ def test_paths_of_boxes(tmp_path: Path, before: str) -> None:
 
 def test_boxes_in_coco_layout(tmp_path: Path) -> None:
     config = write_folder(tmp_path)
-    config.boxes = "coco.json"
+    config.annotations = "coco.json"
     content = {
         "images": [
             {"id": 7, "file_name": "train/cat/image 0 ä.png"},
@@ -72,27 +74,23 @@ def test_boxes_in_coco_layout(tmp_path: Path) -> None:
         ("{", "not a JSON file"),
         ("[]", "not in the COCO layout"),
         (json.dumps({"images": []}), "not in the COCO layout"),
-        (json.dumps({**content, "images": content["images"][:1]}), "annotation 4: there is no image 8"),
-        (
-            json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3]}]}),
-            "not in the COCO layout",
-        ),
-        (json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3, "x"]}]}), "COCO layout"),
-        (
-            json.dumps({**content, "annotations": [{"id": 5, "image_id": 7, "bbox": [50, 2, 3, 3]}]}),
-            "5: the box lies outside",
-        ),
-        (
-            json.dumps(
-                {
-                    **content,
-                    "annotations": [{"id": 5, "image_id": 7, "bbox": [1, 2, 3, 3], "segmentation": [[1, 2, 3]]}],
-                }
-            ),
-            "annotation 5: segmentation holds something that is no polygon",
-        ),
+        (json.dumps({**content, "images": []}), "annotation 1: there is no image 7"),
     ):
         (tmp_path / "coco.json").write_text(broken)
+        assert said in folder_error(config)
+    for annotation, said in (
+        ({"bbox": [1, 2, 3]}, "annotation 5: a coordinate is missing"),
+        ({"bbox": [1, 2, 3, "x"]}, "annotation 5: a coordinate is not a number"),
+        ({"bbox": [50, 2, 3, 3]}, "5, 40x30 pixels: the box lies outside its image"),
+        ({"bbox": [1, 2, 3, 0]}, "an empty box"),
+        ({"bbox": [1, 2, 3, 3], "segmentation": [[1, 2, 3]]}, "annotation 5: it holds something that is no polygon"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "its polygon has fewer than three corners"),
+        ({"segmentation": {"size": [30, 40], "counts": "x"}}, "its run lengths cannot be read"),
+        ({"segmentation": []}, "neither box nor polygon"),
+        ({"bbox": [1, 2, 3, 3], "category_id": 9}, "there is no category 9"),
+    ):
+        alone = {**content, "annotations": [{"id": 5, "image_id": 7, **annotation}]}
+        (tmp_path / "coco.json").write_text(json.dumps(alone))
         assert said in folder_error(config)
 
 
@@ -109,7 +107,7 @@ def test_boxes_in_coco_layout(tmp_path: Path) -> None:
 )
 def test_polygons_in_coco_layout(tmp_path: Path, segmentation: object, cells: int) -> None:
     config = write_folder(tmp_path)
-    config.boxes = "coco.json"
+    config.annotations = "coco.json"
     content = {
         "images": [{"id": 7, "file_name": "train/cat/image 0 ä.png"}],
         "annotations": [{"id": 1, "image_id": 7, "bbox": [2, 3, 10, 5], "segmentation": segmentation}],
