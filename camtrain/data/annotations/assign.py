@@ -8,7 +8,7 @@ from pathlib import Path
 
 from camtrain.data.annotations.entries import Annotation
 from camtrain.data.annotations.find import Found
-from camtrain.data.annotations.match import NO_IMAGE, Known, Names
+from camtrain.data.annotations.match import Known, Names
 from camtrain.data.decode import displayed_size, fault
 from camtrain.data.listing import BadImage, Box
 from camtrain.errors import UserError
@@ -58,7 +58,7 @@ def assign(found: Found, names: Names, wanted: Collection[Path], masked: Collect
         match = names.find(annotation.image, file, annotation.label)
         image = match.image
         if image is None:
-            named = f": {annotation.image}" if annotation.image else ""
+            named = f": {annotation.image}, while there is {match.instead}" if annotation.image else ""
             result.leave_out(match.why_not if named else annotation.unusable, f"{annotation.where}{named}")
             continue
         if image.path not in wanted:
@@ -138,7 +138,7 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def check_use(found: Found, result: Assigned, names: Names, root: Path) -> str | None:
+def check_use(found: Found, result: Assigned, classes: Collection[str]) -> str | None:
     """A warning if annotations that were found by looking are of no use; None if there are none, or some are used.
 
     Raises:
@@ -148,12 +148,8 @@ def check_use(found: Found, result: Assigned, names: Names, root: Path) -> str |
         return None
     reason, places = max(result.unused.items(), key=lambda item: len(item[1]))
     text = f"{places[0]}: {reason}"
-    if reason == NO_IMAGE:
-        first = names.images[0].path
-        shown = first.relative_to(root) if first.is_relative_to(root) else first
-        text += f" in {root}, where the first is called {shown}"
-    elif reason == OTHER_CLASS:
-        text += f"; the classes are named after their folders: {', '.join(sorted(names.classes)[:5])}"
+    if reason == OTHER_CLASS:
+        text += f"; the classes are named after their folders: {', '.join(sorted(classes)[:5])}"
     if result.total > 1:
         text += f"; none of {result.total} annotations can be used"
     text += "; correct them, or leave them out: dataset.annotations=null"

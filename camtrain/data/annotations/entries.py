@@ -104,6 +104,8 @@ def ellipse(x: Any, y: Any, across: Any, down: Any, turn: Any = 0) -> Iterator[B
 def strips(mask: np.ndarray, left: int = 0, top: int = 0) -> Iterator[Box]:
     """A mask (height, width) as the rectangles that it is made of: the runs of its columns, as wide as they go on.
 
+    A pixel that stands alone in the image's corner is left out, as it looks like a box in shares of the image.
+
     Args:
         mask: bool.
         left: column of the image that the mask begins at.
@@ -121,7 +123,9 @@ def strips(mask: np.ndarray, left: int = 0, top: int = 0) -> Iterator[Box]:
         here = edges[columns == column].tolist()
         runs = set(zip(here[::2], here[1::2], strict=True))
         for first, end in sorted(set(open_runs) - runs):
-            yield Box(left + open_runs.pop((first, end)), top + first, left + column, top + end)
+            box = Box(left + open_runs.pop((first, end)), top + first, left + column, top + end)
+            if (box.right, box.bottom) != (1, 1):
+                yield box
         for run in runs - set(open_runs):
             open_runs[run] = column
 

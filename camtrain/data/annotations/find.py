@@ -57,7 +57,7 @@ def read_named(root: Path, names: Sequence[str]) -> Found:
                 raise UserError(f"dataset.annotations={name}: no file in {place} holds annotations{why}")
             sources += _of_first_format(inside)
         else:
-            raise UserError(f"dataset.annotations={name}: there is no file {place}")
+            raise UserError(f"dataset.annotations={name}: there is no file {place}; names are relative to dataset.root")
     formats = " and ".join(dict.fromkeys(source.format for source in sources))
     return Found(formats, [source.file for source in sources], _read(sources), True, [])
 

@@ -20,6 +20,7 @@ VALIDATION = {"val": "val", "valid": "val", "validation": "val", "training": "tr
 """Names of splits that mean the same."""
 
 NO_IMAGE = "there is no such image"
+SEVERAL = "several images have this name; its folders must be written as well"
 
 Fold = Callable[[str], str]
 
@@ -38,6 +39,7 @@ class Match(NamedTuple):
 
     image: Known | None
     why_not: str = ""
+    instead: str = ""  # names of some images that are there
     other_case: bool = False  # the names differ in capitals
 
 
@@ -65,6 +67,7 @@ class Names:
         self.classes = {image.class_name for image in self.images}
         self.folded_classes = set(map(folded, self.classes))
         self.splits = {split_name(image.split) for image in self.images}
+        self.split_by_file: dict[Path, str | None] = {}
         self.by_name: dict[Fold, dict[str, list[Known]]] = {}
         for fold in (composed, folded):
             names: dict[str, list[Known]] = defaultdict(list)
@@ -82,7 +85,9 @@ class Names:
             label: class of the annotation.
         """
         parts = _parts(written) or [""]
-        split = self._split_of(file)
+        if file not in self.split_by_file:
+            self.split_by_file[file] = self._split_of(file)
+        split = self.split_by_file[file]
         for fold in (composed, folded):
             given = [fold(part) for part in parts]
             for name in (given[-1], f"{given[-1]}/"):
@@ -90,10 +95,10 @@ class Names:
                 if len(fitting) > 1 and label is not None:
                     fitting = [image for image in fitting if folded(image.class_name) == folded(label)] or fitting
                 if len(fitting) > 1:
-                    return Match(None, "several images have this name")
+                    return Match(None, SEVERAL, " and ".join("/".join(image.inner) for image in fitting[:2]))
                 if fitting:
                     return Match(fitting[0], other_case=fold is folded)
-        return Match(None, NO_IMAGE)
+        return Match(None, NO_IMAGE, next(("/".join(image.inner) for image in self.images), "none"))
 
     def _fitting(self, images: Sequence[Known], given: Sequence[str], fold: Fold, split: str | None) -> list[Known]:
         """Of images with the written name, those whose folders fit best."""

@@ -108,7 +108,7 @@ def _annotate(config: FolderConfig, listings: Mapping[str, Listing]) -> None:
         path: region for part in listings.values() for path, region in zip(part.paths, part.regions, strict=True)
     }
     assigned = assign(found, names, regions, {path for path, region in regions.items() if region is not None})
-    warning = check_use(found, assigned, names, root)
+    warning = check_use(found, assigned, names.classes)
     for listing in listings.values():
         listing.regions = [
             region or assigned.boxes.get(path) for path, region in zip(listing.paths, listing.regions, strict=True)

@@ -1,4 +1,4 @@
-"""Boxes of a user's own images, in CSV and in the COCO layout."""
+"""Annotations of a user's own images: which are used, and what is said of the others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from image_folders import folder_error, training_region, write_folder
+from image_folders import box_mask, folder_error, training_region, write_folder
+from PIL import Image
 
+from camtrain.config.schema import FolderConfig
 from camtrain.data.build import build
-from camtrain.data.sources.folder import list_folder
+from camtrain.data.sources.folder import list_folder, splits, validation
 
 
 def test_folder_with_boxes(tmp_path: Path) -> None:
@@ -70,15 +72,15 @@ def test_boxes_in_coco_layout(tmp_path: Path) -> None:
     assert training_region(config, 0).sum() == 10 * 5
     train, val = build(config, 0, guided=True)
     assert (train.with_region, val.with_region) == (1, 1)
-    for broken, said in (
+    for broken, message in (
         ("{", "not a JSON file"),
         ("[]", "not in the COCO layout"),
         (json.dumps({"images": []}), "not in the COCO layout"),
         (json.dumps({**content, "images": []}), "annotation 1: there is no image 7"),
     ):
         (tmp_path / "coco.json").write_text(broken)
-        assert said in folder_error(config)
-    for annotation, said in (
+        assert message in folder_error(config)
+    for annotation, message in (
         ({"bbox": [1, 2, 3]}, "annotation 5: a coordinate is missing"),
         ({"bbox": [1, 2, 3, "x"]}, "annotation 5: a coordinate is not a number"),
         ({"bbox": [50, 2, 3, 3]}, "5, 40x30 pixels: the box lies outside its image"),
@@ -91,7 +93,7 @@ def test_boxes_in_coco_layout(tmp_path: Path) -> None:
     ):
         alone = {**content, "annotations": [{"id": 5, "image_id": 7, **annotation}]}
         (tmp_path / "coco.json").write_text(json.dumps(alone))
-        assert said in folder_error(config)
+        assert message in folder_error(config)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,143 @@ def test_polygons_in_coco_layout(tmp_path: Path, segmentation: object, cells: in
     assert found.sum() == cells
     assert not found[:3].any()
     assert not found[8:].any()
+
+
+def said(config: FolderConfig, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is said of the annotations of a data set."""
+    caplog.clear()
+    with caplog.at_level("INFO", "camtrain"):
+        splits(config)
+    return [record.getMessage().replace(f"{config.root}/", "") for record in caplog.records]
+
+
+def write_coco(file: Path, annotations: list[dict[str, object]], **image: object) -> None:
+    content = {
+        "images": [{"id": 7, "file_name": "train/cat/image 0 ä.png", **image}],
+        "annotations": [{"id": place, "image_id": 7, **entry} for place, entry in enumerate(annotations, 1)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    file.write_text(json.dumps(content))
+
+
+def test_what_is_not_used_is_counted_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_folder(tmp_path)
+    annotations: list[dict[str, object]] = [
+        {"bbox": [2, 3, 10, 5], "category_id": 1},
+        {"bbox": [2, 3, 0, 5], "category_id": 1},
+        {"bbox": [], "segmentation": [], "category_id": 1},
+        {"bbox": [2, 3, 10, 0], "category_id": 1},
+        {"bbox": [40, 3, 10, 5], "category_id": 1},
+        {"bbox": [2, 3, 10, 5], "category_id": 2},
+        {"bbox": [2, 3, 10, 5], "category_id": 1, "image_id": 8},
+        {"bbox": [0, 0, 40, 30], "category_id": 1, "iscrowd": 1},
+    ]
+    write_coco(tmp_path / "coco.json", annotations, width=80, height=60)
+    (tmp_path / "train" / "dog" / "image 0 ä.xml").write_text("<annotation/>")
+    (tmp_path / "metadata.csv").write_text("name,age\n")
+    lines = said(config, caplog)
+    assert lines[:8] == [
+        "boxes     coco.json (COCO): 8 annotations, 1 used, on 1 of 12 images",
+        "left out  2 annotations: an empty box; each maximum must exceed its minimum; the first:"
+        " coco.json annotation 2, 40x30 pixels",
+        "left out  1 annotation: it has neither box nor polygon; the first: coco.json annotation 3",
+        "left out  1 annotation: the box lies outside its image; the first: coco.json annotation 5, 40x30 pixels",
+        "left out  1 annotation: of another class than the image's folder; the first: coco.json annotation 6: dog in"
+        " train/cat/image 0 ä.png",
+        "left out  1 annotation: there is no image 8; the first: coco.json annotation 7",
+        "left out  1 annotation: a crowd, beside single objects of the image; the first: coco.json annotation 8",
+        "note      2 annotations: drawn on an image of another size, and may lie elsewhere here; the first: coco.json"
+        " annotation 1: 80x60, train/cat/image 0 ä.png has 40x30 pixels",
+    ]
+    assert lines[8].startswith("not read  metadata.csv: no column path, xmax")
+    assert lines[8].endswith("; 1 .xml file")
+    assert len(lines) == 9
+
+
+def test_a_crowd_is_the_object_where_there_is_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_folder(tmp_path)
+    write_coco(tmp_path / "coco.json", [{"bbox": [0, 0, 4, 4], "iscrowd": 1}, {"bbox": [9, 9, 4, 4], "iscrowd": 1}])
+    assert training_region(config, 0).sum() == 2 * 16
+    assert said(config, caplog)[0].endswith("2 annotations, all used, on 1 of 12 images")
+    assert "note      2 annotations: a crowd, which is taken as the object" in said(config, caplog)[1]
+
+
+def test_a_mask_counts_instead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_folder(tmp_path, box_mask)
+    write_coco(tmp_path / "coco.json", [{"bbox": [0, 0, 4, 4]}])
+    assert "1 annotation: the image has a mask, which counts instead" in said(config, caplog)[1]
+    assert (training_region(config, 0) == 1).sum() == 100
+
+
+def test_annotations_that_nobody_asked_for_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_folder(tmp_path)
+    write_coco(tmp_path / "coco.json", [{"bbox": [0, 0, 4, 4], "category_id": 2}])
+    warning = said(config, caplog)[-1]
+    assert warning.startswith("coco.json annotation 1: dog in train/cat/image 0 ä.png: of another class than")
+    assert warning.endswith("their folders: cat, dog; correct them, or leave them out: dataset.annotations=null")
+    config.annotations = "coco.json"
+    assert "of another class" in folder_error(config)
+    config.annotations = None
+    assert not said(config, caplog)
+    config.annotations = "boxes.csv"  # as runs of former versions have it, whether it is there or not
+    assert not said(config, caplog)
+
+
+def test_folders_and_lists_of_annotations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_folder(tmp_path)
+    for split in ("train", "val"):
+        labels = tmp_path / "exported" / split / "image 1 ä.txt"
+        labels.parent.mkdir(parents=True)
+        labels.write_text("0 0.5 0.5 0.5 0.5\n")
+    config.annotations = "exported"
+    assert "several images have this name; its folders must be written as well; none of 2 annotations" in folder_error(
+        config
+    )
+    for split in ("train", "val"):
+        (tmp_path / "exported" / split / "dog").mkdir()
+        for file in (tmp_path / "exported" / split).glob("*.txt"):
+            file.rename(file.parent / "dog" / file.name)
+    assert "(YOLO): 2 annotations, all used, on 2 of 12 images" in said(config, caplog)[0]
+    assert training_region(config, 4).sum() == 22 * 18
+    config.annotations = ["exported/train/dog/image 1 ä.txt", "exported/val"]
+    assert "(YOLO): 2 annotations, all used, on 2 of 12 images" in said(config, caplog)[0]
+    for wrong, message in (("exports", "there is no file"), ("train", "no file in")):
+        config.annotations = wrong
+        assert message in folder_error(config)
+
+
+def test_a_folder_of_annotations_is_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_folder(tmp_path)
+    for split in ("train", "val"):
+        file = tmp_path / split / "Annotations" / "cat" / "image 1 ä.xml"
+        file.parent.mkdir(parents=True)
+        box = "<bndbox><xmin>5</xmin><ymin>6</ymin><xmax>25</xmax><ymax>26</ymax></bndbox>"
+        file.write_text(f"<annotation><object><name>Cat</name>{box}</object></annotation>")
+    lines = said(config, caplog)
+    assert "(Pascal VOC): 2 annotations, all used, on 2 of 12 images" in lines[0]
+    assert "note      2 annotations: the class is written in other capitals" in lines[1]
+
+
+def test_boxes_are_of_the_image_as_displayed(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    image = Image.new("RGB", (40, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    for path in (tmp_path / "train" / "cat").iterdir():
+        path.unlink()
+    image.save(tmp_path / "train" / "cat" / "turned.jpg", exif=exif)
+    (tmp_path / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nturned.jpg,2,25,12,38\n")
+    region = training_region(config, 0)
+    assert region.shape == (40, 20)
+    assert region[25:38, 2:12].all()
+    assert region.sum() == 10 * 13
+
+
+def test_a_validation_split_alone_gets_the_same_regions(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    names = ("image 1 ä.png", "val/dog/image 1 ä.png", "train/cat/image 0 ä.png")
+    rows = "".join(f"{name},1,2,5,6\n" for name in names)
+    (tmp_path / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\n{rows}")
+    both, alone = splits(config)[1].regions, validation(config).regions
+    assert both == alone
+    assert [number for number, region in enumerate(alone) if region] == [4]

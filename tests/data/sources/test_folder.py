@@ -90,7 +90,9 @@ def test_folder_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
         (root / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\ntrain/cat/image 0 ä.png,{row}\n")
         assert said in folder_error(config)
     (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nvall/cat/typo.png,1,2,3,4\n")
-    assert "line 2: vall/cat/typo.png: there is no such image in" in folder_error(config)
+    assert "line 2: vall/cat/typo.png, while there is train/cat/image 0 ä.png: there is no such image" in folder_error(
+        config
+    )
     (root / "boxes.csv").write_bytes("path,xmin,ymin,xmax,ymax\nä,1,2,3,4\n".encode("latin-1"))
     assert "boxes.csv: not a text in UTF-8" in folder_error(config)
     config.annotations = "other.csv"
