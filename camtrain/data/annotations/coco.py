@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,32 +26,48 @@ from camtrain.data.listing import Box
 from camtrain.errors import UserError, first_line
 
 
-def read(file: Path, content: Any) -> Iterator[Annotation]:
-    """Every annotation of the file.
+class Layout(NamedTuple):
+    """The parts of a file, by their identifiers."""
+
+    files: dict[str, str]  # names of images
+    sizes: dict[str, tuple[int, int] | None]
+    categories: dict[str, str]
+    annotations: list[tuple[str, Mapping[str, Any]]]  # with their images'
+
+
+def layout(file: Path, content: Any) -> Layout:
+    """The parts of a file's content.
 
     Raises:
         UserError: not in this layout.
     """
     try:
         images = {str(image["id"]): image for image in content["images"]}
-        files = {key: str(image["file_name"]) for key, image in images.items()}
-        categories = {str(entry["id"]): str(entry["name"]) for entry in content.get("categories") or ()}
-        annotations = [(entry.get("id", "?"), str(entry["image_id"]), entry) for entry in content["annotations"]]
+        return Layout(
+            {key: str(image["file_name"]) for key, image in images.items()},
+            {key: size_in(image.get("width"), image.get("height")) for key, image in images.items()},
+            {str(entry["id"]): str(entry["name"]) for entry in content.get("categories") or ()},
+            [(str(entry["image_id"]), entry) for entry in content["annotations"]],
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: not in the COCO layout ({first_line(error)}); needed: images with id and file_name, annotations"
             " with image_id and bbox or segmentation, categories with id and name"
         ) from error
-    for name, image, entry in annotations:
-        where = f"{file} annotation {name}"
-        if image not in files:
+
+
+def read(file: Path, parts: Layout) -> Iterator[Annotation]:
+    """Every annotation."""
+    for image, entry in parts.annotations:
+        where = f"{file} annotation {entry.get('id', '?')}"
+        if image not in parts.files:
             yield Annotation("", where, unusable=f"there is no image {image}")
             continue
-        category = str(entry.get("category_id"))
-        size = size_in(images[image].get("width"), images[image].get("height"))
-        found = Annotation(files[image], where, categories.get(category), crowd=bool(entry.get("iscrowd")), size=size)
-        if categories and entry.get("category_id") is not None and category not in categories:
-            yield found._replace(unusable=f"there is no category {category}")
+        number = entry.get("category_id")
+        label = parts.categories.get(str(number))
+        found = Annotation(parts.files[image], where, label, crowd=bool(entry.get("iscrowd")), size=parts.sizes[image])
+        if parts.categories and number is not None and label is None:
+            yield found._replace(unusable=f"there is no category {number}")
         else:
             yield drawn(found, _region, entry)
 

@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
     format: str
     files: list[Path]
-    annotations: list[tuple[Path, Annotation]]  # each with its file
+    annotations: Iterable[tuple[Path, Annotation]]  # each with its file, in turn, since there may be many
     asked_for: bool  # named by the user
     unread: list[str]  # what else is there, in words
 
@@ -86,12 +86,10 @@ def look(root: Path, bases: Iterable[Path]) -> Found | None:
         wrong |= others if ".txt" not in suffixes else {}  # most texts are just that
         for name in dict.fromkeys(source.format for source in sources):
             chosen = [source for source in sources if source.format == name]
-            annotations = _read(chosen)
             files = [source.file for source in chosen]
-            if annotations:
-                return Found(
-                    name, files, annotations, False, [*wrong.values(), *_in_words({*candidates} - {*files, *wrong})]
-                )
+            if next(_read(chosen), None) is not None:
+                unread = [*wrong.values(), *_in_words({*candidates} - {*files, *wrong})]
+                return Found(name, files, _read(chosen), False, unread)
             empty += files
     unread = [*wrong.values(), *_in_words(empty)]
     return Found("", [], [], False, unread) if unread else None
@@ -116,8 +114,7 @@ def recognised(file: Path, root: Path, names: dict[Path, dict[int, str]] | None 
         images = via.images_of(content)
         if images is not None:
             return Source(file, "VIA", partial(via.read, file, images))
-        annotations = list(coco.read(file, content))
-        return Source(file, "COCO", lambda: annotations)
+        return Source(file, "COCO", partial(coco.read, file, coco.layout(file, content)))
     if suffix == ".xml":
         return Source(file, "Pascal VOC", partial(voc_xml.read, file, voc_xml.root_of(file)))
     if suffix == ".txt":
@@ -144,8 +141,8 @@ def _of_first_format(sources: Sequence[Source]) -> list[Source]:
     return [source for source in sources if source.format == sources[0].format]
 
 
-def _read(sources: Iterable[Source]) -> list[tuple[Path, Annotation]]:
-    return [(source.file, annotation) for source in sources for annotation in source.read()]
+def _read(sources: Iterable[Source]) -> Iterator[tuple[Path, Annotation]]:
+    return ((source.file, annotation) for source in sources for annotation in source.read())
 
 
 def _candidates(root: Path, bases: Iterable[Path]) -> Iterator[Path]:
@@ -165,8 +162,8 @@ def _files_in(folder: Path) -> Iterator[Path]:
     """Files of a fitting suffix in a folder and below it."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "@")))
-        paths = (Path(place, name) for name in sorted(files))
-        yield from (path for path in paths if path.suffix.lower() in sum(SUFFIXES, ()) and _may_be_read(path))
+        paths = (Path(place, name) for name in sorted(files) if name.lower().endswith(sum(SUFFIXES, ())))
+        yield from filter(_may_be_read, paths)
 
 
 def _may_be_read(file: Path) -> bool:
