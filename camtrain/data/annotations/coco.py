@@ -17,6 +17,7 @@ from camtrain.data.annotations.entries import (
     UnusableError,
     drawn,
     number,
+    outline_of,
     polygons,
     rectangle_at,
     size_in,
@@ -73,24 +74,23 @@ def read(file: Path, parts: Layout) -> Iterator[Annotation]:
 
 
 def _region(entry: Mapping[str, Any]) -> Iterator[Box]:
-    """The region of an annotation: its mask or polygons, else its box."""
+    """The region of an annotation: its mask or its polygons within its box, else its box."""
     outline, edges = entry.get("segmentation"), entry.get("bbox")
     box = next(rectangle_at(*edges)) if edges else None
     if isinstance(outline, Mapping):
         try:
-            yield from strips(decoded(outline))
-            return
+            return strips(decoded(outline))
         except (LookupError, TypeError, ValueError):
             if box is None:
                 raise UnusableError("its run lengths cannot be read") from None
     elif outline:
-        (found,) = polygons(outline if isinstance(outline[0], list) else [outline])
-        whole = box is not None and box.left < box.right and box.top < box.bottom
-        yield box._replace(outline=found.outline) if box is not None and whole else found
-        return
+        parts = outline if isinstance(outline[0], list) else [outline]
+        if box is None or not (box.left < box.right and box.top < box.bottom):
+            return polygons(parts)
+        box = box._replace(outline=outline_of(parts))
     if box is None:
         raise UnusableError("it has neither box nor polygon")
-    yield box
+    return iter([box])
 
 
 def decoded(runs: Mapping[str, Any]) -> np.ndarray:

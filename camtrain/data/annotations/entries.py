@@ -80,14 +80,30 @@ def rectangle_at(left: Any, top: Any, width: Any, height: Any) -> Iterator[Box]:
     yield Box(x, y, round(x + number(width), 6), round(y + number(height), 6))
 
 
-def polygons(parts: Sequence[Sequence[Any]]) -> Iterator[Box]:
-    """The box round all polygons x, y, x, y, ..., with these as its outline; what has two corners or fewer is none."""
+def outline_of(parts: Sequence[Sequence[Any]]) -> tuple[tuple[float, ...], ...]:
+    """The polygons x, y, x, y, ... that have an area.
+
+    Raises:
+        UnusableError: one of the parts is no polygon at all.
+    """
     outline = tuple(tuple(number(value) for value in part) for part in parts)
     if any(len(part) % 2 or not all(map(math.isfinite, part)) for part in outline):
         raise UnusableError("it holds something that is no polygon x, y, x, y, x, y, ...")
-    outline = tuple(part for part in outline if len(part) >= 6)
+    return tuple(part for part in outline if _has_area(part))
+
+
+def _has_area(polygon: Sequence[float]) -> bool:
+    """Whether the corners lie on no single line."""
+    ways = [(x - polygon[0], y - polygon[1]) for x, y in zip(polygon[::2], polygon[1::2], strict=True)]
+    across, down = max(ways, key=lambda way: abs(way[0]) + abs(way[1]), default=(0, 0))
+    return any(abs(across * y - down * x) > 1e-9 * (across**2 + down**2) for x, y in ways)
+
+
+def polygons(parts: Sequence[Sequence[Any]]) -> Iterator[Box]:
+    """The box round all polygons, with these as its outline."""
+    outline = outline_of(parts)
     if not outline:
-        raise UnusableError("its polygon has fewer than three corners")
+        raise UnusableError("its polygon has no area")
     xs, ys = ([value for part in outline for value in part[first::2]] for first in (0, 1))
     yield Box(min(xs), min(ys), max(xs), max(ys), outline=outline)
 

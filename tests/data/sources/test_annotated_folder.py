@@ -86,7 +86,8 @@ def test_boxes_in_coco_layout(tmp_path: Path) -> None:
         ({"bbox": [50, 2, 3, 3]}, "5, 40x30 pixels: the box lies outside its image"),
         ({"bbox": [1, 2, 3, 0]}, "an empty box"),
         ({"bbox": [1, 2, 3, 3], "segmentation": [[1, 2, 3]]}, "annotation 5: it holds something that is no polygon"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "its polygon has fewer than three corners"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "its polygon has no area"),
+        ({"segmentation": [[1, 2, 3, 4, 9, 10, 5, 6]]}, "its polygon has no area"),
         ({"segmentation": {"size": [30, 40], "counts": "x"}}, "its run lengths cannot be read"),
         ({"segmentation": []}, "neither box nor polygon"),
         ({"bbox": [1, 2, 3, 3], "category_id": 9}, "there is no category 9"),
@@ -105,6 +106,9 @@ def test_boxes_in_coco_layout(tmp_path: Path) -> None:
         ([[2.6, 3, 12, 3, 12, 8, 2.6, 8]], 9 * 5),  # the centres of the first column lie outside
         ({"size": [30, 40], "counts": "x"}, 10 * 5),  # run lengths: the box
         ([], 10 * 5),
+        ([[2, 3, 12, 8]], 10 * 5),  # two corners: the box
+        ([[2, 3, 12, 8], [2, 3, 5, 3, 5, 8, 2, 8]], 3 * 5),
+        ([2, 3, 5, 3, 5, 8, 2, 8], 3 * 5),
     ],
 )
 def test_polygons_in_coco_layout(tmp_path: Path, segmentation: object, cells: int) -> None:
