@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ def assign(found: Found, names: Names, wanted: Collection[Path], masked: Collect
     regions: dict[Path, list[Box]] = {}
     crowds: dict[Path, list[Annotation]] = {}
     sizes: dict[Path, tuple[int, int] | None] = {}
-    for file, annotation in found.annotations:
+    for file, annotation in found.annotations():
         match = names.find(annotation.image, file, annotation.label)
         image = match.image
         if image is None:
@@ -138,39 +139,36 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def check_use(found: Found, result: Assigned, classes: Collection[str]) -> str | None:
-    """A warning if annotations that were found by looking are of no use; None if there are none, or some are used.
-
-    Raises:
-        UserError: the same of annotations that were asked for.
-    """
-    if not result.total or result.used or result.elsewhere or MASKED in result.unused:
-        return None
+def check_use(found: Found, result: Assigned, classes: Collection[str]) -> None:
+    """Raise :class:`UserError` if annotations that were asked for are of no use at all."""
+    if not found.asked_for or not result.total or result.used or result.elsewhere or MASKED in result.unused:
+        return
     reason, places = max(result.unused.items(), key=lambda item: len(item[1]))
     text = f"{places[0]}: {reason}"
     if reason == OTHER_CLASS:
         text += f"; the classes are named after their folders: {', '.join(sorted(classes)[:5])}"
     if result.total > 1:
         text += f"; none of {result.total} annotations can be used"
-    text += "; correct them, or leave them out: dataset.annotations=null"
-    if found.asked_for:
-        raise UserError(text)
-    return text
+    raise UserError(f"{text}; correct them, or leave them out: dataset.annotations=null")
 
 
-def report(found: Found, result: Assigned, images: int) -> Iterator[tuple[str, str]]:
-    """Labelled lines: what was read, how much of it is used, and why the rest is not."""
+def report(found: Found, result: Assigned, images: int) -> Iterator[str]:
+    """Lines that say what was read, how much of it is used, and why the rest is not."""
     if found.files:
+        formats = " and ".join(dict.fromkeys(source.format for source in found.sources))
         count = f"{result.used} used" if result.used < result.total else "all used"
         there = f"{_count(result.total, 'annotation')}, {count}, on {len(result.boxes)} of {images} images"
-        yield "boxes", f"{_list(found.files)} ({found.format}): {there if result.total else 'no annotations'}"
+        yield f"{_list(found.files)} ({formats}): {there if result.total else 'no annotations'}"
     for reason, places in sorted(result.unused.items(), key=lambda item: -len(item[1])):
-        yield "left out", f"{_count(len(places), 'annotation')}: {reason}; the first: {places[0]}"
+        yield f"{_count(len(places), 'annotation')} left out: {reason}; the first: {places[0]}"
     for what, places in result.remarks.items():
-        yield "note", f"{_count(len(places), 'annotation')}: {what}; the first: {places[0]}"
-    if found.unread:
-        more = f"; and {len(found.unread) - 3} more" if len(found.unread) > 3 else ""
-        yield "not read", "; ".join(found.unread[:3]) + more
+        yield f"{_count(len(places), 'annotation')}: {what}; the first: {places[0]}"
+    counted = Counter(file.suffix.lower() for file, why in found.unread.items() if not why)
+    wrong = [why for why in found.unread.values() if why]
+    words = [_count(number, f"{suffix} file") for suffix, number in sorted(counted.items())] + wrong[:3]
+    if words:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        yield f"not read as annotations: {'; '.join(words)}{more}"
 
 
 def _count(number: int, what: str) -> str:

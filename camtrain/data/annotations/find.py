@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from camtrain.config.options import AUTO
 from camtrain.data.annotations import coco, labelme, tables, via, voc_xml, yolo
 from camtrain.data.annotations.entries import Annotation, Source, json_of
 from camtrain.errors import UserError
@@ -26,73 +26,93 @@ FORMATS = ("table", "COCO", "VIA", "LabelMe", "Pascal VOC", "YOLO")
 
 
 class Found(NamedTuple):
-    """The annotations that are used."""
+    """The annotations that are used, and the files that hold others."""
 
-    format: str
-    files: list[Path]
-    annotations: Iterable[tuple[Path, Annotation]]  # each with its file, in turn, since there may be many
+    sources: list[Source]
     asked_for: bool  # named by the user
-    unread: list[str]  # what else is there, in words
+    unread: dict[Path, str]  # files that are not read, with what is wrong with them; nothing of most
+
+    @property
+    def files(self) -> list[Path]:
+        """Of the annotations that are used."""
+        return [source.file for source in self.sources]
+
+    def annotations(self) -> Iterator[tuple[Path, Annotation]]:
+        """Each with its file, in turn, since there may be many."""
+        return ((source.file, annotation) for source in self.sources for annotation in source.read())
 
 
-def read_named(root: Path, names: Sequence[str]) -> Found:
-    """The annotations in files and folders that are named.
+def find(root: Path, given: str | Sequence[str] | None, bases: Sequence[Path]) -> Found:
+    """The annotations of a data set.
 
-    Args:
-        root: of the data set.
-        names: of files and folders, relative to root.
-
-    Raises:
-        UserError: one of them is not there, or none of its files holds annotations.
-    """
-    sources: list[Source] = []
-    for name in names:
-        place = root / Path(name).expanduser()
-        if place.is_file():
-            sources.append(recognised(place, root))
-        elif place.is_dir():
-            inside, others = _recognise(_files_in(place), root)
-            if not inside:
-                why = next((f"; {text}" for text in others.values()), "")
-                raise UserError(f"dataset.annotations={name}: no file in {place} holds annotations{why}")
-            sources += _of_first_format(inside)
-        else:
-            raise UserError(f"dataset.annotations={name}: there is no file {place}; names are relative to dataset.root")
-    formats = " and ".join(dict.fromkeys(source.format for source in sources))
-    return Found(formats, [source.file for source in sources], _read(sources), True, [])
-
-
-def look(root: Path, bases: Iterable[Path]) -> Found | None:
-    """The annotations that are found by looking; None where there are none.
-
-    `boxes.csv` comes first. Else tables and JSON files are looked for in the root, tables and files of every kind in
-    the splits' folders and in those of :data:`FOLDERS`. Of several formats one is used, in the order of
-    :data:`FORMATS`.
+    By looking, `boxes.csv` comes first. Else tables and JSON files are looked for in the root, and files of every kind
+    in the splits' folders and in those of :data:`FOLDERS`. Of several formats one is used, see :func:`_chosen`.
 
     Args:
         root: of the data set.
+        given: names of files and folders, relative to root; `auto` to look; None for none.
         bases: folders of the splits.
 
     Raises:
-        UserError: `boxes.csv` cannot be read.
+        UserError: a file or folder that is named, or `boxes.csv`, is not there or holds no annotations.
     """
-    candidates = sorted(set(_candidates(root, bases)))
-    if (root / DEFAULT).is_file():
-        return read_named(root, [DEFAULT])._replace(unread=_in_words(set(candidates) - {root / DEFAULT}))
+    there = set(_candidates(root, bases))
+    names = [given] if isinstance(given, str) else list(given or ())
+    asked_for = True
+    sources: list[Source] = []
     wrong: dict[Path, str] = {}
-    empty: list[Path] = []
+    if names == [DEFAULT] and not (root / DEFAULT).is_file():  # what runs of former versions may say
+        names = []
+    if names == [AUTO] and (root / DEFAULT).is_file():
+        names = [DEFAULT]
+    if names == [AUTO]:
+        asked_for = False
+        sources, wrong = _chosen(there, root)
+    else:
+        for name in names:
+            sources += _named(root, name)
+    rest = there - {source.file for source in sources}
+    texts = {file for file in rest if file.suffix.lower() == ".txt" and not _is_yolo(file)}
+    return Found(sources, asked_for, {file: wrong.get(file, "") for file in sorted(rest - texts)})
+
+
+def _named(root: Path, name: str) -> list[Source]:
+    """The annotations in a file or folder that is named; errors as for :func:`find`."""
+    place = root / Path(name).expanduser()
+    if place.is_file():
+        return [recognised(place, root)]
+    if not place.is_dir():
+        raise UserError(f"dataset.annotations={name}: there is no file {place}; names are relative to dataset.root")
+    sources, wrong = _chosen(list(_files_in(place)), root)
+    if not sources:
+        why = next((f"; {text}" for text in wrong.values()), "")
+        raise UserError(f"dataset.annotations={name}: no file in {place} holds annotations{why}")
+    return sources
+
+
+def _chosen(files: Collection[Path], root: Path) -> tuple[list[Source], dict[Path, str]]:
+    """The files of the first of the formats, in the order of :data:`FORMATS`, that holds an annotation.
+
+    Returns:
+        Files of a format without annotations if there is no other; and what is wrong with files of no format, as far as
+        they were looked at.
+    """
+    empty: list[Source] = []
+    wrong: dict[Path, str] = {}
+    names: dict[Path, dict[int, str]] = {}
     for suffixes in SUFFIXES:
-        sources, others = _recognise([file for file in candidates if file.suffix.lower() in suffixes], root)
-        wrong |= others if ".txt" not in suffixes else {}  # most texts are just that
-        for name in dict.fromkeys(source.format for source in sources):
-            chosen = [source for source in sources if source.format == name]
-            files = [source.file for source in chosen]
-            if next(_read(chosen), None) is not None:
-                unread = [*wrong.values(), *_in_words({*candidates} - {*files, *wrong})]
-                return Found(name, files, _read(chosen), False, unread)
-            empty += files
-    unread = [*wrong.values(), *_in_words(empty)]
-    return Found("", [], [], False, unread) if unread else None
+        by_format: dict[str, list[Source]] = {name: [] for name in FORMATS}
+        for file in sorted(file for file in files if file.suffix.lower() in suffixes):
+            try:
+                source = recognised(file, root, names)
+                by_format[source.format].append(source)
+            except UserError as error:
+                wrong[file] = str(error)
+        for sources in by_format.values():
+            if any(True for source in sources for _ in source.read()):
+                return sources, wrong
+            empty = empty or sources
+    return empty, wrong
 
 
 def recognised(file: Path, root: Path, names: dict[Path, dict[int, str]] | None = None) -> Source:
@@ -117,32 +137,12 @@ def recognised(file: Path, root: Path, names: dict[Path, dict[int, str]] | None 
         return Source(file, "COCO", partial(coco.read, file, coco.layout(file, content)))
     if suffix == ".xml":
         return Source(file, "Pascal VOC", partial(voc_xml.read, file, voc_xml.root_of(file)))
-    if suffix == ".txt":
+    if suffix == ".txt" and _is_yolo(file):
         lines = yolo.lines_of(file)
         known = {} if names is None else names
         top = root if file.is_relative_to(root) else file.parent.parent
         return Source(file, "YOLO", partial(yolo.read, file, lines, yolo.names_for(file.parent, top, known)))
     return Source(file, "table", partial(tables.read, file, tables.table(file)))
-
-
-def _recognise(files: Iterable[Path], root: Path) -> tuple[list[Source], dict[Path, str]]:
-    """The files that hold annotations, by format, and what is wrong with the others."""
-    sources, others = [], {}
-    names: dict[Path, dict[int, str]] = {}
-    for file in files:
-        try:
-            sources.append(recognised(file, root, names))
-        except UserError as error:
-            others[file] = str(error)
-    return sorted(sources, key=lambda source: FORMATS.index(source.format)), others
-
-
-def _of_first_format(sources: Sequence[Source]) -> list[Source]:
-    return [source for source in sources if source.format == sources[0].format]
-
-
-def _read(sources: Iterable[Source]) -> Iterator[tuple[Path, Annotation]]:
-    return ((source.file, annotation) for source in sources for annotation in source.read())
 
 
 def _candidates(root: Path, bases: Iterable[Path]) -> Iterator[Path]:
@@ -171,14 +171,10 @@ def _may_be_read(file: Path) -> bool:
     return file.is_file() and not file.name.startswith(".") and not names_classes
 
 
-def _in_words(files: Iterable[Path]) -> list[str]:
-    """How many files of each suffix; of texts those that hold annotations."""
-    counted = Counter(file.suffix.lower() for file in files if file.suffix.lower() != ".txt" or _is_yolo(file))
-    return [f"{count} {suffix} file{'s' * (count > 1)}" for suffix, count in sorted(counted.items())]
-
-
 def _is_yolo(file: Path) -> bool:
+    """Whether a text holds annotations, or is empty, as those of images without objects are."""
     try:
-        return bool(yolo.lines_of(file))
+        yolo.lines_of(file)
+        return True
     except UserError:
         return False

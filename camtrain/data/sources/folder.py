@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from camtrain.config.options import AUTO
 from camtrain.config.schema import FolderConfig
-from camtrain.data.annotations.assign import assign, check_use, report
-from camtrain.data.annotations.find import DEFAULT, FOLDERS, look, read_named
-from camtrain.data.annotations.match import Known, Names
+from camtrain.data.annotations.find import FOLDERS
+from camtrain.data.annotations.match import Known
+from camtrain.data.annotations.use import annotate
 from camtrain.data.decode import mask_values
 from camtrain.data.listing import SUFFIXES, BadImage, Listing, Mask, Region
 from camtrain.errors import UserError
@@ -85,38 +84,13 @@ def _list(config: FolderConfig, split: str, classes: Sequence[str] | None = None
 
 
 def _annotate(config: FolderConfig, listings: Mapping[str, Listing]) -> None:
-    """Give the images of these splits that have no mask the regions that annotations tell of, and say what was read.
-
-    Raises:
-        UserError: annotations that were asked for cannot be used.
-    """
-    if config.annotations is None:
-        return
+    """Add the annotations to the listings of these splits, and say what was read; errors as for :func:`annotate`."""
     root = Path(config.root).expanduser()
     splits = {split: base for split in (config.train_split, config.val_split) if (base := _base(root, split))}
-    named = [config.annotations] if isinstance(config.annotations, str) else config.annotations
-    if named == [AUTO]:
-        found = look(root, splits.values())
-    elif named == [DEFAULT] and not (root / DEFAULT).is_file():  # what runs of former versions may say
-        return
-    else:
-        found = read_named(root, named)
-    if found is None:
-        return
-    names = Names(_known(splits, listings), root)
-    regions = {
-        path: region for part in listings.values() for path, region in zip(part.paths, part.regions, strict=True)
-    }
-    assigned = assign(found, names, regions, {path for path, region in regions.items() if region is not None})
-    warning = check_use(found, assigned, names.classes)
-    for listing in listings.values():
-        listing.regions = [
-            region or assigned.boxes.get(path) for path, region in zip(listing.paths, listing.regions, strict=True)
-        ]
-    for label, text in report(found, assigned, len(regions)):
-        log.info("%-9s %s", label, text)
-    if warning:
-        log.warning("%s", warning)
+    images = _known(splits, listings)
+    said = annotate(root, config.annotations, list(splits.values()), images, list(listings.values()))
+    for line in said.lines:
+        log.info("%-9s %s", "boxes", line)
 
 
 def _known(splits: Mapping[str, Path], listings: Mapping[str, Listing]) -> Iterator[Known]:

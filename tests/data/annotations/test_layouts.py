@@ -330,5 +330,5 @@ def test_every_layout_gives_the_same_regions(
     assert seen == 12
     said = [record.getMessage() for record in caplog.records]
     assert "36 annotations, 24 used, on 12 of 12 images" in said[0]
-    assert "left out  12 annotations: of another class than the image's folder" in said[1]
+    assert "12 annotations left out: of another class than the image's folder" in said[1]
     assert len(said) == 2

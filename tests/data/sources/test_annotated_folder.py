@@ -130,7 +130,7 @@ def said(config: FolderConfig, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
     with caplog.at_level("INFO", "camtrain"):
         splits(config)
-    return [record.getMessage().replace(f"{config.root}/", "") for record in caplog.records]
+    return [record.getMessage().removeprefix("boxes     ").replace(f"{config.root}/", "") for record in caplog.records]
 
 
 def write_coco(file: Path, annotations: list[dict[str, object]], **image: object) -> None:
@@ -159,20 +159,19 @@ def test_what_is_not_used_is_counted_with_its_reason(tmp_path: Path, caplog: pyt
     (tmp_path / "metadata.csv").write_text("name,age\n")
     lines = said(config, caplog)
     assert lines[:8] == [
-        "boxes     coco.json (COCO): 8 annotations, 1 used, on 1 of 12 images",
-        "left out  2 annotations: an empty box; each maximum must exceed its minimum; the first:"
+        "coco.json (COCO): 8 annotations, 1 used, on 1 of 12 images",
+        "2 annotations left out: an empty box; each maximum must exceed its minimum; the first:"
         " coco.json annotation 2, 40x30 pixels",
-        "left out  1 annotation: it has neither box nor polygon; the first: coco.json annotation 3",
-        "left out  1 annotation: the box lies outside its image; the first: coco.json annotation 5, 40x30 pixels",
-        "left out  1 annotation: of another class than the image's folder; the first: coco.json annotation 6: dog in"
+        "1 annotation left out: it has neither box nor polygon; the first: coco.json annotation 3",
+        "1 annotation left out: the box lies outside its image; the first: coco.json annotation 5, 40x30 pixels",
+        "1 annotation left out: of another class than the image's folder; the first: coco.json annotation 6: dog in"
         " train/cat/image 0 ä.png",
-        "left out  1 annotation: there is no image 8; the first: coco.json annotation 7",
-        "left out  1 annotation: a crowd, beside single objects of the image; the first: coco.json annotation 8",
-        "note      2 annotations: drawn on an image of another size, and may lie elsewhere here; the first: coco.json"
+        "1 annotation left out: there is no image 8; the first: coco.json annotation 7",
+        "1 annotation left out: a crowd, beside single objects of the image; the first: coco.json annotation 8",
+        "2 annotations: drawn on an image of another size, and may lie elsewhere here; the first: coco.json"
         " annotation 1: 80x60, train/cat/image 0 ä.png has 40x30 pixels",
     ]
-    assert lines[8].startswith("not read  metadata.csv: no column path, xmax")
-    assert lines[8].endswith("; 1 .xml file")
+    assert lines[8].startswith("not read as annotations: 1 .xml file; metadata.csv: no column path, xmax")
     assert len(lines) == 9
 
 
@@ -181,28 +180,29 @@ def test_a_crowd_is_the_object_where_there_is_nothing_else(tmp_path: Path, caplo
     write_coco(tmp_path / "coco.json", [{"bbox": [0, 0, 4, 4], "iscrowd": 1}, {"bbox": [9, 9, 4, 4], "iscrowd": 1}])
     assert training_region(config, 0).sum() == 2 * 16
     assert said(config, caplog)[0].endswith("2 annotations, all used, on 1 of 12 images")
-    assert "note      2 annotations: a crowd, which is taken as the object" in said(config, caplog)[1]
+    assert "2 annotations: a crowd, which is taken as the object" in said(config, caplog)[1]
 
 
 def test_a_mask_counts_instead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = write_folder(tmp_path, box_mask)
     write_coco(tmp_path / "coco.json", [{"bbox": [0, 0, 4, 4]}])
-    assert "1 annotation: the image has a mask, which counts instead" in said(config, caplog)[1]
+    assert "1 annotation left out: the image has a mask, which counts instead" in said(config, caplog)[1]
     assert (training_region(config, 0) == 1).sum() == 100
 
 
 def test_annotations_that_nobody_asked_for_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = write_folder(tmp_path)
     write_coco(tmp_path / "coco.json", [{"bbox": [0, 0, 4, 4], "category_id": 2}])
-    warning = said(config, caplog)[-1]
-    assert warning.startswith("coco.json annotation 1: dog in train/cat/image 0 ä.png: of another class than")
-    assert warning.endswith("their folders: cat, dog; correct them, or leave them out: dataset.annotations=null")
+    assert said(config, caplog) == [
+        "coco.json (COCO): 1 annotation, 0 used, on 0 of 12 images",
+        "1 annotation left out: of another class than the image's folder; the first: coco.json annotation 1: dog in"
+        " train/cat/image 0 ä.png",
+    ]
     config.annotations = "coco.json"
     assert "of another class" in folder_error(config)
-    config.annotations = None
-    assert not said(config, caplog)
-    config.annotations = "boxes.csv"  # as runs of former versions have it, whether it is there or not
-    assert not said(config, caplog)
+    for none in (None, "boxes.csv"):  # as runs of former versions have it, whether it is there or not
+        config.annotations = none
+        assert said(config, caplog) == ["not read as annotations: 1 .json file"]
 
 
 def test_folders_and_lists_of_annotations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -237,7 +237,7 @@ def test_a_folder_of_annotations_is_no_class(tmp_path: Path, caplog: pytest.LogC
         file.write_text(f"<annotation><object><name>Cat</name>{box}</object></annotation>")
     lines = said(config, caplog)
     assert "(Pascal VOC): 2 annotations, all used, on 2 of 12 images" in lines[0]
-    assert "note      2 annotations: the class is written in other capitals" in lines[1]
+    assert "2 annotations: the class is written in other capitals" in lines[1]
 
 
 def test_boxes_are_of_the_image_as_displayed(tmp_path: Path) -> None:
