@@ -75,6 +75,11 @@ class DatasetConfig:
     cache: str | None = setting(
         AUTO, "folder for decoded images; auto: within the user's cache folder; null: decode in every epoch"
     )
+    intensity_range: list[float] | None = setting(
+        None,
+        "values that become black and white in images of more than 8 bits; null: 0 and the smallest power of two above"
+        " all values of the training images",
+    )
     on_error: OnError = setting(
         OnError.fail, "an image that cannot be read; fail: stops the run; skip: is left out and listed"
     )
@@ -115,8 +120,11 @@ class FolderConfig(DatasetConfig):
         "file or folder of annotations (boxes, outlines), relative to ROOT, or a list of them; auto: boxes.csv, else"
         " what is found by looking; null: none",
     )
-    void: int | None = setting(
-        255, "mask value of pixels that are excluded from every metric; null: none are", low=1, high=255
+    void: int | str | None = setting(
+        AUTO,
+        "mask value of pixels that are excluded from every metric; auto: 255 where it is a thin rim; null: none are",
+        low=1,
+        high=255,
     )
 
 
@@ -250,7 +258,9 @@ class Config:
     )
     run: str | None = setting(None, "folder of the finished run, for evaluate and explain")
     runs: str | None = setting(None, "folder that contains finished runs, for report")
-    images: str | None = setting(None, 'images to explain: a file, a folder, or a pattern such as "photos/*.jpg"')
+    images: Any = setting(
+        None, 'images to explain: a file, a folder, a pattern such as "photos/*.jpg", or a list [a.jpg,b.png] of these'
+    )
     class_name: str | None = setting(
         None, "class whose maps explain draws, on the command line also `class=NAME`; null: the predicted class"
     )
