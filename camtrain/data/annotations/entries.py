@@ -53,7 +53,7 @@ def drawn(entry: Annotation, draw: Callable[..., Iterable[Box]], *arguments: Any
         return entry._replace(boxes=tuple(box._replace(where=entry.where) for box in draw(*arguments)))
     except UnusableError as error:
         return entry._replace(unusable=str(error))
-    except ValueError:
+    except (ValueError, OverflowError):
         return entry._replace(unusable="a coordinate is not a number")
     except (LookupError, TypeError, AttributeError):
         return entry._replace(unusable="a coordinate is missing")

@@ -35,7 +35,7 @@ def splits(config: FolderConfig, _seed: int = 0, /) -> tuple[Listing, Listing]:
     """Training and validation split; errors as for :func:`list_folder`."""
     train = _list(config, config.train_split)
     val = _list(config, config.val_split, train.classes)
-    _annotate(config, {config.train_split: train, config.val_split: val})
+    _annotate(config, [(config.train_split, train), (config.val_split, val)])
     return train, val
 
 
@@ -57,7 +57,7 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
         UserError: the layout is not the one above, or annotations cannot be used.
     """
     listing = _list(config, split, classes, fewest)
-    _annotate(config, {split: listing})
+    _annotate(config, [(split, listing)])
     return listing
 
 
@@ -83,19 +83,19 @@ def _list(config: FolderConfig, split: str, classes: Sequence[str] | None = None
     return Listing(classes, paths, torch.tensor(targets), regions, meaning)
 
 
-def _annotate(config: FolderConfig, listings: Mapping[str, Listing]) -> None:
+def _annotate(config: FolderConfig, splits: Sequence[tuple[str, Listing]]) -> None:
     """Add the annotations to the listings of these splits, and say what was read; errors as for :func:`annotate`."""
     root = Path(config.root).expanduser()
-    splits = {split: base for split in (config.train_split, config.val_split) if (base := _base(root, split))}
-    images = _known(splits, listings)
-    said = annotate(root, config.annotations, list(splits.values()), images, list(listings.values()))
+    bases = {split: base for split in (config.train_split, config.val_split) if (base := _base(root, split))}
+    listings = [listing for _, listing in splits]
+    said = annotate(root, config.annotations, list(bases.values()), _known(bases, dict(splits)), listings)
     for line in said.lines:
         log.info("%-9s %s", "boxes", line)
 
 
-def _known(splits: Mapping[str, Path], listings: Mapping[str, Listing]) -> Iterator[Known]:
+def _known(bases: Mapping[str, Path], listings: Mapping[str, Listing]) -> Iterator[Known]:
     """Images of all splits, of those that are not listed as well: a bare name may be theirs."""
-    for split, base in splits.items():
+    for split, base in bases.items():
         if split in listings:
             listing = listings[split]
             classes = [listing.classes[number] for number in listing.targets.tolist()]
