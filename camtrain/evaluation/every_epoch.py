@@ -24,7 +24,7 @@ from camtrain.metrics.classification import (
     mean_average_precision,
     prediction_entropy,
 )
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.capture import Captured
 
 
 class Evaluated(NamedTuple):
@@ -55,7 +55,7 @@ def image_of_each_map(batch: Batch) -> Tensor:
 
 
 def evaluate(
-    networks: Mapping[str, Classifier], batches: Iterable[Batch], method: CamVariant, measured: Tensor
+    networks: Mapping[str, Captured], batches: Iterable[Batch], method: CamVariant, measured: Tensor
 ) -> Evaluated:
     """One pass over the validation images, each batch fed to every arm's network.
 

@@ -16,16 +16,33 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError, first_line
 from camtrain.networks.head_layer import final_layer
-from camtrain.networks.zoo import OWN
 from camtrain.normalisation import DEVIATION, MEAN
 
 
-def normalisation(config: ModelConfig) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation that images are normalised with: those of the pretrained weights, else ImageNet's."""
-    if not is_pretrained(config) or config.name in OWN:
-        return MEAN, DEVIATION
-    transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
-    return list(transforms.mean), list(transforms.std)
+def normalisation(config: ModelConfig, network: nn.Module, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of each channel that images are normalised with.
+
+    Those of `model.mean` and `model.std`; else of the pretrained weights, as torchvision or timm describes them; else
+    ImageNet's, or 0.5 and 0.25 where images have not three channels.
+
+    Raises:
+        UserError: there is not one number, or one for each channel.
+    """
+    mean, std = (MEAN, DEVIATION) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
+    described = getattr(network, "pretrained_cfg", None) or {}
+    if is_pretrained(config) and channels == 3:
+        if "mean" in described and "std" in described:
+            mean, std = tuple(described["mean"]), tuple(described["std"])
+        elif config.name in models.list_models(module=models):
+            transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
+            mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return _each("mean", config.mean, channels) or mean, _each("std", config.std, channels) or std
+
+
+def _each(key: str, values: Sequence[float] | None, channels: int) -> Sequence[float] | None:
+    if values is not None and len(values) not in (1, channels):
+        raise UserError(f"model.{key}={list(values)}: images have {channels} channels; give as many numbers, or one")
+    return values and list(values) * (channels if len(values) == 1 else 1)
 
 
 def is_pretrained(config: ModelConfig) -> bool:
@@ -76,7 +93,11 @@ def _state(weights: str, name: str) -> dict[str, Tensor]:
     path = FilePath(weights).expanduser()
     if path.is_file():
         return read_state(path, f"model.weights={weights}")
-    names = [] if name in OWN else [entry.name for entry in models.get_model_weights(name)]
+    names = (
+        []
+        if name not in models.list_models(module=models)
+        else [entry.name for entry in models.get_model_weights(name)]
+    )
     if weights not in (*names, "DEFAULT") or not names:
         choices = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"model.weights={weights}: no such file; give a file of weights{choices}")

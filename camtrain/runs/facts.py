@@ -66,8 +66,8 @@ def model_facts(name: str, built: Built, routes: Routes) -> ModelFacts:
     return ModelFacts(
         name,
         built.layer,
-        built.grid,
-        built.channels,
+        built.output.grid,
+        built.output.channels,
         list(built.stem),
         built.relu_left_out,
         sum(parameter.numel() for parameter in built.classifier.parameters()),

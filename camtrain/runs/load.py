@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from camtrain.config.schema import Config
+from camtrain.config.validate import image_shape
 from camtrain.device import compute_dtype, memory_format
 from camtrain.errors import UserError, first_line
 from camtrain.networks.build import build
@@ -92,9 +93,9 @@ def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
     # The file that pretrained weights came from may be gone by now, but that there was one says how images are
     # normalised: the run's own weights stand in for it.
     weights = str(next(iter(paths.values()))) if is_pretrained(config.model) else None
-    size, seed = config.dataset.image_size, torch_seed(config.seed, Stream.weights)
+    shape, seed = image_shape(config.dataset), torch_seed(config.seed, Stream.weights)
     own = replace(config.model, weights=weights)
-    built = build(own, len(data.classes), size, seed, compute_dtype(config.trainer), data.multilabel).classifier
+    built = build(own, len(data.classes), shape, seed, compute_dtype(config.trainer), data.multilabel).classifier
     found = {}
     for name, state in states.items():
         network = copy.deepcopy(built)

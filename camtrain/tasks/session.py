@@ -13,6 +13,7 @@ import torch
 from camtrain.analysis import over_seeds
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import Config
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches, one_batch
 from camtrain.data.images import ImageSet
 from camtrain.device import memory_format, worker_threads
@@ -50,7 +51,7 @@ def evaluation_context(
         config.cam.variant,
         config.evaluate,
         config.seed,
-        lambda: untrained(config.model, classes, config.dataset.image_size, seed, multilabel).backbone.state_dict(),
+        lambda: untrained(config.model, classes, image_shape(config.dataset), seed, multilabel).backbone.state_dict(),
         progress,
     )
 
@@ -105,7 +106,7 @@ def measure_final(
 
 def views_of(context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, numbers: list[int]) -> Views:
     """Validation images, in ascending order, with the maps and logits that the evaluation holds of them."""
-    batch = one_batch(val_set, numbers, next(iter(context.networks.values())).mean.device)
+    batch = one_batch(val_set, numbers, next(next(iter(context.networks.values())).parameters()).device)
     maps = {name: evaluated.maps_of(name, batch) for name in context.networks}
     logits = {name: evaluated.logits_of(name, batch) for name in context.networks}
     return Views.of(batch, maps, logits)

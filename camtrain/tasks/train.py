@@ -20,6 +20,7 @@ from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
 from camtrain.config.options import AUTO
 from camtrain.config.schema import Config, EvaluateConfig, keys, plain
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
@@ -31,6 +32,7 @@ from camtrain.loss.balance import default_share
 from camtrain.loss.terms import NEED_REGIONS
 from camtrain.metrics import classification, learning_curves
 from camtrain.networks.build import Built, build
+from camtrain.networks.capture import probe_routes
 from camtrain.networks.compile import compile_network
 from camtrain.networks.weights import is_pretrained
 from camtrain.report import console, tables
@@ -45,7 +47,7 @@ from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.arm import Arm, make_arms
 from camtrain.training.checkpoint import save_state, save_weights
-from camtrain.training.checks import check_alive, check_maps, probe_routes
+from camtrain.training.checks import check_alive, check_maps
 from camtrain.training.loop import EpochRecord, Plan, train_epoch
 from camtrain.training.optim import default_learning_rate
 from camtrain.training.state import History, TrainingState
@@ -150,7 +152,7 @@ def set_up(config: Config) -> Setup:
     built = build(
         config.model,
         len(train_set.classes),
-        config.dataset.image_size,
+        image_shape(config.dataset),
         torch_seed(config.seed, Stream.weights),
         compute_dtype(config.trainer),
         multilabel,
@@ -172,10 +174,10 @@ def set_up(config: Config) -> Setup:
         check_maps(config.evaluate.maps, network.routes, built.layer)
         for arm in setup.arms:
             if cams[arm.name].weight != 0:
-                check_alive(arm.network, first, cams[arm.name], arm.network.routes.training)
+                check_alive(arm.network, first, cams[arm.name])
     if config.trainer.compile:
         for arm in setup.arms:
-            compile_network(arm.network)
+            compile_network(arm.network, built.output)
     return setup
 
 

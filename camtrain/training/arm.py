@@ -53,7 +53,6 @@ def make_arms(
     for number, (name, cam) in enumerate(cams.items()):
         own = network if number == 0 else copy.deepcopy(network)
         own.routes = check_routes(routes, cam, network.layer)
-        share = cam.share or default_share(pretrained)
-        criterion = CamLoss(cam, own.routes.training, own.class_weights, share)
+        criterion = CamLoss(**{**vars(cam), "share": cam.share or default_share(pretrained)})
         arms.append(Arm(name, own, make_optimiser(own, optim, rate), criterion))
     return arms

@@ -53,7 +53,7 @@ def drawn(entry: Annotation, draw: Callable[..., Iterable[Box]], *arguments: Any
         return entry._replace(boxes=tuple(box._replace(where=entry.where) for box in draw(*arguments)))
     except UnusableError as error:
         return entry._replace(unusable=str(error))
-    except ValueError:
+    except (ValueError, OverflowError):
         return entry._replace(unusable="a coordinate is not a number")
     except (LookupError, TypeError, AttributeError):
         return entry._replace(unusable="a coordinate is missing")
@@ -146,23 +146,37 @@ def strips(mask: np.ndarray, left: int = 0, top: int = 0) -> Iterator[Box]:
             open_runs[run] = column
 
 
-def text_of(file: Path) -> str:
-    """A file's text: UTF-8, or UTF-16 as Windows' programs write it.
+def encoding_of(file: Path) -> str:
+    """A text's encoding by its first bytes: UTF-8, or UTF-16 as Windows' programs write it.
 
     Raises:
-        UserError: neither, or it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
-        content = file.read_bytes()
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return content.decode("utf-16")
-        if b"\0" in content[:2]:
-            return content.decode("utf-16-be" if content[0] == 0 else "utf-16-le")
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not a text in UTF-8 or UTF-16 ({first_line(error)}); save it as UTF-8") from error
+        with file.open("rb") as opened:
+            start = opened.read(2)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    return {0: "utf-16-be", 1: "utf-16-le"}.get(start.find(b"\0"), "utf-8-sig")
+
+
+def no_text(file: Path, error: UnicodeDecodeError) -> UserError:
+    """What is said of a file that is in neither of these encodings."""
+    return UserError(f"{file}: not a text in UTF-8 or UTF-16 ({first_line(error)}); save it as UTF-8")
+
+
+def text_of(file: Path) -> str:
+    """A file's text.
+
+    Raises:
+        UserError: it is in neither of the encodings of :func:`encoding_of`, or cannot be read.
+    """
+    try:
+        return file.read_text(encoding=encoding_of(file))
+    except UnicodeDecodeError as error:
+        raise no_text(file, error) from error
 
 
 def json_of(file: Path) -> Any:

@@ -160,8 +160,11 @@ def _candidates(root: Path, bases: Iterable[Path]) -> Iterator[Path]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     """Files of a fitting suffix in a folder and below it."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "@")))
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith((".", "@")))
+        seen.add(real)
         paths = (Path(place, name) for name in sorted(files) if name.lower().endswith(sum(SUFFIXES, ())))
         yield from filter(_may_be_read, paths)
 

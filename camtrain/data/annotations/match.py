@@ -63,7 +63,7 @@ class Names:
 
     def __init__(self, images: Iterable[Known], root: Path) -> None:
         self.root = root
-        self.images = list(images)
+        self.images = list({image.path: image for image in images}.values())  # both splits may be one folder
         self.classes = {image.class_name for image in self.images}
         self.folded_classes = set(map(folded, self.classes))
         self.splits = {split_name(image.split) for image in self.images}

@@ -16,57 +16,43 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from camtrain.data.annotations import via
-from camtrain.data.annotations.entries import Annotation, drawn, number, rectangle, size_in, text_of
+from camtrain.data.annotations.entries import Annotation, drawn, encoding_of, no_text, number, rectangle, size_in
 from camtrain.errors import UserError, first_line
 
 IMAGE = ("path", "filename", "image", "imagepath", "imagename", "imageid")
 LABEL = ("class", "label", "labelname", "classname", "category")
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 SHAPE = "regionshapeattributes"
+KNOWN = {*IMAGE, *LABEL, *EDGES, SHAPE}
 
 DESCRIPTIONS = "class-descriptions"
 """In the name of the file that gives the names of Open Images' classes."""
 
 
 class Table(NamedTuple):
-    """Lines by column, with their numbers in the file."""
+    """How a file is laid out."""
 
-    rows: list[tuple[int, dict[str, str]]]
+    columns: list[str]
+    separator: str
     image: str  # the column that names the image
     label: str | None  # the column of classes
-
-    def is_in_shares(self) -> bool:
-        """Whether coordinates are shares of the image, as in Open Images."""
-        return self.image == "imageid" and all(_is_share(row.get(edge)) for _, row in self.rows for edge in EDGES)
+    shares: bool  # coordinates are shares of the image, as in Open Images
 
 
 def table(file: Path) -> Table:
-    """The table in a file.
+    """The layout of a file.
 
     Raises:
-        UserError: it is none, or lacks a column.
+        UserError: it is no table, or lacks a column.
     """
-    lines = text_of(file).splitlines(keepends=True)
-    if lines and lines[0].lower().startswith("sep="):  # for Excel
-        lines[0] = "\n"
-    heading = next((line for line in lines if line.strip()), "")
-    separator = max(",;\t", key=lambda sign: _recognised(heading, sign))
-    try:
-        rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-        columns: list[str] = []
-        found = []
-        for row in rows:
-            cells = [cell.strip() for cell in row]
-            if columns and any(cells):
-                found.append((rows.line_num, dict(zip(columns, cells, strict=False))))
-            elif any(cells):
-                columns = [_plain(cell) for cell in cells]
-    except csv.Error as error:
-        raise UserError(f"{file}: not a CSV file ({first_line(error)})") from error
+    headings = {sign: next((_plain(row) for _, row in _rows(file, sign)), []) for sign in ",;\t"}
+    separator = max(headings, key=lambda sign: sum(name in KNOWN for name in headings[sign]))
+    columns = headings[separator]
     image = next((name for name in IMAGE if name in columns), None)
     missing = set() if image else {"path"}
     if SHAPE not in columns:
@@ -76,21 +62,24 @@ def table(file: Path) -> Table:
             f"{file}: no column {', '.join(sorted(missing))}; needed: path, xmin, ymin, xmax, ymax, or the columns of"
             " VIA, VoTT, Open Images or TensorFlow"
         )
-    return Table(found, image, next((name for name in LABEL if name in columns), None))
+    found = Table(columns, separator, image, next((name for name in LABEL if name in columns), None), False)
+    if image != "imageid":
+        return found
+    return found._replace(shares=all(_is_share(row.get(edge)) for _, row in _lines(file, found) for edge in EDGES))
 
 
-def read(file: Path, found: Table) -> Iterator[Annotation]:
+def read(file: Path, layout: Table) -> Iterator[Annotation]:
     """An annotation for each line."""
-    shares, names = found.is_in_shares(), _descriptions(file.parent) if found.label == "labelname" else {}
-    for line, row in found.rows:
+    names = _descriptions(file.parent) if layout.label == "labelname" else {}
+    for line, row in _lines(file, layout):
         where = f"{file} line {line}"
-        label = row.get(found.label or "") or None
+        label = row.get(layout.label or "") or None
         entry = Annotation(
-            row.get(found.image, ""),
+            row.get(layout.image, ""),
             where,
             names.get(label, label) if label else None,
             crowd=row.get("isgroupof") == "1",
-            shares=shares,
+            shares=layout.shares,
             size=size_in(row.get("width"), row.get("height")),
         )
         if SHAPE not in row:
@@ -100,13 +89,30 @@ def read(file: Path, found: Table) -> Iterator[Annotation]:
             yield drawn(entry._replace(label=via.class_of(attributes)), via.shape, _object(row[SHAPE]))
 
 
-def _recognised(heading: str, separator: str) -> int:
-    return sum(_plain(cell) in (*IMAGE, *LABEL, *EDGES, SHAPE) for cell in heading.split(separator))
+def _lines(file: Path, layout: Table) -> Iterator[tuple[int, dict[str, str]]]:
+    """Number and cells, by column, of each line below the headings."""
+    lines = islice(_rows(file, layout.separator), 1, None)
+    return ((line, dict(zip(layout.columns, cells, strict=False))) for line, cells in lines)
 
 
-def _plain(heading: str) -> str:
-    """A heading in lower case, without what tools put round and between its words."""
-    return "".join(sign for sign in heading.casefold() if sign.isalnum())
+def _rows(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line that is not empty, without Excel's first line that names the separator."""
+    try:
+        with file.open(newline="", encoding=encoding_of(file)) as opened:
+            rows = csv.reader(opened, delimiter=separator, skipinitialspace=True)
+            for row in rows:
+                cells = [cell.strip() for cell in row]
+                if any(cells) and not (rows.line_num == 1 and cells[0].lower().startswith("sep=")):
+                    yield rows.line_num, cells
+    except UnicodeDecodeError as error:
+        raise no_text(file, error) from error
+    except csv.Error as error:
+        raise UserError(f"{file}: not a CSV file ({first_line(error)})") from error
+
+
+def _plain(headings: list[str]) -> list[str]:
+    """Headings in lower case, without what tools put round and between their words."""
+    return ["".join(sign for sign in heading.casefold() if sign.isalnum()) for heading in headings]
 
 
 def _is_share(text: str | None) -> bool:
@@ -128,5 +134,5 @@ def _descriptions(folder: Path) -> dict[str, str]:
     """Names of Open Images' classes by their codes, from the file that is published for this."""
     found: dict[str, str] = {}
     for file in sorted(folder.glob(f"*{DESCRIPTIONS}*.csv")):
-        found |= {row[0].strip(): row[1].strip() for row in csv.reader(text_of(file).splitlines()) if len(row) == 2}
+        found |= {row[0]: row[1] for _, row in _rows(file, ",") if len(row) == 2}
     return found

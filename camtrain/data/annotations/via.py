@@ -31,9 +31,10 @@ def read(file: Path, images: Mapping[str, Any]) -> Iterator[Annotation]:
         regions = image["regions"]
         for place, region in enumerate(regions.values() if isinstance(regions, Mapping) else regions or (), 1):
             where = f"{file} {image['filename']} region {place}"
-            attributes = region.get("region_attributes")
-            entry = Annotation(str(image["filename"]), where, class_of(attributes))
-            yield drawn(entry, shape, region.get("shape_attributes"))
+            attributes, drawing = (
+                region.get(f"{of}_attributes") if isinstance(region, Mapping) else None for of in ("region", "shape")
+            )
+            yield drawn(Annotation(str(image["filename"]), where, class_of(attributes)), shape, drawing)
 
 
 def class_of(attributes: Any) -> str | None:

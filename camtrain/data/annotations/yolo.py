@@ -92,11 +92,9 @@ def _names_in(folder: Path) -> dict[int, str]:
     for name in DESCRIPTIONS:
         if (folder / name).is_file():
             try:
-                content = yaml.safe_load(text_of(folder / name))
-            except yaml.YAMLError:
-                continue
-            names = content.get("names") if isinstance(content, Mapping) else None
-            if isinstance(names, Mapping | list):
+                names = yaml.safe_load(text_of(folder / name))["names"]
                 pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
                 return {int(number): str(text) for number, text in pairs}
+            except (yaml.YAMLError, LookupError, TypeError, ValueError):
+                continue  # a file of something else
     return {}

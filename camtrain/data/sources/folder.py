@@ -36,7 +36,7 @@ def splits(config: FolderConfig, _seed: int = 0, /) -> tuple[Listing, Listing]:
     """
     train, in_train = _list(config, config.train_split)
     val, in_val = _list(config, config.val_split, train.classes)
-    _annotate(config, {config.train_split: (train, in_train), config.val_split: (val, in_val)})
+    _annotate(config, [(config.train_split, train, in_train), (config.val_split, val, in_val)])
     if all(any(isinstance(region, Mask) for region in split.regions) for split in (train, val)):
         for value in (1, VOID):
             if train.meaning[value] != val.meaning[value]:
@@ -70,7 +70,7 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
         UserError: the layout is not the one above, or annotations cannot be used.
     """
     listing, files = _list(config, split, classes, fewest)
-    _annotate(config, {split: (listing, files)})
+    _annotate(config, [(split, listing, files)])
     return listing
 
 
@@ -93,13 +93,14 @@ def _list(
     return Listing(classes, found.paths, targets, regions, meaning, [*on_masks, *masks.notes]), found
 
 
-def _annotate(config: FolderConfig, splits: Mapping[str, tuple[Listing, _Files]]) -> None:
+def _annotate(config: FolderConfig, splits: Sequence[tuple[str, Listing, _Files]]) -> None:
     """Add the annotations to the listings, and note what was read and what was not; errors as for :func:`annotate`."""
     root = Path(config.root).expanduser()
     bases = {split: base for split in (config.train_split, config.val_split) if (base := _base(root, split))}
-    listings = {split: listing for split, (listing, _) in splits.items()}
-    said = annotate(root, config.annotations, [*bases.values()], _known(bases, listings), [*listings.values()])
-    for split, (listing, files) in splits.items():
+    listings = {split: listing for split, listing, _ in splits}
+    images = _known(bases, listings)
+    said = annotate(root, config.annotations, [*bases.values()], images, [listing for _, listing, _ in splits])
+    for split, listing, files in splits:
         listing.notes = [*_notes(_split_folder(root, split), files, said.files), *listing.notes, *said.lines]
 
 

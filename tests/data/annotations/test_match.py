@@ -80,7 +80,7 @@ def test_capitals_may_differ_with_a_word(names: Names, written: str) -> None:
 
 def test_classes() -> None:
     images = [Known(Path(f"/d/train/{name}/a.png"), name, "train", ("train", name, "a.png")) for name in ("Cat", "dog")]
-    images.append(images[0]._replace(class_name="cat"))
+    images.append(images[0]._replace(class_name="cat", path=Path("/d/train/cat/a.png")))
     names = Names(images, Path("/d"))
     same = {
         (label, image.class_name): (match.image is not None, match.other_case)

@@ -127,7 +127,11 @@ def test_via_shapes_and_classes() -> None:
         ({"class": " "}, None),
     ):
         assert via.class_of(attributes) == label
-    assert via.images_of({"a": {"filename": "a", "regions": []}}) is not None
+    images = via.images_of({"a": {"filename": "a", "regions": ["x", {}, {"shape_attributes": {"name": "rect"}}]}})
+    assert images is not None
+    assert [entry.unusable for entry in via.read(Path("x"), images)] == [
+        *("a coordinate is missing", "a coordinate is missing", "a coordinate is missing"),
+    ]
     for other in ({}, [], {"a": 1}, {"a": {"filename": "a"}}):
         assert via.images_of(other) is None
 
@@ -171,6 +175,9 @@ def test_yolo(tmp_path: Path) -> None:
         *("a coordinate is not a number", "its class is not a number"),
     ]
     assert yolo.names_for(tmp_path / "elsewhere", tmp_path / "elsewhere", {}) == {}
+    for content in ("", "[]", "names: 3", "names: {a: b}", "names: [", "path: x"):
+        (tmp_path / "data.yaml").write_text(content)
+        assert yolo.names_for(tmp_path, tmp_path, {}) == {}
     for text in ("a photograph of a cat", "0 1 2", "1"):
         file.write_text(text)
         with pytest.raises(UserError, match="not in the layout of YOLO"):

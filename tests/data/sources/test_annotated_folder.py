@@ -261,3 +261,20 @@ def test_a_validation_split_alone_gets_the_same_regions(tmp_path: Path) -> None:
     both, alone = splits(config)[1].regions, validation(config).regions
     assert both == alone
     assert [number for number, region in enumerate(alone) if region] == [4]
+
+
+def test_one_folder_for_both_splits(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    config.val_split = "train"
+    (tmp_path / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax,class\nimage 1 ä.png,1,2,5,6,dog\n")
+    for listing in splits(config):
+        assert [number for number, region in enumerate(listing.regions) if region] == [4]
+
+
+def test_class_folders_that_are_links(tmp_path: Path) -> None:
+    config = write_folder(tmp_path / "a")
+    (tmp_path / "a" / "train" / "cat").rename(tmp_path / "cats")
+    (tmp_path / "a" / "train" / "cat").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats" / "image 1 ä.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "cats" / "again").symlink_to(tmp_path / "cats")
+    assert [number for number, region in enumerate(list_folder(config, "train").regions) if region] == [1]
