@@ -309,7 +309,7 @@ def _values(path: Path) -> Values:
 
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "it is not there any more"
+        return "a link to nothing" if path.is_symlink() else "it is not there any more"
     if isinstance(error, UnidentifiedImageError):
         return content(path) or "unknown format"
     return first_line(error)

@@ -98,7 +98,7 @@ def below(folder: Path) -> list[Path]:
         if real not in seen:
             found += [Path(place, name) for name in files if not is_system(name)]
         seen.add(real)
-    return sorted(found)
+    return sorted(found, key=lambda path: path.parts)
 
 
 def why_left_out(path: Path) -> str:

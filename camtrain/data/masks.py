@@ -7,6 +7,7 @@ the soft edges of a white object, which do not; 255 beside label numbers is void
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ def together(shapes: Sequence[Shape]) -> Shape:
 
 
 def kind_of(shape: Shape) -> Kind:
-    """What the values of one mask, or of several together, are."""
+    """What the values of a mask are."""
     used = np.flatnonzero(shape.counts[1:]) + 1
     if not used.size:
         return Kind.nothing
@@ -121,6 +122,14 @@ def kind_of(shape: Shape) -> Kind:
     middle = shape.counts[1:WHITE]
     several = np.count_nonzero(middle) >= FEW_LEVELS or 2 * middle[SMALL_LABELS - 1 :].sum() >= middle.sum()
     return Kind.soft if several and 2 * shape.plain < shape.between else Kind.labels
+
+
+def kind_together(shapes: Sequence[Shape]) -> Kind:
+    """What most of a set's masks hold that hold anything between black and white; else white, if any does."""
+    votes = Counter(map(kind_of, shapes))
+    if votes[Kind.soft] > votes[Kind.labels]:
+        return Kind.soft
+    return next((kind for kind in (Kind.labels, Kind.white) if votes[kind]), Kind.nothing)
 
 
 def half(shape: Shape) -> int:
@@ -142,8 +151,7 @@ def meaning(shapes: Sequence[Shape], void: int | str | None) -> np.ndarray:
     if isinstance(void, int):
         meant[void] = VOID
         return meant
-    total = together(shapes)
-    kind = kind_of(total)
+    total, kind = together(shapes), kind_together(shapes)
     if kind is Kind.soft:
         meant[: half(total)] = 0
     elif kind is not Kind.white and void is not None and 2 * total.rims >= sum(s.counts[VOID] > 0 for s in shapes):

@@ -151,8 +151,9 @@ def _files(base: Path, classes: Sequence[str]) -> _Files:
 def _images(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Images, masks and other files of a class folder."""
     files = below(folder)
-    images, masks = mask_files.apart(folder, [path for path in files if is_image(path)])
-    return images, masks, [path for path in files if not is_image(path)]
+    called = list(filter(is_image, files))
+    others = [path for path in files if not is_image(path)] if len(called) < len(files) else []
+    return *mask_files.apart(folder, called), others
 
 
 def _notes(base: Path, found: _Files, annotations: Collection[Path]) -> Iterator[str]:

@@ -124,7 +124,8 @@ def judged(used: Sequence[Path], void: int | str | None) -> tuple[np.ndarray, li
             continue  # reported when it is read
     if not shapes:
         return masks.meaning([], void), []
-    total = masks.together(list(shapes.values()))
+    some = list(shapes.values())
+    total, kind = masks.together(some), masks.kind_together(some)
     values = np.flatnonzero(total.counts).tolist()
     first = next(iter(shapes))
     if isinstance(void, int) and void in values and set(values) <= {0, void}:
@@ -132,8 +133,8 @@ def judged(used: Sequence[Path], void: int | str | None) -> tuple[np.ndarray, li
             f"{first.parent}: the masks hold only {values}, and dataset.void={void} is left out of"
             f" every score; if {void} marks the object, set dataset.void=null"
         )
-    meant = masks.meaning(list(shapes.values()), void)
-    if not isinstance(void, int) and masks.kind_of(total) is Kind.soft:
+    meant = masks.meaning(some, void)
+    if not isinstance(void, int) and kind is Kind.soft:
         labels = min(masks.SMALL_LABELS, masks.half(total))
         small = [file for file, shape in shapes.items() if 0 < _most(shape) < labels]
         if small:
@@ -141,25 +142,26 @@ def judged(used: Sequence[Path], void: int | str | None) -> tuple[np.ndarray, li
                 f"{small[0]}: this mask holds no value above {_most(shapes[small[0]])}, others have grey levels up to"
                 f" {values[-1]}; store all masks alike, as 0 and 255"
             )
-    return meant, [*_words(total, void, meant, values, len(shapes))]
+    return meant, [*_words(some, void, int(meant[VOID]))]
 
 
-def _words(total: Shape, void: int | str | None, meant: np.ndarray, values: list[int], looked_at: int) -> Iterator[str]:
+def _words(shapes: Sequence[Shape], void: int | str | None, of_255: int) -> Iterator[str]:
     """What the masks hold, and what is made of it."""
+    total, kind = masks.together(shapes), masks.kind_together(shapes)
+    values = np.flatnonzero(total.counts).tolist()
     held = ", ".join(map(str, values)) if len(values) <= 6 else f"{len(values)} levels from {values[0]} to {values[-1]}"
-    kind = masks.kind_of(total)
     object_is = "all but 0 is the object"
     if isinstance(void, int):
         object_is = f"all but 0 and {void} is the object; {void} is void" if void in values else object_is
     elif kind is Kind.soft:
         object_is = f"a white object with soft edges, to which {masks.half(total)} and more belong"
-    elif total.counts[VOID] and meant[VOID] == VOID:
+    elif total.counts[VOID] and of_255 == VOID:
         object_is = "255 is a thin rim and void, in no score; the others but 0 are the object"
     elif total.counts[VOID] and kind is Kind.labels and void is not None:
         object_is = (
             "255 fills areas, and is object like the others but 0; dataset.void=255 leaves it out of every score"
         )
-    yield f"masks hold {held} ({looked_at} looked at): {object_is}"
+    yield f"masks hold {held} ({len(shapes)} looked at): {object_is}"
     if not total.counts[0]:
         yield "masks hold no 0: all of each image counts as object; background must be 0"
 
