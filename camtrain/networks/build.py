@@ -35,6 +35,7 @@ class Built:
     output: Layer  # the layer's
     stem: tuple[str, ...]  # modules whose stride was lowered
     relu_left_out: str | None  # the one after the last layer
+    fresh: str | None = None  # part of the backbone that kept its fresh weights beside pretrained ones
 
 
 def build(
@@ -44,6 +45,7 @@ def build(
     seed: int,
     precision: torch.dtype = torch.float32,
     multilabel: bool = False,
+    load: bool = True,
 ) -> Built:
     """Build the network, load its weights, choose the target layer, adapt the stem if the map would be too coarse.
 
@@ -55,12 +57,13 @@ def build(
         precision: what the backbone computes in.
         multilabel: an image may show several classes; then a ReLU that keeps the logits above 0 (SqueezeNet) is left
             out: no probability could fall below 1/2.
+        load: false leaves pretrained weights out: those of a run take their place.
 
     Raises:
         UserError: unknown network, weights that do not fit, unknown layer, a layer that the score does not depend on,
             or a grid that stays too coarse.
     """
-    network, layers, name, stem = _prepare(config, classes, shape, seed)
+    network, layers, name, stem, fresh = _prepare(config, classes, shape, seed, load)
     left_out = leave_out_last_relu(network, classes) if multilabel else None
     height, width = layers[name].grid
     if min(height, width) < (MIN_GRID if config.stem is Stem.auto else 2):
@@ -77,7 +80,7 @@ def build(
         raise UserError("model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights")
     scale = normalisation(config, network, shape[0])
     classifier = Classifier(network, name, linear_head(network, classes), frozen, precision, scale)
-    return Built(classifier.train(), name, layers[name], tuple(stem), left_out)
+    return Built(classifier.train(), name, layers[name], tuple(stem), left_out, fresh)
 
 
 def untrained(
@@ -96,15 +99,15 @@ def survey(
     Raises:
         UserError: as for :func:`build`.
     """
-    network, layers, name, _ = _prepare(config, classes, shape, seed=0)
+    network, layers, name, *_ = _prepare(config, classes, shape, seed=0, load=True)
     training, evaluation = (_routes(network, list(layers), shape, mode) for mode in (True, False))
     return name, {key: (layer, Routes(training[key], evaluation[key])) for key, layer in layers.items()}
 
 
 def _prepare(
-    config: ModelConfig, classes: int, shape: tuple[int, int, int], seed: int
-) -> tuple[nn.Module, dict[str, Layer], str, list[str]]:
-    """The plain network with its weights and stem, its layers, the chosen one, and whose stride was lowered."""
+    config: ModelConfig, classes: int, shape: tuple[int, int, int], seed: int, load: bool
+) -> tuple[nn.Module, dict[str, Layer], str, list[str], str | None]:
+    """The network with its weights, its layers, the chosen one, whose stride was lowered, and which part is fresh."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = make_network(config, classes, shape)
@@ -120,9 +123,10 @@ def _prepare(
                 cast(Any, network.get_submodule(strided)).stride = (1, 1)
             stem.extend(level)
             layers = find(network, shape)
-    if config.weights is not None and is_pretrained(config):
-        load_weights(network, config.weights, config.name, classes, shape[1])
-    return network, layers, name, stem
+    fresh = None
+    if load and config.weights is not None and is_pretrained(config):
+        fresh = load_weights(network, config.weights, config.name, classes, shape[1])
+    return network, layers, name, stem, fresh
 
 
 def _choose(config: ModelConfig, network: nn.Module, layers: dict[str, Layer], shape: tuple[int, int, int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from camtrain.device import compute_dtype, memory_format
 from camtrain.errors import UserError, first_line
 from camtrain.networks.build import build
 from camtrain.networks.classifier import Classifier
-from camtrain.networks.weights import is_pretrained, read_state
+from camtrain.networks.weight_file import read_state
 from camtrain.runs.result import NAME, SCHEMA, RunResult
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.checkpoint import WEIGHTS
@@ -90,12 +90,10 @@ def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
     config, data = finished.config, finished.result.data
     paths = {name: finished.folder / name / WEIGHTS for name in finished.result.arms}
     states = {name: _weights(path) for name, path in paths.items()}
-    # The file that pretrained weights came from may be gone by now, but that there was one says how images are
-    # normalised: the run's own weights stand in for it.
-    weights = str(next(iter(paths.values()))) if is_pretrained(config.model) else None
     shape, seed = image_shape(config.dataset), torch_seed(config.seed, Stream.weights)
-    own = replace(config.model, weights=weights)
-    built = build(own, len(data.classes), shape, seed, compute_dtype(config.trainer), data.multilabel).classifier
+    precision, several = compute_dtype(config.trainer), data.multilabel
+    # The file that pretrained weights came from may be gone by now; the run's own take their place.
+    built = build(config.model, len(data.classes), shape, seed, precision, several, load=False).classifier
     found = {}
     for name, state in states.items():
         network = copy.deepcopy(built)
@@ -114,4 +112,4 @@ def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
 def _weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: the weights are not there; train the run again")
-    return read_state(path, f"{path}: train the run again")
+    return read_state(path, str(path), "train the run again")

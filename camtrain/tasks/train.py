@@ -34,6 +34,7 @@ from camtrain.metrics import classification, learning_curves
 from camtrain.networks.build import Built, build
 from camtrain.networks.capture import probe_routes
 from camtrain.networks.compile import compile_network
+from camtrain.networks.head_layer import final_layer
 from camtrain.networks.weights import is_pretrained
 from camtrain.report import console, tables
 from camtrain.report.console import tensorboard_command
@@ -170,7 +171,12 @@ def set_up(config: Config) -> Setup:
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
         routes = probe_routes(network, first[0].images, config.cam.score)
-        setup.arms = make_arms(network, cams, routes, config.optim, rate, pretrained)
+        head = built.fresh or (
+            final_layer(network.backbone, len(train_set.classes)) if config.optim.head_lr_factor else None
+        )
+        setup.arms = make_arms(
+            network, cams, routes, config.optim, rate, pretrained, f"backbone.{head}" if head else None
+        )
         check_maps(config.evaluate.maps, network.routes, built.layer)
         for arm in setup.arms:
             if cams[arm.name].weight != 0:

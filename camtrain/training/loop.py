@@ -17,7 +17,7 @@ from camtrain.errors import UserError
 from camtrain.metrics.classification import ACCURACY, PRECISION, is_correct, mean_average_precision
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.arm import Arm
-from camtrain.training.optim import learning_rate
+from camtrain.training.optim import FACTOR, learning_rate
 from camtrain.training.state import TrainingState
 from camtrain.training.step import Step, train_step
 
@@ -114,7 +114,7 @@ def train_epoch(
         dropout = torch_seed(plan.seed, Stream.dropout, epoch, step)
         for arm in arms if step % 2 == 0 else reversed(arms):
             for group in arm.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group[FACTOR]
             torch.manual_seed(dropout)  # the same dropout in every arm
             taken, seconds = _timed_step(arm, batch, done, observe, plan.device)
             records[arm.name].add(taken, batch.targets, arm.criterion.term_name)
