@@ -107,6 +107,9 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
             dataset = replace(dataset, train=theirs.dataset.train)
     elif settings:
         raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
+    span = finished.result.data.intensity_range
+    if dataset.intensity_range is None and span is not None:
+        dataset = replace(dataset, intensity_range=list(span))
     trainer = replace(
         theirs.trainer,
         batch_size=config.trainer.batch_size if "trainer.batch_size" in chosen else theirs.trainer.batch_size,

@@ -20,8 +20,10 @@ from torch.nn.functional import one_hot
 
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamVariant
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
+from camtrain.data.listing import Rule
 from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics.concentration import entropy
@@ -277,7 +279,7 @@ def test_photographs(pretrained: Path) -> None:
     read = load.read(pretrained)
     _, val = build_data(read.config.dataset, read.config.seed)
     skipped: list[Any] = []
-    ours = [pixels for _, pixels in batches(val.files, val.side, 5, 1, skipped)]
+    ours = [pixels for _, pixels in batches(val.files, Rule(val.side, whole=False), 5, 1, skipped)]
     assert [len(pixels) for pixels in ours[:-1]] == [5] * (len(ours) - 1)
     assert torch.equal(torch.cat(ours), val.gather(range(len(val.files)))[0])
     assert not skipped
@@ -422,7 +424,7 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (photos / "folder.png").mkdir()
 
     def names(images: str) -> list[str]:
-        return [path.relative_to(photos).as_posix() for path in find(images)]
+        return [path.relative_to(photos).as_posix() for path in find(images).paths]
 
     assert names(str(photos)) == ["a.png", "b.JPG"]
     assert names(f"{photos}/*") == ["a.png", "b.JPG"]
@@ -433,7 +435,7 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert names("~/photos/?.png") == ["a.png"]
     monkeypatch.chdir(photos)
-    assert find("*.png") == [Path("a.png")]
+    assert find("*.png").paths == [Path("a.png")]
     empty = tmp_path / "empty"
     empty.mkdir()
     for images, expected in (
