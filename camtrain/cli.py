@@ -27,7 +27,7 @@ from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import RENAMED, Config
 from camtrain.config.validate import check_taken
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 
 if TYPE_CHECKING:
     from camtrain.runs.result import RunResult
@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
 
-USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USAGE, DIVERGED, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 HYDRA_FLAGS = {
@@ -84,7 +84,7 @@ def command() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, instead of being printed by Hydra
     # argparse accepts overrides on one side of an option only.
     sys.argv[1:] = sorted(map(current_name, sys.argv[1:]), key=lambda argument: argument not in SWEEP_FLAGS)
-    failed: list[Path] = []
+    failed: dict[Path, int] = {}
     finished: list[FinishedJob] = []
     logging.raiseExceptions = False  # a run continues when its output is no longer read
     register()
@@ -111,8 +111,8 @@ def command() -> None:
     if len(finished) > 1:
         summarise(finished)
     if failed:
-        remove_if_only(failed[-1].parent, {"multirun.yaml"})
-        sys.exit(USAGE)
+        remove_if_only(next(reversed(failed)).parent, {"multirun.yaml"})
+        sys.exit(min(failed.values()))
 
 
 def version() -> str:
@@ -257,13 +257,13 @@ def refuse_used(folder: Path) -> None:
             raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
 
 
-def job(cfg: DictConfig, existing: set[Path], failed: list[Path], finished: list[FinishedJob]) -> float | None:
+def job(cfg: DictConfig, existing: set[Path], failed: dict[Path, int], finished: list[FinishedJob]) -> float | None:
     """One run. A user's error ends it in one line; the other jobs of a sweep continue.
 
     Args:
         cfg: the composed configuration.
         existing: folders that existed before the command and are not removed.
-        failed: gets the run folder of a job that a user's error ended.
+        failed: gets the run folder and the exit code of a job that a user's error ended.
         finished: gets every job that measured something.
 
     Returns:
@@ -278,7 +278,7 @@ def job(cfg: DictConfig, existing: set[Path], failed: list[Path], finished: list
         print_error(f"{error}{left_in(folder)}")
         note(f"camtrain: error: {error}")
         discard(folder, existing)
-        failed.append(folder)
+        failed[folder] = DIVERGED if isinstance(error, Diverged) else USAGE
         return None
     except KeyboardInterrupt as interrupt:
         discard(folder, existing)
@@ -347,8 +347,8 @@ def exit_on_broken_pipe() -> NoReturn:
 
 
 def left_in(folder: Path) -> str:
-    """Where the unfinished results are, if a run had begun."""
-    return f"; what was done so far is in {folder}" if (folder / RESULT).exists() else ""
+    """Where the unfinished results are, if there are any."""
+    return f"; what was done so far is in {folder}" if any((folder / name).exists() for name in WRITTEN) else ""
 
 
 def note(message: str) -> None:
@@ -360,8 +360,8 @@ def note(message: str) -> None:
 
 
 def discard(folder: Path, existing: set[Path]) -> None:
-    """Remove a run folder in which no run began: it contains only Hydra's own files."""
-    if (folder / RESULT).exists():
+    """Remove a run folder to which nothing was written: it contains only Hydra's own files."""
+    if any((folder / name).exists() for name in WRITTEN):
         return
     for handler in list(logging.getLogger().handlers):
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:

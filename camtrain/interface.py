@@ -22,7 +22,7 @@ from camtrain.arms import contrasts
 from camtrain.config.options import CamVariant, check_range
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.accumulate import joined
 from camtrain.evaluation.after_training import measure_after_training
 from camtrain.evaluation.context import EvaluationContext
@@ -120,7 +120,7 @@ def measure(net: Captured, batches: Given, method: str = "gradcam", **settings: 
         The mean of each tag, over images or over maps.
 
     Raises:
-        UserError: there is no such method or setting.
+        UserError, Diverged: as for :func:`compare`.
 
     Example:
         >>> import torch, camtrain
@@ -150,6 +150,7 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
 
     Raises:
         UserError: there is no such method or setting, or there are no images.
+        Diverged: logits or maps are not finite.
 
     Example:
         >>> import torch, camtrain
@@ -179,6 +180,8 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
     )
     with _evaluating(*networks.values()), torch.inference_mode(False):
         evaluated = evaluate(networks, chosen_batches(None), context.method, context.measured)
+        if evaluated.not_finite:
+            raise Diverged(", ".join(evaluated.not_finite.values()))
         found = joined([evaluated.measured, measure_after_training(context, evaluated).measured])
     intervals = {
         contrast.treatment: differences([found.each], contrast.reference, contrast.treatment, shared=True)

@@ -93,6 +93,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
             camtrain.compare(networks, batches, **wrong)
     with pytest.raises(camtrain.UserError, match="there are none"):
         camtrain.measure(networks["plain"], iter([]))
+    images, *others = batches[0]
+    with pytest.raises(camtrain.UserError, match=r"the network arm's logits are not finite on \d+ of"):
+        camtrain.measure(networks["plain"], [(images * torch.inf, *others)])
     with pytest.raises(camtrain.UserError, match="no finished run"):
         camtrain.load_run(tmp_path)
 

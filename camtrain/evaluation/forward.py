@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from camtrain.cam.distribution import magnitude
 from camtrain.cam.head import head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.methods import eigencam, scorecam
@@ -26,6 +27,12 @@ class Mapped(NamedTuple):
     logits: Tensor  # (batch, classes)
     targets: MapTargets
     maps: Tensor  # (maps, height, width), before ReLU
+
+    def faults(self) -> Tensor:
+        """Which images have logits, and maps, that are not finite: (2, batch) bool."""
+        logits, maps = (~magnitude(values).isfinite() for values in (self.logits, self.maps))
+        per_image = torch.zeros_like(logits, dtype=torch.int64).index_add(0, self.targets.rows, maps.long())
+        return torch.stack([logits, per_image > 0])
 
 
 def forward_maps(network: Captured, images: Tensor, target: Tensor, method: CamVariant) -> Mapped:

@@ -26,6 +26,7 @@ from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.images import ImageSet, shared_files
 from camtrain.device import compute_dtype, memory_format, prepare_device, worker_threads
+from camtrain.errors import Diverged
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
 from camtrain.loss.balance import default_share
@@ -41,7 +42,7 @@ from camtrain.report.console import tensorboard_command
 from camtrain.report.gallery import strips
 from camtrain.runs import result
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
-from camtrain.runs.result import ArmResult, RunResult, Timing
+from camtrain.runs.result import DIVERGED, ArmResult, RunResult, Timing
 from camtrain.runs.tensorboard import Board
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
@@ -49,7 +50,7 @@ from camtrain.tasks.session import RunRecord
 from camtrain.training.arm import Arm, make_arms
 from camtrain.training.checkpoint import save_state, save_weights
 from camtrain.training.checks import check_alive, check_maps
-from camtrain.training.loop import EpochRecord, Plan, train_epoch
+from camtrain.training.loop import EpochRecord, Plan, diverged, train_epoch
 from camtrain.training.optim import default_learning_rate
 from camtrain.training.state import History, TrainingState
 
@@ -93,6 +94,7 @@ def train(config: Config, folder: Path) -> RunResult:
 
     Raises:
         UserError: data, network, or settings that cannot work together. Nothing was written then but the log.
+        Diverged: a loss, logits or maps are no longer finite. What was measured until then is kept.
     """
     # ---- set up: everything that can be wrong is found before the run folder is taken
     setup = set_up(config)
@@ -120,7 +122,7 @@ def train(config: Config, folder: Path) -> RunResult:
                 bar.set_description(f"epoch {state.epoch + 1}/{config.trainer.epochs}")
                 trained = train_epoch(state, batches, setup.plan, bar.update)
                 evaluated = evaluate(networks, context.batches(None), context.method, context.measured)
-                _keep_epoch(state, record, trained, evaluated)
+                _keep_epoch(state, record, setup.plan, trained, evaluated)
                 save_state(state, folder)
                 _show_epoch(setup, state, context, evaluated, board)
                 record.save("running")
@@ -128,8 +130,8 @@ def train(config: Config, folder: Path) -> RunResult:
                 save_weights(arm, folder / arm.name)
             outcome = _finish(setup, state, context, evaluated, record, board)
         status = "completed"
-    except KeyboardInterrupt:
-        status = "interrupted"
+    except (KeyboardInterrupt, Diverged) as error:
+        status = DIVERGED if isinstance(error, Diverged) else "interrupted"
         raise
     finally:
         finished = record.save(status)
@@ -219,9 +221,15 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
 
 
 def _keep_epoch(
-    state: TrainingState, record: RunRecord, trained: Mapping[str, EpochRecord], evaluated: Evaluated
+    state: TrainingState, record: RunRecord, plan: Plan, trained: Mapping[str, EpochRecord], evaluated: Evaluated
 ) -> None:
-    """Add what an epoch gave to the state and to the record."""
+    """Add what an epoch gave to the state and to the record.
+
+    Raises:
+        Diverged: logits or maps are not finite. Nothing was added then.
+    """
+    if evaluated.not_finite:
+        raise diverged(evaluated.not_finite, state.epochs_begun, plan, state.arms)
     for arm in state.arms:
         figures = {**evaluated.measured.means[arm.name], **trained[arm.name].summary()}
         state.history[arm.name].append({**figures, "optim/lr": arm.optimiser.param_groups[0]["lr"]})

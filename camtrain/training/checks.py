@@ -11,7 +11,7 @@ import torch
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamConfig, CamVariant, GradientPath, Score
 from camtrain.data.batches import Batch
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.loss.criterion import CamLoss
 from camtrain.loss.layer_gradient import gradient_at
 from camtrain.loss.terms import NEED_REGIONS
@@ -61,6 +61,7 @@ def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig) -
 
     Raises:
         UserError: the gradient is zero or not finite in every batch.
+        Diverged: the logits are not finite.
     """
     network = copy.deepcopy(network).train()
     criterion = CamLoss(**{**vars(cam), "confidence_exponent": 0.0})
@@ -68,6 +69,8 @@ def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig) -
     tried = list(batches)
     for batch in tried:
         output = network(batch.images)
+        if not bool(output.logits.isfinite().all()):
+            raise Diverged("the network's logits are not finite before any training: choose other model.weights")
         term = criterion.term(output.logits, output.activations, batch.targets, batch.regions, train=True)
         at_layer = gradient_at(output.activations, term.mean()).to(output.activations.dtype)
         below = torch.autograd.grad(output.activations, list(network.parameters()), at_layer, allow_unused=True)

@@ -11,7 +11,7 @@ from small import CLOSED, batch, classifier
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import BatchNorm, CamConfig, CamVariant, GradientPath, Score, Term
 from camtrain.config.schema import ModelConfig
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.networks.build import build
 from camtrain.networks.capture import probe_routes
 from camtrain.training.checks import check_alive, check_routes
@@ -25,6 +25,14 @@ def test_a_term_that_cannot_train_is_refused() -> None:
         model.backbone.get_submodule("fc").weight.fill_(-1.0)  # type: ignore[union-attr,operator]
     with pytest.raises(UserError, match="8 of 8 maps are dead"):
         check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit))
+
+
+def test_a_network_that_is_not_finite_before_training_is_refused() -> None:
+    model = classifier("small_resnet")
+    with torch.no_grad():
+        model.backbone.get_submodule("fc").weight.fill_(3e38)  # type: ignore[union-attr,operator]
+    with pytest.raises(Diverged, match=r"not finite before any training: .* model\.weights"):
+        check_alive(model, [batch()], CamConfig())
 
 
 def test_energy_outside_needs_regions() -> None:
