@@ -19,7 +19,6 @@ from camtrain.config.schema import DATASETS, MISSING, Config, DatasetConfig
 
 EACH = "a list, each item "
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", dict: "a mapping"}
-TEXTS = "text or a list of texts or null"  # what OmegaConf cannot tell from anything else
 
 HEAD = """\
 # Settings
@@ -42,7 +41,7 @@ def accepted_values(node: type, name: str) -> str | None:
     choices = metadata.get("choices")
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if hint is Any:
-        return TEXTS
+        return "text, a list of texts, or null"
     words = []
     if {int, str} <= set(options):
         words = [KINDS[float if float in options else int], AUTO]

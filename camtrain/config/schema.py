@@ -47,6 +47,7 @@ RENAMED = {
     "evaluate.sanity_pictures": "evaluate.sanity_images",
     "evaluate.scorecam_pictures": "evaluate.scorecam_images",
     "evaluate.picture_epochs": "evaluate.image_epochs",
+    "dataset.boxes": "dataset.annotations",
 }
 """Former names of keys, which are still accepted."""
 
@@ -122,12 +123,16 @@ class FakeConfig(DatasetConfig):
 
 @dataclass
 class FolderConfig(DatasetConfig):
-    """Your own images, in ROOT/[images/]{train,val}/CLASS/; masks and boxes are optional."""
+    """Your own images, in ROOT/[images/]{train,val}/CLASS/; masks and annotations are optional."""
 
     root: str = setting(MISSING, "the folder ROOT")
     train_split: str = setting("train", "name of the folder of training images")
     val_split: str = setting("val", "name of the folder of validation images")
-    boxes: str | None = setting("boxes.csv", "table of boxes, relative to ROOT; it is read if it exists")
+    annotations: Any = setting(
+        AUTO,
+        "file or folder of annotations (boxes, outlines), relative to ROOT, or a list of them; auto: boxes.csv, else"
+        " what is found by looking; null: none",
+    )
     void: int | str | None = setting(
         AUTO,
         "mask value of pixels that are excluded from every metric; auto: 255 where it is a thin rim; null: none are",

@@ -107,6 +107,10 @@ def check_dataset(dataset: DatasetConfig) -> None:
         download = isinstance(dataset, PublishedConfig) and dataset.download
         if not download and not Path(dataset.root).expanduser().is_dir():
             raise UserError(f"dataset.root={dataset.root}: there is no such folder")
+    if isinstance(dataset, FolderConfig):
+        named = dataset.annotations if isinstance(dataset.annotations, list) else [dataset.annotations]
+        if not all(isinstance(name, str) for name in named if name is not None):
+            raise UserError(f"dataset.annotations={dataset.annotations}: it must be a file, a folder, a list or null")
 
 
 def image_shape(dataset: DatasetConfig) -> tuple[int, int, int]:

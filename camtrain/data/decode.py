@@ -37,6 +37,15 @@ class Header(NamedTuple):
     deep: bool  # more than 8 bits per channel
 
 
+def displayed_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image after the rotation that its EXIF data asks for, from its header.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    return _header(path, turn=True)[0]
+
+
 def size_of(listing: Listing, number: int) -> tuple[int, int]:
     """Width and height as displayed, from the headers of the image and its mask.
 
@@ -120,20 +129,30 @@ def inside(outline: Sequence[Sequence[float]], box: Pixels) -> np.ndarray:
     return found
 
 
+def fault(box: Box, size: tuple[int, int]) -> str:
+    """Why a box cannot be of an image of this (width, height), in words; empty if it can."""
+    left, top, right, bottom = box[:4]
+    width, height = size
+    if not (left < right and top < bottom):
+        return "an empty box; each maximum must exceed its minimum"
+    if right <= 1 and bottom <= 1 and min(size) > 1:
+        return "the box lies within one pixel; coordinates are pixels, not shares of the image"
+    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
+        return "the box lies outside its image"
+    return ""
+
+
 def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
     """The whole pixels of the image that a box touches.
 
     Raises:
         BadImage: there are none.
     """
-    left, top, right, bottom = box[:4]
+    why = fault(box, size)
     width, height = size
-    if not (left < right and top < bottom):
-        raise BadImage(f"{box.where}: an empty box; each maximum must exceed its minimum")
-    if right <= 1 and bottom <= 1 and min(size) > 1:
-        raise BadImage(f"{box.where}: the box lies within one pixel; coordinates are pixels, not shares of the image")
-    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
-        raise BadImage(f"{box.where}: the box lies outside its image of {width}x{height} pixels")
+    if why:
+        raise BadImage(f"{box.where}: {why}, of {width}x{height} pixels")
+    left, top, right, bottom = box[:4]
     return (
         max(0, math.floor(left)),
         max(0, math.floor(top)),

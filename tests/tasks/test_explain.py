@@ -91,8 +91,8 @@ def network_of(run: Path, name: str) -> Classifier:
     """The small residual network of a run, put together without the code that is tested."""
     result = json.loads((run / "result.json").read_text())
     config, data = load.read(run).config, result["data"]
-    shape, multilabel = image_shape(config.dataset), data["multilabel"]
-    built = build_model(config.model, len(data["classes"]), shape, 0, multilabel=multilabel)
+    shape = image_shape(config.dataset)
+    built = build_model(config.model, len(data["classes"]), shape, 0, multilabel=data["multilabel"])
     state = torch.load(run / name / "weights.pt", weights_only=True)
     built.classifier.backbone.load_state_dict(state)
     built.classifier.routes = Routes(GradientRoute.closed, GradientRoute.closed)
@@ -447,6 +447,23 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(UserError, match=expected):
             find(images)
+
+
+def test_a_list_of_images_and_what_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "b, c [1].jpg", "sub/d.pgm"):
+        write_image(tmp_path / name, size=(2, 2))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    several = [str(tmp_path / "b, c [1].jpg"), f"{tmp_path}/sub/*.pgm", str(tmp_path / "a.png"), f"{tmp_path}/a.*"]
+    assert [path.name for path in find(several).paths] == ["b, c [1].jpg", "d.pgm", "a.png"]
+    found = find(str(tmp_path))
+    assert [path.name for path in found.paths] == ["a.png", "b, c [1].jpg", "gone.png"]
+    assert found.notes[0].startswith("1 file left out: 1 x .txt (no image)")
+    assert "folders below are not looked into" in found.notes[1]
+    with pytest.raises(UserError, match="addresses are not read"):
+        find("https://example.com/cat.jpg")
+    with pytest.raises(UserError, match="the list is empty"):
+        find([])
 
 
 def test_no_two_images_share_a_name() -> None:
