@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from camtrain.cli import CONF, current_name
+from camtrain.cli import CONF
+from camtrain.config.arguments import current_name
 from camtrain.config.hydra_store import register
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from camtrain.device import memory_format, worker_threads
 from camtrain.evaluation.after_training import AfterTraining, measure_after_training
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
+from camtrain.interrupts import deferred, interruption
 from camtrain.networks.build import untrained
 from camtrain.networks.classifier import Classifier
 from camtrain.report import build, console, tables
@@ -72,6 +74,33 @@ class RunRecord:
         self.result.timing.seconds = time.perf_counter() - self.started
         result.write(self.folder, self.result)
         return self.result
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Take the run folder, and keep the status up to date while the block works: running, and then completed,
+        interrupted or failed.
+
+        Raises:
+            UserError: another run has the folder.
+            OSError: nothing can be written there; where that shows at once nothing is left behind.
+        """
+        result.reserve_folder(self.folder)
+        try:
+            self.save("running")
+        except OSError:
+            result.release_folder(self.folder)
+            raise
+        try:
+            yield
+            self.save("completed")
+        except BaseException as error:
+            status = "interrupted" if interruption(error) else "failed"
+            with deferred():
+                try:
+                    self.save(status)
+                except OSError:
+                    result.mark(self.folder, status)
+            raise
 
 
 def measure_final(

@@ -36,7 +36,6 @@ from camtrain.networks.weights import is_pretrained
 from camtrain.report import console, tables
 from camtrain.report.console import tensorboard_command
 from camtrain.report.gallery import strips
-from camtrain.runs import result
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
 from camtrain.runs.result import ArmResult, RunResult, Timing
 from camtrain.runs.tensorboard import Board
@@ -93,17 +92,14 @@ def train(config: Config, folder: Path) -> RunResult:
     """
     # ---- set up: everything that can be wrong is found before the run folder is taken
     setup = set_up(config)
-    result.reserve_folder(folder)
     state = TrainingState(setup.arms)
     networks = {arm.name: arm.network for arm in setup.arms}
     context = session.evaluation_context(config, networks, setup.val_set, setup.device)
     record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
-    session.log_introduction(record)
 
     # ---- train, measure, report
-    status = "failed"
-    record.save("running")
-    try:
+    with record.running():
+        session.log_introduction(record)
         with (
             closing(_batches(setup, config.trainer.epochs)) as batches,
             Board(folder / "tb", list(networks)) as board,
@@ -124,16 +120,10 @@ def train(config: Config, folder: Path) -> RunResult:
             for arm in state.arms:
                 save_weights(arm, folder / arm.name)
             outcome = _finish(setup, state, context, evaluated, record, board)
-        status = "completed"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        finished = record.save(status)
 
     session.log_summary(folder, outcome)
     log.info("TensorBoard  %s --logdir %s", tensorboard_command(), shlex.quote(str(folder / "tb")))
-    return finished
+    return record.result
 
 
 def set_up(config: Config) -> Setup:
