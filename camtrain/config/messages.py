@@ -25,7 +25,7 @@ def message(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(str(error.override))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        group, _, choice = str(error.missing_cfg_file).partition("/")
         return f"{group}={choice}: no such choice{_meant_choice(group, choice, error.options)}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         return message(cause)
@@ -41,7 +41,7 @@ def _unreadable(argument: str) -> str:
     if not equal:
         meant = [f"task={argument}"] if argument in Task.__members__ else []
         meant += [f"dataset=folder {shlex.quote(f'dataset.root={argument}')}"] if Path(argument).is_dir() else []
-        meant += [f"{argument}=VALUE"] if argument in owners() else []
+        meant += [f"{argument}=VALUE"] if any(f"{key}.".startswith(f"{argument}.") for key in owners()) else []
         hint = f"; did you mean {' or '.join(meant)}?" if meant else ", for instance trainer.epochs=3"
         return f"{argument}: settings are written KEY=VALUE, without blanks around the ={hint}"
     if is_list(name):

@@ -118,7 +118,7 @@ def check_folder(key: str, path: str) -> None:
     place = expanded(path)
     if not place.is_dir():
         archive = place.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-        remedy = "unpack it, and give the folder" if archive else f"give a folder, such as {place.absolute().parent}"
+        remedy = "unpack it, and give the folder" if archive else "give a folder"
         problem = f"this is a file; {remedy}" if place.exists() else "there is no such folder"
         raise UserError(f"{key}={path}: {problem}")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from camtrain.errors import UserError
 from camtrain.files import printable
 
 
@@ -63,6 +64,17 @@ class Board:
             assert writer.file_writer is not None
             for summary in hparams({**shown, "arm": arm}, metrics):
                 writer.file_writer.add_summary(summary)
+
+
+def check_name(folder: Path) -> None:
+    """Raise :class:`UserError` for a folder that TensorBoard cannot write into because its name is not UTF-8."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder}: TensorBoard cannot write into a folder whose name is not UTF-8; choose another"
+            " hydra.run.dir=FOLDER"
+        ) from None
 
 
 @contextlib.contextmanager

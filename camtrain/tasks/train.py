@@ -38,7 +38,7 @@ from camtrain.report.console import tensorboard_command
 from camtrain.report.gallery import strips
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
 from camtrain.runs.result import ArmResult, RunResult, Timing
-from camtrain.runs.tensorboard import Board
+from camtrain.runs.tensorboard import Board, check_name
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
@@ -91,6 +91,7 @@ def train(config: Config, folder: Path) -> RunResult:
         UserError: data, network, or settings that cannot work together. Nothing was written then but the log.
     """
     # ---- set up: everything that can be wrong is found before the run folder is taken
+    check_name(folder)
     setup = set_up(config)
     state = TrainingState(setup.arms)
     networks = {arm.name: arm.network for arm in setup.arms}
