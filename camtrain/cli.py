@@ -159,6 +159,8 @@ def run() -> None:
         if full_error:
             raise
         print_error(trouble(error, command.place))
+        if command.place is not None:
+            discard(command.place.target, command.place)
         sys.exit(USAGE)
     if len(command.finished) > 1:
         summarise(command.finished)
