@@ -24,7 +24,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from camtrain.config.arguments import SWEEP_FLAGS, dataset_of_run, jobs_to_check, owners, prepared
+from camtrain.config.arguments import FOLDERS, SWEEP_FLAGS, dataset_of_run, jobs_to_check, owners, prepared, quoted
 from camtrain.config.hydra_store import register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
@@ -74,12 +74,12 @@ class Place(NamedTuple):
 
     target: Path  # folder of the run or sweep
     base: Path  # the same, or the nearest folder above it that was there
-    held: frozenset[str]  # names of what was in it
+    held: frozenset[str] | None  # names of what was in it; None: that could not be seen
 
     def made(self, path: Path) -> bool:
         """Whether something that is there now was made by this command."""
         inner = path.relative_to(self.base).parts if path.is_relative_to(self.base) else ()
-        return bool(inner) and inner[0] not in self.held
+        return bool(inner) and self.held is not None and inner[0] not in self.held
 
     def is_output(self, path: Path) -> bool:
         """Whether a path is one that the choice of the run folder decides on."""
@@ -100,7 +100,6 @@ class Command:
     place: Place | None  # None: not known, and nothing is removed
     implied: set[str]  # keys that the user did not set, but that follow from others
     full_error: bool  # show tracebacks
-    folder: Path | None = None  # of the latest job
     failed: bool = False  # an error ended a job
     finished: list[FinishedJob] = field(default_factory=list)
 
@@ -139,6 +138,7 @@ def run() -> None:
         sys.argv += implied
         command.implied = {override.partition("=")[0] for override in implied}
         command.place = preflight(sys.argv[1:])
+        sys.argv += pinned(sys.argv[1:], command.place)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
             functools.partial(job, command=command)
         )()
@@ -293,19 +293,27 @@ def checked_folder(overrides: list[str], sweep: bool) -> Path:
     return Path(folder)
 
 
-def place_of(folder: Path) -> Place | None:
-    """Where a command is going to write; None if that cannot be seen."""
+def place_of(folder: Path) -> Place:
+    """Where a command is going to write."""
+    base = next(above for above in (folder, *folder.parents) if os.path.isdir(above))  # noqa: PTH112
     try:
-        base = next(above for above in (folder, *folder.parents) if above.is_dir())
         return Place(folder, base, frozenset(os.listdir(base)))  # noqa: PTH208
     except OSError:
-        return None
+        return Place(folder, base, None)
+
+
+def pinned(arguments: list[str], place: Place | None) -> list[str]:
+    """The folder that was found by the time of day, as an override: Hydra would look at the clock again."""
+    if place is None or any(argument.lstrip("+").startswith(FOLDERS) for argument in arguments):
+        return []
+    key = "hydra.run.dir" if SWEEP_FLAGS.isdisjoint(arguments) else "hydra.sweep.dir"
+    return [f"{key}={quoted(str(place.target))}"]
 
 
 def refuse_used(folder: Path) -> None:
     """Raise :class:`UserError` if the folder holds what an earlier command wrote."""
     for name, what in WRITTEN.items():
-        if (folder / name).exists():
+        if os.path.exists(folder / name):  # noqa: PTH110 - not an error where one may not look
             raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
 
 
@@ -319,7 +327,7 @@ def job(cfg: DictConfig, command: Command) -> float | None:
     Returns:
         The first treatment's validation accuracy (mean average precision), for sweepers that optimise.
     """
-    folder = command.folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = Path(HydraConfig.get().runtime.output_dir)
     chosen = set_by_user() - command.implied
     try:
         with contextlib.chdir(HydraConfig.get().runtime.cwd):  # where a user's paths start, hydra.job.chdir or not
@@ -435,9 +443,9 @@ def discard(folder: Path, place: Place | None) -> str:
 
 def tidy(command: Command) -> None:
     """Remove the folder of a sweep of which no job has left anything."""
-    sweep = command.folder and command.folder.parent
-    if sweep is None or command.place is None or not command.place.made(sweep) or not sweep.is_dir():
+    place = command.place
+    if place is None or not place.made(place.target) or not place.target.is_dir():
         return
-    if [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
-        (sweep / "multirun.yaml").unlink()
-        command.place.remove_empty(sweep)
+    if [path.name for path in place.target.iterdir()] == ["multirun.yaml"]:
+        (place.target / "multirun.yaml").unlink()
+        place.remove_empty(place.target)

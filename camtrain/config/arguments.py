@@ -70,7 +70,7 @@ def raw_text(argument: str, sweep: bool) -> str:
     name = key.lstrip("+")
     if not equal or not value or "${" in value or not (name in FOLDERS or is_text(name)):
         return argument
-    if value == "null" and "." in name and hint_of(name) is not str:
+    if value == "null" and "." in name and hint_of(name) == str | None:
         return argument
     if not sweep:
         return f"{key}={_text(value)}"

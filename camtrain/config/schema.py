@@ -247,7 +247,8 @@ class Config:
     runs: str | None = setting(None, "folder that contains finished runs, for report")
     images: str | None = setting(None, 'images to explain: a file, a folder, or a pattern such as "photos/*.jpg"')
     class_name: str | None = setting(
-        None, "class whose maps explain draws, on the command line also `class=NAME`; null: the predicted class"
+        None,
+        "class whose maps explain draws, on the command line also `class=NAME`, whatever NAME is; by default the predicted class",
     )
 
 

@@ -15,6 +15,7 @@ from torch import fx
 from torch.fx.passes.split_module import split_module
 
 from camtrain.cam.routes import GradientRoute
+from camtrain.errors import UserError, first_line
 from camtrain.networks.classifier import Classifier
 
 TRUNK, HEAD = 0, 1
@@ -34,6 +35,21 @@ def compile_network(network: Classifier, backend: str = "inductor") -> None:
         run = torch.compile(whole, backend=backend) if all_of_it else _compiled_trunk(network, whole, backend)
         network.runs[mode] = cast("Callable[[torch.Tensor], dict[str, torch.Tensor]]", run)
     network.train()
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something tiny, so that it is known before a run begins whether this machine can.
+
+    Raises:
+        UserError: it cannot, such as for want of a C++ compiler.
+    """
+    try:
+        torch.compile(lambda values: values.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever the compiler and what it calls may raise
+        raise UserError(
+            f"trainer.compile=true: torch cannot compile here ({first_line(error)}); install a C++ compiler such as"
+            " g++, or leave trainer.compile out"
+        ) from error
 
 
 def _compiled_trunk(network: Classifier, whole: fx.GraphModule, backend: str) -> fx.GraphModule:

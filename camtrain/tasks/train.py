@@ -31,7 +31,7 @@ from camtrain.loss.balance import default_share
 from camtrain.loss.terms import NEED_REGIONS
 from camtrain.metrics import classification, learning_curves
 from camtrain.networks.build import Built, build
-from camtrain.networks.compile import compile_network
+from camtrain.networks.compile import check_compiler, compile_network
 from camtrain.networks.weights import is_pretrained
 from camtrain.report import console, tables
 from camtrain.report.console import tensorboard_command
@@ -134,6 +134,8 @@ def set_up(config: Config) -> Setup:
         UserError: they do not.
     """
     device = prepare_device(config.trainer)
+    if config.trainer.compile:
+        check_compiler(device)
     cams = cam_of_arms(config)
     guided = any(cam.term in NEED_REGIONS for cam in cams.values())
     train_set, val_set = build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
