@@ -49,7 +49,7 @@ def _unreadable(argument: str) -> str:
         return f"cannot read {argument!r}; a list stands in brackets: {listed}"
     if node := owners().get(name):
         return f"cannot read {argument!r}; {name} must be {accepted_values(node, name.rpartition('.')[2])}"
-    advice = shlex.quote(f"{key}={quoted(value.strip(chr(34)))}")
+    advice = shlex.quote(f"{key}={quoted(value)}")
     return f"cannot read {argument!r}; a value with special characters needs quotes within quotes: {advice}"
 
 

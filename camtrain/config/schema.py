@@ -248,7 +248,7 @@ class Config:
     images: str | None = setting(None, 'images to explain: a file, a folder, or a pattern such as "photos/*.jpg"')
     class_name: str | None = setting(
         None,
-        "class whose maps explain draws, on the command line also `class=NAME`, whatever NAME is; by default the predicted class",
+        "class whose maps explain draws, on the command line also `class=NAME`; if not given, the predicted class",
     )
 
 
