@@ -30,7 +30,7 @@ from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import Config
 from camtrain.config.validate import check_taken
-from camtrain.errors import UserError, first_line
+from camtrain.errors import Diverged, UserError, first_line
 from camtrain.files import printable
 from camtrain.interrupts import Stopped, interruption, raised
 
@@ -44,7 +44,7 @@ HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
 
-USAGE, SIGNALLED, BROKEN_PIPE = 2, 128, 141
+USAGE, DIVERGED, SIGNALLED, BROKEN_PIPE = 2, 3, 128, 141
 """Exit codes; a signal's number is added to that of signals."""
 
 HYDRA_FLAGS = {
@@ -100,7 +100,7 @@ class Command:
     place: Place | None  # None: not known, and nothing is removed
     implied: set[str]  # keys that the user did not set, but that follow from others
     full_error: bool  # show tracebacks
-    failed: bool = False  # an error ended a job
+    failed: list[int] = field(default_factory=list)  # exit codes of jobs that an error ended
     finished: list[FinishedJob] = field(default_factory=list)
 
 
@@ -166,7 +166,7 @@ def run() -> None:
         summarise(command.finished)
     if command.failed:
         tidy(command)
-        sys.exit(USAGE)
+        sys.exit(min(command.failed))
 
 
 def version() -> str:
@@ -349,7 +349,7 @@ def job(cfg: DictConfig, command: Command) -> float | None:
             raise
         print_error(f"{error}{left}")
         note(f"camtrain: error: {error}")
-        command.failed = True
+        command.failed.append(DIVERGED if isinstance(error, Diverged) else USAGE)
         return None
     if config.task is Task.layers:
         discard(folder, command.place)

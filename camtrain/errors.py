@@ -5,6 +5,10 @@ class UserError(Exception):
     """One line: what is wrong, where, and what to do about it. Ends the program with exit code 2."""
 
 
+class Diverged(UserError):
+    """The same of a network whose numbers are not finite, nan or infinite. Ends the program with exit code 3."""
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says first, its type where it says nothing: for errors that are reported in one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

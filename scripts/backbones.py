@@ -75,13 +75,13 @@ def measure(arm_name: str, name: str, size: int) -> int:
     from camtrain.data.batches import Batch
     from camtrain.data.sources import shapes
     from camtrain.networks.build import build
+    from camtrain.networks.capture import probe_routes
     from camtrain.training.arm import make_arms
-    from camtrain.training.checks import probe_routes
     from camtrain.training.step import train_step
 
     images, targets, regions = shapes.generate(32, size, seed=0, split=0)
     batch = Batch(images.float() / 255, targets, regions, torch.arange(32))
-    model = build(ModelConfig(name=name), len(shapes.CLASSES), size, seed=0).classifier
+    model = build(ModelConfig(name=name), len(shapes.CLASSES), (3, size, size), seed=0).classifier
     # Four images are enough to find the route, and leave no trace in the peak.
     routes = probe_routes(model, batch.images[:4], Score.centred)
     cams = {"baseline": CamConfig(weight=0), "regularised": CamConfig()}

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def network(closed: bool = True, classes: int = 3, seed: int = 0) -> Classifier:
     """The default network at 32 pixels: a grid of 4 x 4 cells."""
-    made = build(ModelConfig(name="small_resnet"), classes, 32, seed).classifier
+    made = build(ModelConfig(name="small_resnet"), classes, (3, 32, 32), seed).classifier
     route = GradientRoute.closed if closed else GradientRoute.autograd
     made.routes = Routes(route, route)
     return made

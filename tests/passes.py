@@ -13,9 +13,9 @@ from camtrain.data.sources import shapes
 from camtrain.loss.classification import classification_loss
 from camtrain.loss.criterion import CamLoss
 from camtrain.networks.build import build
+from camtrain.networks.capture import probe_routes
 from camtrain.networks.classifier import Classifier
 from camtrain.training.arm import Arm, make_arms
-from camtrain.training.checks import probe_routes
 
 Gradients = dict[str, Tensor]
 
@@ -30,7 +30,7 @@ def shapes_batch(count: int = 16) -> Batch:
 
 def classifier(name: str, weights: str | None = None) -> Classifier:
     """In training mode, but without dropout, whose random numbers depend on memory layout and generated code."""
-    model = build(ModelConfig(name=name, weights=weights), 3, 64, 0).classifier.train()
+    model = build(ModelConfig(name=name, weights=weights), 3, (3, 64, 64), 0).classifier.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -41,9 +41,9 @@ def pass_through(
     model: Classifier, batch: Batch, routes: Routes | None = None, exponent: float = 0.0
 ) -> tuple[Tensor, Tensor, Gradients]:
     """Logits, term of each map, and every weight's gradient of the sum of loss and term."""
-    route = (routes or probe_routes(model, batch.images, Score.centred)).training
+    model.routes = routes or probe_routes(model, batch.images, Score.centred)
     output = model(batch.images)
-    criterion = CamLoss(CamConfig(confidence_exponent=exponent), route, model.class_weights)
+    criterion = CamLoss(confidence_exponent=exponent)
     term = criterion.term(output.logits, output.activations, batch.targets, None, train=True)
     loss = classification_loss(output.logits, batch.targets).mean() + term.mean()
     names, weights = zip(*model.named_parameters(), strict=True)

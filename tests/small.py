@@ -14,7 +14,7 @@ CLOSED = Routes(GradientRoute.closed, GradientRoute.closed)
 
 
 def classifier(name: str) -> Classifier:
-    return build(ModelConfig(name=name), classes=3, image_size=64, seed=0).classifier
+    return build(ModelConfig(name=name), classes=3, shape=(3, 64, 64), seed=0).classifier
 
 
 def batch(step: int = 0, count: int = 4, multilabel: bool = False) -> Batch:

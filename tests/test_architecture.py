@@ -15,7 +15,7 @@ PACKAGE = ROOT / "camtrain"
 # From the ground up: a package may import those on lower floors and itself, but none beside it on its own floor.
 FLOORS = [
     ("errors", "streams", "normalisation", "regions", "arms", "interrupts"),
-    ("files", "config.options"),
+    ("files", "importing", "config.options"),
     ("config",),
     ("device",),
     ("cam", "data"),
@@ -25,7 +25,7 @@ FLOORS = [
     ("runs",),
     ("analysis",),
     ("report",),
-    ("tasks",),
+    ("tasks", "interface"),
     ("cli",),
     ("__main__",),
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
@@ -68,3 +70,21 @@ def test_commands_fit_the_schema(words: list[str]) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_examples_of_loops_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The page's blocks one after the other; those of libraries that are not installed are left out."""
+    text = (ROOT / "docs" / "your-own-loop.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 6
+    for block in blocks:
+        needed = re.findall(r"^(?:import|from) (lightning|transformers|timm)", block, re.MULTILINE)
+        if all(find_spec(name) for name in needed):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the trainers
+                exec(compile(block, "your-own-loop.md", "exec"), names)
+    figures = names["found"].figures  # type: ignore[attr-defined]
+    assert figures["concentrated"]["cam/entropy"] < figures["plain"]["cam/entropy"]
+    assert figures["concentrated"]["accuracy/val"] > 0.9

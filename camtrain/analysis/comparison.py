@@ -10,7 +10,7 @@ from camtrain.analysis.intervals import LEVEL, NOTHING, Interval, holm
 from camtrain.arms import Contrast
 from camtrain.config.options import AUTO, CamConfig, Score
 from camtrain.metrics.catalogue import CONCENTRATION, FAMILIES, INDICATORS, Indicator
-from camtrain.metrics.classification import metric_name
+from camtrain.metrics.classification import ACCURACY, BALANCED, metric_name
 
 Figures = Mapping[str, float]
 Intervals = Mapping[str, Interval]
@@ -73,7 +73,7 @@ def rows(
     control: Figures | None = None,
     both_correct: Intervals | None = None,
 ) -> dict[str, list[Row]]:
-    """By family, one row per indicator that at least one arm has.
+    """By family, one row per indicator that at least one arm has; balanced accuracy where it is not the accuracy.
 
     Args:
         reference: last figures of the reference.
@@ -83,14 +83,16 @@ def rows(
         both_correct: intervals over the images that both arms classify correctly.
     """
     dying = maps_die(reference, treatment)
-    tested = [tag for tag, indicator in INDICATORS.items() if indicator.better and tag in found]
+    same = all(figures.get(BALANCED) == figures.get(f"{ACCURACY}/val") for figures in (reference, treatment))
+    listed = [tag for tag in INDICATORS if not (same and tag == BALANCED)]
+    tested = [tag for tag in listed if INDICATORS[tag].better and tag in found]
     adjusted = dict(zip(tested, holm([found[tag].p for tag in tested]), strict=True))
     shown: dict[str, list[Row]] = {}
     for family, indicators in FAMILIES.items():
         for indicator in indicators:
             tag, scale = indicator.tag, indicator.scale
             before, after = (figures.get(tag, math.nan) * scale for figures in (reference, treatment))
-            if math.isfinite(before) or math.isfinite(after):
+            if tag in listed and (math.isfinite(before) or math.isfinite(after)):
                 row = Row(
                     indicator,
                     before,

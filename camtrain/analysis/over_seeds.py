@@ -17,8 +17,8 @@ from camtrain.arms import Contrast, contrasts
 from camtrain.config.hydra_store import cam_of_arms
 from camtrain.config.options import DatasetName
 from camtrain.config.schema import ReportConfig
-from camtrain.metrics.catalogue import is_rate
-from camtrain.metrics.classification import ACCURACY
+from camtrain.metrics.catalogue import INDICATORS, is_rate
+from camtrain.metrics.classification import ACCURACY, BALANCED, chance
 from camtrain.runs.result import RunResult
 from camtrain.runs.settings import settings
 
@@ -97,13 +97,7 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
     for comparison in one.comparisons:
         lines += caveats(comparison.contrast, one.final, comparison.intervals, cams)
         lines += _few_images(one, comparison)
-    accuracy, data = one.reference.get(f"{ACCURACY}/val", math.nan), one.runs[0].result.data
-    chance = 1 / len(data.classes)
-    if math.isfinite(accuracy) and accuracy < chance + 2 * math.sqrt(chance * (1 - chance) / data.val):
-        lines.append(
-            f"the {one.arms[0]} arm's accuracy, {accuracy:.3f}, is hardly above chance ({chance:.3f}): the maps and"
-            " curves of a network that learnt nothing mean nothing. Train longer."
-        )
+    lines += _chance(one)
     for comparison in one.comparisons:
         if comparison.power < 1:
             reference, treatment, _ = comparison.contrast
@@ -112,6 +106,34 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
                 f" fact flattened (power {comparison.power:.2f})."
             )
     return list(dict.fromkeys(lines))
+
+
+def _chance(one: Summary) -> list[str]:
+    """That the reference is hardly better than a network that does not look at the images: by two standard errors."""
+    arm, data, tag = one.arms[0], one.runs[0].result.data, primary_tag(one.reference)
+    if data.multilabel and data.val_per_class is None:  # a former version's run
+        return []
+    counts: Sequence[float] = data.val_per_class or [data.val / len(data.classes)] * len(data.classes)
+    level = chance(counts, data.val, data.multilabel)
+    shares = one.runs[0].each.get(arm, {}).get(tag)
+    error = math.sqrt(level * (1 - level) / data.val)
+    if data.multilabel:
+        error = math.nan if shares is None else float(shares.std()) / math.sqrt(data.val)
+    reached = one.reference.get(tag, math.nan)
+    if not reached <= level + 2 * error:
+        return []
+    present = [count for count in counts if count]
+    if len(present) == 1 and not data.multilabel:
+        return [f"the validation images are all of one class: the {arm} arm's accuracy does not show what was learnt."]
+    said = f"the {arm} arm's {INDICATORS[tag].label}, {reached:.3f}, is hardly above chance ({level:.3f}"
+    nothing = "the maps and curves of a network that learnt nothing mean nothing. Train longer."
+    if data.multilabel or level <= 1 / len(data.classes):
+        return [f"{said}): {nothing}"]
+    said += f": always saying {data.classes[counts.index(max(counts))]})"
+    even, balanced = 1 / len(present), one.reference.get(BALANCED, math.nan)
+    if balanced > even + 2 * even * math.sqrt(even * (1 - even) * sum(1 / count for count in present)):
+        return [f"{said}, its balanced accuracy, {balanced:.3f}, is above that of chance ({even:.3f}): go by that one."]
+    return [f"{said}: {nothing}"]
 
 
 def _few_images(one: Summary, comparison: Comparison) -> list[str]:
@@ -180,7 +202,8 @@ def _compare(
             found[tag] = mean_interval(np.array(change))
     primary = primary_tag(final[reference])
     both_correct = differences(eaches, reference, treatment, shared, both_correct=True)
-    both_correct.pop(primary, None)  # 0 by choice
+    for tag in (primary, BALANCED):
+        both_correct.pop(tag, None)  # 0 by choice
     beside = differences(eaches, control, treatment, shared)
     figures = [figures for part in arms for figures in part.values()]
     # A map that the treatment was trained through is no evidence of its own, though another one is measured.

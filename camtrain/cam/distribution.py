@@ -7,17 +7,33 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 DEAD_BELOW = 1e-12
-"""Sum of :math:`L^+` at or below which a map is dead."""
+"""Sum of :math:`L^+` at or below which a map is dead, whatever its scale."""
+
+
+def magnitude(values: Tensor) -> Tensor:
+    """Sum of the absolute values of each map, (maps, height, width), or image's logits, (images, classes), in float32
+    or wider; (rows,). Not finite if a value is not."""
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32)).abs().flatten(1).sum(1)
 
 
 def positive_part(maps: Tensor) -> Tensor:
-    """:math:`L^+` in float32 or wider, (maps, height, width)."""
-    return maps.to(torch.promote_types(maps.dtype, torch.float32)).relu()
+    """:math:`L^+` in float32 or wider, (maps, height, width); all zero where a map is not finite."""
+    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return wide.relu().masked_fill(~magnitude(maps).isfinite()[:, None, None], 0)
 
 
 def is_dead(maps: Tensor) -> Tensor:
-    """Which maps explain nothing, (maps,) bool."""
-    return positive_part(maps).sum((1, 2)) <= DEAD_BELOW
+    r"""Which maps explain nothing, (maps,) bool.
+
+    A map is dead if it is not finite, or :math:`\sum L^+` is at most :data:`DEAD_BELOW` or the rounding error of the
+    map, :math:`\varepsilon \sum |L|`: its cells are sums, and cannot be known better.
+    """
+    return _is_dead(maps, positive_part(maps).sum((1, 2)))
+
+
+def _is_dead(maps: Tensor, total: Tensor) -> Tensor:
+    scale = magnitude(maps)
+    return (total <= DEAD_BELOW) | (total <= torch.finfo(scale.dtype).eps * scale)
 
 
 def distribution(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,7 +45,7 @@ def distribution(maps: Tensor) -> tuple[Tensor, Tensor]:
     """
     positive = positive_part(maps)
     total = positive.sum((1, 2))
-    dead = total <= DEAD_BELOW
+    dead = _is_dead(maps, total)
     # 0 for a dead map, without a 0/0 that would reach the backward pass.
     scale = (~dead).to(total.dtype) / total.masked_fill(dead, 1.0)
     return positive * scale[:, None, None], dead

@@ -8,6 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from camtrain.cam.gradients import autograd_gradient, head_gradient
+from camtrain.cam.head import Head
 from camtrain.cam.methods import METHODS
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.scores import probability
@@ -27,8 +28,7 @@ class ClassMaps:
             is the closed form.
         target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
         score: whose gradient makes the maps.
-        route: how the gradient is obtained.
-        class_weights: of the linear head, (classes, channels); needed by the closed form.
+        head: how the gradient is obtained.
         create_graph: keep what a second derivative needs, so that the maps can be trained through.
     """
 
@@ -36,8 +36,7 @@ class ClassMaps:
     activations: Tensor
     target: Tensor
     score: Score
-    route: GradientRoute
-    class_weights: Tensor | None = None
+    head: Head
     create_graph: bool = False
 
     @cached_property
@@ -48,10 +47,10 @@ class ClassMaps:
     @cached_property
     def gradient(self) -> Tensor:
         """Of each map's score on the activations, (maps, channels, height, width), or (..., 1, 1) in closed form."""
-        if self.route is GradientRoute.closed:
-            assert self.class_weights is not None, "the closed form was chosen for a network without a linear head"
+        if self.head.route is GradientRoute.closed:
+            assert self.head.weights is not None, "the closed form was chosen for a network without a linear head"
             cells = self.activations.shape[-2] * self.activations.shape[-1]
-            return head_gradient(self.logits, self.targets, self.score, self.class_weights, cells)
+            return head_gradient(self.logits, self.targets, self.score, self.head.weights, cells)
         return autograd_gradient(self.logits, self.targets, self.score, self.activations, self.create_graph)
 
     def map(self, method: CamVariant) -> Tensor:

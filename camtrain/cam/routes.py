@@ -50,7 +50,7 @@ def probe(
     forward: Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]],
     images: Tensor,
     kind: Score,
-    class_weights: Tensor | None,
+    class_weights: Callable[[], Tensor | None],
 ) -> dict[str, GradientRoute]:
     """The route to every layer in the mode that the network is in.
 
@@ -58,7 +58,7 @@ def probe(
         forward: from images to logits (batch, classes) and the grid (batch, channels, height, width) of each layer.
         images: (batch, 3, size, size), two at least.
         kind: score whose gradient is looked at.
-        class_weights: of the last linear layer, (classes, features), or None where there is none.
+        class_weights: gives, after the pass, the weight of the last linear layer, (classes, features), or None.
     """
     with torch.enable_grad():
         logits, grids = forward(images)
@@ -72,9 +72,10 @@ def probe(
             for value in (every_class, scores.sum(), scores[0])
         )
         closed: dict[int, Tensor] = {}
-        if class_weights is not None:
+        weights = class_weights()
+        if weights is not None:
             for cells in {grid.shape[-2] * grid.shape[-1] for grid in grids.values()}:
-                closed[cells] = head_gradient(logits, targets, kind, class_weights, cells)
+                closed[cells] = head_gradient(logits, targets, kind, weights, cells)
     found = {}
     for name, any_class, exact, first in zip(grids, reach, whole, of_first, strict=True):
         if any_class is None or exact is None or not bool(any_class.any()):

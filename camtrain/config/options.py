@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import enum
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, get_type_hints
+
+from camtrain.errors import UserError
 
 AUTO = "auto"
 """For settings that are chosen to suit the others."""
@@ -114,6 +116,12 @@ class LrSchedule(enum.Enum):
     cosine = "cosine"
 
 
+class Fit(enum.Enum):
+    crop = "crop"
+    pad = "pad"
+    stretch = "stretch"
+
+
 class OnError(enum.Enum):
     fail = "fail"
     skip = "skip"
@@ -142,6 +150,17 @@ class Range(NamedTuple):
         return f"{lower} and at most {self.high}" if self.high < math.inf else lower
 
 
+def check_range(key: str, value: float | str, bounds: Range) -> None:
+    """Raise :class:`UserError` for a value that is neither within the range nor `auto`."""
+    if isinstance(value, str):
+        if value != AUTO:
+            raise UserError(f"{key}: {value} does not fit; it must be a number or {AUTO}")
+    elif not bounds.holds(value):
+        finite = " and finite" if math.isinf(value) and math.isinf(bounds.high) else ""
+        shown = value if isinstance(value, int) else f"{value:g}"
+        raise UserError(f"{key}={shown} is out of range: it must be {bounds}{finite}")
+
+
 def setting(
     default: Any,
     doc: str,
@@ -150,6 +169,7 @@ def setting(
     high: float = math.inf,
     above: bool = False,
     choices: tuple[enum.Enum, ...] | None = None,
+    accepts: str | None = None,
 ) -> Any:
     """A dataclass field that carries its documentation and its range.
 
@@ -160,9 +180,10 @@ def setting(
         high: largest value.
         above: whether `low` itself is excluded.
         choices: members of its enumeration that it accepts; all if not given.
+        accepts: what it may hold in words, where its type does not say so.
     """
     bounds = Range(low, high, above)
-    metadata = {"doc": doc, "range": bounds if bounds != Range() else None, "choices": choices}
+    metadata = {"doc": doc, "range": bounds if bounds != Range() else None, "choices": choices, "accepts": accepts}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -204,3 +225,28 @@ class CamConfig:
     path: GradientPath = setting(
         GradientPath.auto, "how gradients of the map are obtained; auto: in closed form where a probe finds it exact"
     )
+
+
+def cam_config(**settings: Any) -> CamConfig:
+    """The settings of a CAM term by name, choices as words or as members of their enumeration.
+
+    Raises:
+        UserError: there is no such setting, or a value does not fit.
+    """
+    kinds, entries = get_type_hints(CamConfig), {entry.name: entry for entry in fields(CamConfig)}
+    chosen = {}
+    for name, value in settings.items():
+        if name not in entries:
+            raise UserError(f"{name}: the CAM term has no such setting; it has {', '.join(entries)}")
+        kind, bounds = kinds[name], entries[name].metadata["range"]
+        if isinstance(kind, enum.EnumMeta):
+            choices: dict[Any, enum.Enum] = {
+                choice.name: choice for choice in entries[name].metadata["choices"] or kind
+            }
+            value = choices.get(getattr(value, "name", value))
+            if value is None:
+                raise UserError(f"{name}={settings[name]} does not fit; it must be one of {', '.join(choices)}")
+        elif bounds is not None and value is not None:
+            check_range(name, value, bounds)
+        chosen[name] = value
+    return CamConfig(**chosen)

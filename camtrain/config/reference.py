@@ -35,7 +35,10 @@ key with the value that a run would use.
 def accepted_values(node: type, name: str) -> str | None:
     """What a field of the schema may hold, in words; None if there are none for it."""
     hint = typing.get_type_hints(node).get(name)
-    choices = {entry.name: entry.metadata.get("choices") for entry in dataclasses.fields(node)}.get(name)
+    metadata = {entry.name: dict(entry.metadata) for entry in dataclasses.fields(node)}.get(name, {})
+    if metadata.get("accepts"):
+        return str(metadata["accepts"])
+    choices = metadata.get("choices")
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if {int, float, str} <= set(options):
         return f"a number or {AUTO}"

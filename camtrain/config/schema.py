@@ -22,6 +22,7 @@ from camtrain.config.options import (
     CamVariant,
     DatasetName,
     Device,
+    Fit,
     LrSchedule,
     OnError,
     Optimiser,
@@ -55,7 +56,19 @@ class DatasetConfig:
     """The data set. These keys exist for all of them."""
 
     name: DatasetName = setting(MISSING, "the data set; `dataset=NAME` sets it")
-    image_size: int = setting(64, "height and width in pixels of the network's input", low=8, high=2048)
+    image_size: Any = setting(
+        64,
+        "height and width in pixels of the network's input: one number for both, or [HEIGHT,WIDTH]",
+        low=8,
+        high=2048,
+        accepts="a whole number or a list of two",
+    )
+    fit: Fit = setting(
+        Fit.crop,
+        "how images of another aspect become that; crop: their central part; pad: all of it, with void around it;"
+        " stretch: all of it, distorted",
+    )
+    channels: int = setting(3, "channels of an image; 3: red, green and blue; 1: grey", low=1, high=1024)
     crop_scale: list[float] = setting(
         [1.0, 1.0],
         "smallest and largest share of the image's area that a training crop covers",
@@ -130,7 +143,14 @@ class PublishedConfig(DatasetConfig):
 class ModelConfig:
     """The network."""
 
-    name: str = setting(MISSING, "small_resnet, or the name of any classifier of torchvision; `model=NAME` sets it")
+    name: str = setting(
+        MISSING,
+        "small_resnet, any classifier of torchvision, timm/NAME, or package.module:function, your own function, which"
+        " is called with num_classes; `model=NAME` sets it",
+    )
+    options: dict[str, Any] = setting(
+        {}, "further arguments of the network's function; `+model.options.width=32` adds one"
+    )
     weights: str | None = setting(
         None, "pretrained weights: a file, or a name of torchvision such as IMAGENET1K_V1; null or none: from scratch"
     )
@@ -140,6 +160,12 @@ class ModelConfig:
     stem: Stem = setting(Stem.auto, "auto: reduce the strides of the stem until the map has 4 x 4 cells; keep: do not")
     batch_norm: BatchNorm = setting(
         BatchNorm.batch, "batch: normalise by the batch's statistics; frozen: keep those of the pretrained weights"
+    )
+    mean: list[float] | None = setting(
+        None, "mean of each channel (0..1) that is subtracted from images; null: as the pretrained weights expect it"
+    )
+    std: list[float] | None = setting(
+        None, "standard deviation of each channel that images are divided by; null: likewise", low=0, above=True
     )
 
 
@@ -152,6 +178,13 @@ class OptimConfig:
         None,
         "learning rate; null: 0.002 (sgd: 0.05), a twentieth of it with pretrained weights, else a tenth for"
         " transformers and for networks without normalisation layers",
+        low=0,
+        above=True,
+    )
+    head_lr_factor: float | None = setting(
+        None,
+        "the learning rate of the last layer is this times `optim.lr`; null: 10 where it is fresh behind pretrained"
+        " weights, else 1",
         low=0,
         above=True,
     )
@@ -270,7 +303,8 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{entry.name}.")
         elif isinstance(value, dict):
-            yield from ((key, leaf, entry) for key, leaf in arm_leaves(value))
+            leaves = arm_leaves(value) if entry.name == "arms" else _leaves(value, f"{prefix}{entry.name}")
+            yield from ((key, leaf, entry) for key, leaf in leaves if leaf != {})
         else:
             yield prefix + entry.name, value, entry
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from camtrain.arms import CONTROL
-from camtrain.config.options import AUTO, EVALUATION_ONLY, TRAINABLE, CamConfig, Range, Task
+from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, check_range
 from camtrain.config.schema import DATASETS, MISSING, Config, DatasetConfig, FolderConfig, PublishedConfig, keys
 from camtrain.errors import UserError
 from camtrain.files import expanded
@@ -49,6 +48,7 @@ def check_taken(task: Task, chosen: Iterable[str]) -> None:
 
 def check(config: Config) -> None:
     """Raise :class:`UserError` for the first value that is missing, out of its range or at odds with others."""
+    image_shape(config.dataset)
     check_values(config)
     check_needed(config)
     crop_range(config.dataset)
@@ -71,17 +71,6 @@ def check_values(node: Any, prefix: str = "") -> None:
         if bounds is not None and value is not None:
             for item in value if isinstance(value, list) else [value]:
                 check_range(key, item, bounds)
-
-
-def check_range(key: str, value: float | str, bounds: Range) -> None:
-    """Raise :class:`UserError` for a value that is neither within the range nor `auto`."""
-    if isinstance(value, str):
-        if value != AUTO:
-            raise UserError(f"{key}: {value} does not fit; it must be a number or {AUTO}")
-    elif not bounds.holds(value):
-        finite = " and finite" if math.isinf(value) and math.isinf(bounds.high) else ""
-        shown = value if isinstance(value, int) else f"{value:g}"
-        raise UserError(f"{key}={shown} is out of range: it must be {bounds}{finite}")
 
 
 def check_needed(config: Config) -> None:
@@ -121,6 +110,17 @@ def check_folder(key: str, path: str) -> None:
         remedy = "unpack it, and give the folder" if archive else "give a folder"
         problem = f"this is a file; {remedy}" if place.exists() else "there is no such folder"
         raise UserError(f"{key}={path}: {problem}")
+
+
+def image_shape(dataset: DatasetConfig) -> tuple[int, int, int]:
+    """Channels, height and width of the network's input."""
+    size = dataset.image_size
+    edges = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(edges) != 2 or not all(type(edge) is int for edge in edges):
+        raise UserError(
+            f"dataset.image_size={size} does not fit; it must be a whole number, or a height and a width: [160,224]"
+        )
+    return dataset.channels, edges[0], edges[1]
 
 
 def crop_range(dataset: DatasetConfig) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from camtrain.config.options import CamVariant
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
 from camtrain.evaluation.subset import choose_images
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.capture import Captured
 
 
 @dataclass
@@ -31,7 +31,7 @@ class EvaluationContext:
         progress: called with what is being done.
     """
 
-    networks: Mapping[str, Classifier]
+    networks: Mapping[str, Captured]
     count: int
     batches: Callable[[Tensor | None], Iterable[Batch]]
     method: CamVariant

@@ -14,7 +14,7 @@ from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, image_of_each_map
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics.equivariance import stability
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.capture import Captured
 
 
 def measure_equivariance(context: EvaluationContext, evaluated: Evaluated, batches: Iterable[Batch]) -> Measured:
@@ -34,5 +34,5 @@ def measure_equivariance(context: EvaluationContext, evaluated: Evaluated, batch
     return values.measured()
 
 
-def _maps(network: Classifier, target: Tensor, method: CamVariant, images: Tensor) -> Tensor:
+def _maps(network: Captured, target: Tensor, method: CamVariant, images: Tensor) -> Tensor:
     return forward_maps(network, images, target, method).maps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,14 +17,16 @@ from camtrain.metrics import concentration
 from camtrain.metrics.catalogue import map_indicators
 from camtrain.metrics.classification import (
     ACCURACY,
+    BALANCED,
     PRECISION,
     average_precision_per_image,
+    balanced,
     calibration_error,
     is_correct,
     mean_average_precision,
     prediction_entropy,
 )
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.capture import Captured
 
 
 class Evaluated(NamedTuple):
@@ -35,6 +37,7 @@ class Evaluated(NamedTuple):
     image_of_map: Tensor  # (maps,) int64, on the CPU: number of the image of each map
     logits: dict[str, Tensor]  # by arm: (measured images, classes)
     numbers: Tensor  # (measured images,) int64, on the CPU
+    not_finite: dict[str, str]  # see :func:`not_finite`
 
     def maps_of(self, name: str, batch: Batch) -> Tensor:
         """The arm's maps of some of the measured images; in both, images come in the same order."""
@@ -55,7 +58,7 @@ def image_of_each_map(batch: Batch) -> Tensor:
 
 
 def evaluate(
-    networks: Mapping[str, Classifier], batches: Iterable[Batch], method: CamVariant, measured: Tensor
+    networks: Mapping[str, Captured], batches: Iterable[Batch], method: CamVariant, measured: Tensor
 ) -> Evaluated:
     """One pass over the validation images, each batch fed to every arm's network.
 
@@ -68,6 +71,7 @@ def evaluate(
     values = Values(networks, len(measured))
     kept: dict[str, list[Tensor]] = {name: [] for name in networks}
     logits: dict[str, list[Tensor]] = {name: [] for name in networks}
+    faults: dict[str, list[Tensor]] = {name: [] for name in networks}
     targets, indices, image_of_map = [], [], []
     for batch in batches:
         chosen, numbers = (part.to(batch.images.device) for part in (measured[batch.indices], batch.indices))
@@ -82,6 +86,7 @@ def evaluate(
             values.add(name, numbers, dict(classification_metrics(mapped.logits, batch.targets)))
             figures = tagged("cam", map_metrics(mapped.maps[rows], regions[rows]))
             values.add(name, mapped.targets.expand(numbers)[rows], figures)
+            faults[name].append(mapped.faults().sum(1))
             kept[name].append(mapped.maps[rows])
             logits[name].append(mapped.logits if is_multilabel(batch.targets) else mapped.logits[chosen])
     found = values.measured()
@@ -94,10 +99,30 @@ def evaluate(
         _add_average_precision(found, joined, target, seen)
         joined = {name: part[measured[seen].to(part.device)] for name, part in joined.items()}
     else:
+        by_number = torch.zeros(len(measured), dtype=torch.int64).index_copy(0, seen, target.cpu())
         for name, tags in found.each.items():
             error = calibration_error(tags["confidence/top_probability"], tags[f"{ACCURACY}/val"])
+            tags[BALANCED] = balanced(tags[f"{ACCURACY}/val"], by_number)
             found.means[name]["confidence/calibration_error"] = float(error)
-    return Evaluated(found, maps, torch.cat(image_of_map), joined, seen[measured[seen]])
+            found.means[name][BALANCED] = float(tags[BALANCED].mean())
+    counts = {name: torch.stack(parts).sum(0).tolist() for name, parts in faults.items()}
+    said = not_finite(counts, f"{len(seen)} validation images")
+    return Evaluated(found, maps, torch.cat(image_of_map), joined, seen[measured[seen]], said)
+
+
+def not_finite(faults: Mapping[str, Sequence[int]], images: str) -> dict[str, str]:
+    """Of each arm that gives numbers that are not finite, which, in words.
+
+    Args:
+        faults: by arm, of how many images the logits, and the maps, are not finite.
+        images: how many of what kind there are.
+    """
+    return {
+        name: f"the {name} arm's {'maps' if maps > logits else 'logits'} are not finite on"
+        f" {max(maps, logits)} of {images}"
+        for name, (logits, maps) in faults.items()
+        if maps or logits
+    }
 
 
 def _add_average_precision(found: Measured, logits: Mapping[str, Tensor], target: Tensor, seen: Tensor) -> None:

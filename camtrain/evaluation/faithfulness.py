@@ -17,7 +17,7 @@ from camtrain.evaluation.every_epoch import Evaluated
 from camtrain.evaluation.sharpened import sharpened
 from camtrain.metrics import faithfulness
 from camtrain.metrics.road import road
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.capture import Captured
 from camtrain.streams import Stream, stream
 
 
@@ -73,7 +73,7 @@ def _noise(batch: Batch, with_road: Tensor, seed: int) -> Tensor:
 
 
 def confidence_metrics(
-    network: Classifier, images: Tensor, targets: MapTargets, several: Sequence[Tensor]
+    network: Captured, images: Tensor, targets: MapTargets, several: Sequence[Tensor]
 ) -> list[dict[str, Tensor]]:
     """Every figure of :mod:`camtrain.metrics.faithfulness` by name, (maps,) each; for each of several kinds of maps."""
     normalised, of_class = class_probability(network, images, targets)
@@ -96,7 +96,7 @@ def curve_areas(
 
 
 def class_probability(
-    network: Classifier, images: Tensor, targets: MapTargets
+    network: Captured, images: Tensor, targets: MapTargets
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A normalised image for each map, and from such images, changed, to the probability of each map's class."""
     network.eval()
@@ -106,4 +106,4 @@ def class_probability(
         with torch.no_grad():
             return probability(network.forward_normalised(changed).logits, own)
 
-    return ((images - network.mean) / network.std)[targets.rows], of_class
+    return network.normalised(images)[targets.rows], of_class

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from camtrain.cam.distribution import magnitude
+from camtrain.cam.head import head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.methods import eigencam, scorecam
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.targets import MapTargets
 from camtrain.config.options import EVALUATION_ONLY, CamVariant, Score
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.capture import Captured
 
 # The map that is measured is that of the logit, as published, whatever score was trained.
 EVALUATED_SCORE = Score.logit
@@ -26,8 +28,14 @@ class Mapped(NamedTuple):
     targets: MapTargets
     maps: Tensor  # (maps, height, width), before ReLU
 
+    def faults(self) -> Tensor:
+        """Which images have logits, and maps, that are not finite: (2, batch) bool."""
+        logits, maps = (~magnitude(values).isfinite() for values in (self.logits, self.maps))
+        per_image = torch.zeros_like(logits, dtype=torch.int64).index_add(0, self.targets.rows, maps.long())
+        return torch.stack([logits, per_image > 0])
 
-def forward_maps(network: Classifier, images: Tensor, target: Tensor, method: CamVariant) -> Mapped:
+
+def forward_maps(network: Captured, images: Tensor, target: Tensor, method: CamVariant) -> Mapped:
     """The map of the class, or of every positive class, of every image. Leaves the network in evaluation mode.
 
     Args:
@@ -41,14 +49,15 @@ def forward_maps(network: Classifier, images: Tensor, target: Tensor, method: Ca
 
 
 def forward_several(
-    network: Classifier, images: Tensor, target: Tensor, methods: Sequence[CamVariant]
+    network: Captured, images: Tensor, target: Tensor, methods: Sequence[CamVariant]
 ) -> tuple[Tensor, MapTargets, dict[CamVariant, Tensor]]:
     """Maps by several methods from one forward pass and one gradient; otherwise as :func:`forward_maps`."""
-    route = network.eval().routes.evaluation
+    network.eval().prepare(images)
+    route = network.head().route
     by_gradient = any(method not in EVALUATION_ONLY for method in methods)
     with torch.set_grad_enabled(by_gradient and route is not GradientRoute.closed):
         logits, activations = network(images)
-        made = ClassMaps(logits, activations, target, EVALUATED_SCORE, route, network.class_weights())
+        made = ClassMaps(logits, activations, target, EVALUATED_SCORE, head_behind(activations))
         if by_gradient:
             made.gradient = made.gradient.detach()
     made.logits, made.activations = logits.detach(), activations.detach()
@@ -63,7 +72,7 @@ def forward_several(
         if method is CamVariant.eigencam:
             maps[method] = targets.expand(eigencam(made.activations))
         elif method is CamVariant.scorecam:
-            normalised = targets.expand((images - network.mean) / network.std)
+            normalised = targets.expand(network.normalised(images))
             maps[method] = scorecam(normalised, targets.expand(made.activations), score_of)
         else:
             maps[method] = made.map(method)

@@ -16,7 +16,7 @@ from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, image_of_each_map
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics.randomisation import cascade
-from camtrain.networks.classifier import Classifier
+from camtrain.networks.capture import Captured
 
 
 class Randomisation(NamedTuple):
@@ -55,10 +55,8 @@ def randomisation_test(
     return Randomisation(values.measured(), curves)
 
 
-def _with_weights(network: Classifier, weights: Mapping[str, Tensor]) -> Classifier:
-    """A copy of a network with other weights; compiled code belongs to the original."""
-    other = copy.copy(network)
-    other.runs = {}
-    other = copy.deepcopy(other)
+def _with_weights(network: Captured, weights: Mapping[str, Tensor]) -> Captured:
+    """A copy of a network with other weights."""
+    other = copy.deepcopy(network)
     other.backbone.load_state_dict(weights)
     return other

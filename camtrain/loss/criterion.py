@@ -16,36 +16,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from camtrain.cam.head import Head, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
-from camtrain.config.options import AUTO, CamConfig, Conflict
-from camtrain.loss.balance import Balance, gradient_share
+from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, cam_config
+from camtrain.errors import UserError
+from camtrain.loss.balance import Balance, default_share, gradient_share
 from camtrain.loss.classification import classification_gradient, classification_loss
 from camtrain.loss.layer_gradient import LayerGradient, gradient_at
 from camtrain.loss.terms import NEED_REGIONS, term_values
 
-
-@dataclass(frozen=True)
-class Context:
-    """What a criterion may ask for beside the forward pass itself."""
-
-    regions: Tensor | None = None
-    """(batch, height, width) uint8, where the objects are."""
-
-    epochs_done: float = math.inf
-    """On which the schedule of the weight runs."""
-
-    observe: bool = True
-    """Measure the term and its gradient share, also where the term does not enter the loss."""
-
-    view: Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]] | None = None
-    """A further forward pass: from a transformation of the batch's images to logits and activations of the result."""
+View = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+"""A further forward pass: from a transformation of the batch's images to logits and activations of the result."""
 
 
 class Observed(NamedTuple):
@@ -66,15 +53,17 @@ class Criterion(Protocol):
     strength: str | None
     """The setting that weakens the term if it is lowered; None if the term does not enter the loss."""
 
-    def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, context: Context) -> Tensor:
-        """The loss, a scalar.
-
-        Args:
-            logits: (batch, classes).
-            activations: (batch, channels, height, width) of the target layer, of the same pass.
-            target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
-            context: what else there is.
-        """
+    def __call__(
+        self,
+        logits: Tensor,
+        activations: Tensor,
+        target: Tensor,
+        regions: Tensor | None = None,
+        epochs_done: float = math.inf,
+        observe: bool = True,
+        view: View | None = None,
+    ) -> Tensor:
+        """The loss, a scalar; arguments as for :meth:`CamLoss.forward`."""
 
     def observed(self) -> Observed:
         """What was seen, once the loss went backward."""
@@ -85,7 +74,7 @@ class Criterion(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers that training needs to go on."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
 
 
 class CamTerm(NamedTuple):
@@ -135,51 +124,121 @@ class _Step(NamedTuple):
     observe: bool
 
 
-class CamLoss:
-    """Classification plus the weighted CAM term; plain classification if `cam.weight` is 0.
+class CamLoss(nn.Module):
+    r"""Classification plus the weighted CAM term.
+
+    .. math::
+        \mathcal L = \frac1B \sum_i \mathrm{CE}_i + \lambda\, \frac1{|\mathcal A|} \sum_{m \in \mathcal A} q_m T_m
+
+    as in :mod:`camtrain.loss.criterion`: :math:`T` the term of a map (entropy: Schöttl, arXiv 2009.12546),
+    :math:`\mathcal A` the maps that are alive, :math:`q` the confidence, :math:`\lambda` the weight.
+
+    The loss may be scaled before it goes backward (by a gradient scaler, or to accumulate gradients). With an automatic
+    weight its state is part of :meth:`state_dict`. Where no gradients are recorded, as in validation, it is plain
+    classification.
 
     Args:
-        cam: settings of the term.
-        route: how the gradient of a score reaches the layer in training.
-        class_weights: gives the weight of the linear head, (classes, channels), or None; for the closed form.
-        share: of the gradient at the layer that an automatic weight holds.
+        settings: those of the configuration's section `cam`, choices as words: `variant`, `score`, `term`, `weight`
+            ("auto" or a number; 0 for plain classification, bit for bit), `share`, `confidence_exponent`, `conflict`,
+            `unit`, `start`, `ramp`, `path`. What is not given has the configuration's default; see docs/settings.md.
+            A `share` that is not given is 1/2; for pretrained weights 1/3 is better.
+
+    Raises:
+        UserError: there is no such setting, or a value does not fit.
+
+    Example:
+        >>> import torch, camtrain
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(8, 5),
+        ... )
+        >>> net, criterion = camtrain.capture(model, layer="0"), camtrain.CamLoss(weight=0.1, term="entropy")
+        >>> logits, activations = net(torch.rand(2, 3, 16, 16))
+        >>> loss = criterion(logits, activations, torch.tensor([0, 4]))
+        >>> loss.backward()
+        >>> loss.shape, 0 < float(criterion.observed().cam_share) < 1
+        (torch.Size([]), True)
     """
 
-    def __init__(
-        self,
-        cam: CamConfig,
-        route: GradientRoute,
-        class_weights: Callable[[], Tensor | None],
-        share: float = 0.5,
-    ) -> None:
-        self.cam, self.route, self.class_weights = cam, route, class_weights
-        self.balance = Balance(share) if cam.weight == AUTO else None
-        self.term_name = f"cam_{cam.term.value}"
-        self.strength = None if cam.weight == 0 else "cam.share" if cam.weight == AUTO else "cam.weight"
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.cam = cam_config(**settings)
+        share = self.cam.share or default_share(pretrained=False)
+        self.balance = Balance(share) if self.cam.weight == AUTO else None
+        self.term_name = f"cam_{self.cam.term.value}"
+        self.strength = None if self.cam.weight == 0 else "cam.share" if self.cam.weight == AUTO else "cam.weight"
         self._last: _Step | None = None
 
-    def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, context: Context) -> Tensor:
-        """See :class:`Criterion`. Registers a hook on the activations where something is measured or changed there."""
-        classification = classification_loss(logits, target)
-        loss = classification.mean()
-        full = schedule(self.cam, context.epochs_done)
-        active = self.cam.weight != 0 and full > 0
-        term, at_layer, weight = None, None, 0.0
-        if active or (context.observe and self.route is not GradientRoute.mixed):
-            term = self.term(logits, activations, target, context.regions, train=active)
-            if active:
-                at_layer = self._watch(logits, activations, target, loss, term, context.observe)
-                weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
-                loss = loss + weight * term.mean()
-        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, context.observe)
+    def forward(
+        self,
+        logits: Tensor,
+        activations: Tensor,
+        target: Tensor,
+        regions: Tensor | None = None,
+        epochs_done: float = math.inf,
+        observe: bool = True,
+        view: View | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """The loss, a scalar. Registers hooks where something is measured or changed at the layer.
+
+        Args:
+            logits: (batch, classes).
+            activations: (batch, channels, height, width) of the target layer, as :func:`camtrain.capture` hands them
+                out: they know how the gradient of a score reaches them. Any others are taken to need autograd.
+            target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+            regions: (batch, image height, image width) uint8, 0 background, 255 void, other values the object; needed
+                by `term="energy_outside"` alone.
+            epochs_done: on which `start` and `ramp` run.
+            observe: measure the term and its gradient share, also where the term does not enter the loss.
+            view: a further forward pass, for criteria that ask for one.
+
+        Raises:
+            UserError: the map cannot be made, or not trained through, at this layer.
+        """
+        self._take_in()
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            classification = classification_loss(logits, target)
+            loss = classification.mean()
+            if not (torch.is_grad_enabled() and activations.requires_grad):
+                return loss
+            head, full = self._head(activations), schedule(self.cam, epochs_done)
+            active = self.cam.weight != 0 and full > 0
+            term, at_layer, weight = None, None, 0.0
+            if active or (observe and head.route is not GradientRoute.mixed):
+                term = self.term(logits, activations, target, regions, train=active)
+                if active:
+                    at_layer = self._watch(logits, activations, target, loss, term, observe)
+                    weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
+                    loss = loss + weight * term.mean()
+                    if at_layer is not None:
+                        loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
+                term = CamTerm(*(part.detach() for part in term))
+        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, observe)
         return loss
 
     def term(self, logits: Tensor, activations: Tensor, target: Tensor, regions: Tensor | None, train: bool) -> CamTerm:
         """The term of each map, detached from the network unless it is to be trained."""
-        made = ClassMaps(logits, activations, target, self.cam.score, self.route, self.class_weights(), train)
+        made = ClassMaps(logits, activations, target, self.cam.score, self._head(activations), train)
         maps = made.map(self.cam.variant)
         own = made.targets.regions(regions) if regions is not None and self.cam.term in NEED_REGIONS else None
         return cam_term(maps if train else maps.detach(), made.confidence(), self.cam, own)
+
+    def _head(self, activations: Tensor) -> Head:
+        """What follows the layer, by the route that the settings ask for."""
+        head, cam = head_behind(activations), self.cam
+        closed = head.route is GradientRoute.closed
+        if cam.weight != 0 and head.route is GradientRoute.mixed:
+            raise UserError(
+                "a batch norm behind the target layer takes its statistics from the batch, so that no image has a map"
+                " of its own in training; choose a layer behind the last batch norm, or keep its statistics (eval mode)"
+            )
+        if not closed and (cam.path is GradientPath.closed or (cam.variant is CamVariant.cam and cam.weight != 0)):
+            raise UserError(
+                f"{'variant=cam' if cam.variant is CamVariant.cam else 'path=closed'} needs global average pooling and"
+                " one linear layer behind the target layer, which is not what follows it"
+            )
+        return Head(GradientRoute.autograd) if closed and cam.path is GradientPath.autograd else head
 
     def _watch(
         self, logits: Tensor, activations: Tensor, target: Tensor, loss: Tensor, term: CamTerm, observe: bool
@@ -189,11 +248,10 @@ class CamLoss:
         measure = observe or self.balance is not None
         if not (measure or project):
             return None
-        weights, cells = self.class_weights(), activations.shape[2] * activations.shape[3]
-        closed = self.route is GradientRoute.closed and weights is not None
+        (route, weights), cells = self._head(activations), activations.shape[2] * activations.shape[3]
         at_layer = LayerGradient(
             classification_gradient(logits, target, weights, cells)
-            if closed and weights is not None
+            if route is GradientRoute.closed and weights is not None
             else gradient_at(activations, loss),
             cells,
             project,
@@ -207,30 +265,41 @@ class CamLoss:
 
     @torch.no_grad()
     def observed(self) -> Observed:
-        """See :class:`Criterion`. To be called once after each backward pass: it also moves the automatic weight."""
+        """What was seen in the last pass that went backward. See :class:`Criterion`."""
         assert self._last is not None, "no pass went forward since the last call"
-        (loss, classification, term, at_layer, weight, observe), self._last = self._last, None
-        share = torch.zeros_like(loss)
-        if at_layer is not None and at_layer.measure and term is not None:
-            norms = at_layer.norms()
-            share = gradient_share(*norms)
-            if self.balance is not None:
-                of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
-                self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
+        share = self._take_in()
+        loss, classification, term, _, weight, observe = self._last
+        self._last = None
         return Observed(
             classification.mean(),
-            term.mean().detach() if term is not None and observe else None,
+            term.mean() if term is not None and observe else None,
             share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
         )
 
+    @torch.no_grad()
+    def _take_in(self) -> Tensor | None:
+        """Let the automatic weight learn from the last pass, once it went backward; the share that the term had."""
+        if self._last is None:
+            return None
+        loss, _, term, at_layer, weight, _ = self._last
+        self._last = self._last._replace(at_layer=None)
+        if at_layer is None or at_layer.term is None or term is None:
+            return torch.zeros_like(loss)
+        norms = at_layer.norms()
+        if self.balance is not None:
+            of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
+            self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
+        return gradient_share(*norms)
+
     def comparable(self, epochs_done: float) -> bool:
+        """Whether a step at this time costs what the steps cost once the schedule is through."""
         return self.cam.weight == 0 or schedule(self.cam, epochs_done) > 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, Any]:
         return {} if self.balance is None else dataclasses.asdict(self.balance)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         if self.balance is not None:
             self.balance = Balance(**state)
 

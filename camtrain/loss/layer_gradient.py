@@ -18,6 +18,10 @@ class LayerGradient:
     weights, and paths round the layer, get the gradient as it is. (Gradient surgery, Yu et al.,
     NeurIPS 2020, arXiv 2001.06782, there between the tasks of a network and for all weights at once.)
 
+    The loss may reach the backward pass scaled, by a gradient scaler or because gradients are accumulated. What comes
+    is then :math:`\sigma (c_i + t_i)`; :meth:`take_scale`, a hook on the loss, finds :math:`\sigma`. Other losses that
+    reach the layer count as the term's.
+
     Args:
         classification: :math:`c`, (batch, channels, height, width), or (batch, channels, 1, 1) if the same in every
             cell.
@@ -27,18 +31,23 @@ class LayerGradient:
     """
 
     def __init__(self, classification: Tensor, cells: int, project: bool, measure: bool = True) -> None:
-        self.classification, self.project, self.measure = classification.float(), project, measure
+        self.classification, self.project, self.measure = classification, project, measure
         same = cells if classification.shape[-2:] == (1, 1) else 1
         self.square = same * self.classification.square().sum((1, 2, 3))
         self.term: Tensor | None = None
+        self.scale = classification.new_ones(())
         self.floor = 0.0
 
+    def take_scale(self, gradient: Tensor) -> None:
+        """Take in the gradient on the loss itself, which is what the loss was multiplied by since."""
+        self.scale = gradient.detach()
+
     def __call__(self, gradient: Tensor) -> Tensor:
-        wide, c = gradient.float(), self.classification
-        self.floor = 1e-4 if gradient.dtype is torch.float32 else 1e-2
-        term = wide - c
+        wide, c = gradient.to(self.classification.dtype), self.classification
+        self.floor = 1e-4 if gradient.dtype in (torch.float32, torch.float64) else 1e-2
+        term = torch.addcmul(wide, c, self.scale, value=-1)
         if self.measure:
-            self.term = torch.linalg.vector_norm(term)
+            self.term = torch.linalg.vector_norm(term) / self.scale.abs()
         if not self.project:
             return gradient
         along = (term.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (term * c).sum((1, 2, 3))
@@ -55,6 +64,6 @@ class LayerGradient:
 
 
 def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:
-    """Gradient of a scalar loss on activations of its own graph, which is kept; in float32."""
+    """Gradient of a scalar loss on activations of its own graph, which is kept; in float32 or wider."""
     (gradient,) = torch.autograd.grad(loss, activations, retain_graph=True)
-    return gradient.float()
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from camtrain.cam.distribution import is_dead
 from camtrain.metrics import concentration, pointing
-from camtrain.metrics.classification import ACCURACY, PRECISION
+from camtrain.metrics.classification import ACCURACY, BALANCED, PRECISION
 
 MapMeasure = Callable[[Tensor, Tensor], Tensor]
 """From maps (maps, height, width), before ReLU, and regions (maps, image height, image width) uint8 to (maps,)."""
@@ -87,10 +87,19 @@ FAMILIES = {
             places=_at(curves=1),
         ),
         Indicator(
+            BALANCED,
+            "balanced accuracy",
+            "higher",
+            "the same where every class counts alike, however many images it has",
+            "mean over the classes of the validation images of the share classified correctly",
+            "0 to 1",
+            rate=True,
+        ),
+        Indicator(
             f"{ACCURACY}/train",
             "accuracy, training",
             "",
-            "the same in the last epoch's training batches",
+            "accuracy in the last epoch's training batches",
             "as above, in training mode",
             "0 to 1",
         ),
@@ -318,7 +327,7 @@ FAMILIES = {
             "dead rate",
             "lower",
             "share of images without any map; a dead map explains nothing",
-            "share of images whose ΣL⁺ is 0",
+            "share of images whose ΣL⁺ is 0 to rounding, or not finite",
             "0 to 1",
             rate=True,
             measure=_of_map(_dead),

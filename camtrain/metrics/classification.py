@@ -1,8 +1,9 @@
-"""How well a network classifies: accuracy, or mean average precision where an image has several classes."""
+"""How well a network classifies, and what chance gives: accuracy, plain and balanced, or mean average precision where
+an image has several classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from camtrain.cam.targets import is_multilabel
 
 ACCURACY, PRECISION = "accuracy", "average_precision"
+BALANCED = f"{ACCURACY}/balanced"
+"""Tag of the mean over classes of the share that is classified correctly."""
 
 
 def metric_name(multilabel: bool) -> str:
@@ -22,6 +25,49 @@ def is_correct(logits: Tensor, target: Tensor) -> Tensor:
     """Whether each image is classified correctly, (batch,) float32; one class per image only."""
     assert not is_multilabel(target), "several classes per image have an average precision, not an accuracy"
     return (logits.argmax(1) == target).float()
+
+
+def images_per_class(target: Tensor, classes: int) -> Tensor:
+    """How many images have each class, (classes,) int64.
+
+    Args:
+        target: (images,) int64 class numbers, or (images, classes) of 0 and 1.
+        classes: number of classes.
+    """
+    return target.long().sum(0) if is_multilabel(target) else target.bincount(minlength=classes)
+
+
+def balanced(correct: Tensor, target: Tensor) -> Tensor:
+    r"""What each image adds to the balanced accuracy, whose mean is that figure: (images,) float64, 0 or above.
+
+    .. math:: \frac1K \sum_k \frac1{n_k} \sum_{i \in k} r_i = \frac1n \sum_i \frac{n}{K n_{k(i)}} r_i
+
+    with :math:`r_i` 1 if image i is correct, and :math:`n_k` of the n images in class k; the K classes without images
+    are left out, as in scikit-learn's `balanced_accuracy_score`. It is the accuracy where classes are equally frequent.
+
+    Args:
+        correct: (images,) of 0 and 1.
+        target: (images,) int64 class numbers.
+    """
+    counts = target.bincount()
+    share = len(target) / ((counts > 0).sum() * counts.double())
+    return correct.double() * share[target]
+
+
+def chance(per_class: Sequence[float], images: int, multilabel: bool) -> float:
+    r"""What a network reaches that does not look at the images, 0..1.
+
+    With one class per image the share of the largest class, :math:`\max_k n_k / n`: what always saying it gives. It is
+    1 / classes at least, which guessing gives. With several, the mean over classes that have images of :math:`n_k / n`:
+    the mean average precision of a random order.
+
+    Args:
+        per_class: :math:`n_k`, images of each class.
+        images: n.
+        multilabel: images may have several classes.
+    """
+    present = [count for count in per_class if count]
+    return (sum(present) / len(present) if multilabel else max(present)) / images
 
 
 def prediction_entropy(logits: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 r"""The layers of a network that have a grid, and how each of them holds it.
 
-Convolutions give (batch, channels, height, width), Swin (batch, height, width, channels), ViT a row of tokens, the
-class token first: (batch, 1 + height x width, channels). Images are square, and so are grids: shapes tell which is
-which. :mod:`camtrain.networks.fx_capture` brings all of them into the first form.
+Convolutions give (batch, channels, height, width), Swin (batch, height, width, channels), ViT a row of tokens, a class
+token and registers first: (batch, others + height x width, channels). A grid has the proportions of the image: shapes
+tell which is which. :func:`to_grid` brings all of them into the first form.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,9 @@ from camtrain.errors import UserError, first_line
 _WHOLE = tuple(kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module))
 """What torchvision's tracer takes as a single operation: the blocks of torchvision.ops."""
 
+MOST_OTHER_TOKENS = 8
+"""Tokens that may stand in front of a grid's: class token, distillation token, registers."""
+
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Flatten)
 
 
@@ -31,7 +34,6 @@ class Layout(enum.Enum):
     channels_first = "channels first"
     channels_last = "channels last"
     tokens = "tokens"
-    class_token = "tokens behind a class token"
 
 
 class Layer(NamedTuple):
@@ -47,37 +49,81 @@ class Layer(NamedTuple):
         return self.height, self.width
 
 
-def as_layer(shape: tuple[int, ...]) -> Layer | None:
-    """How an output of this shape, the batch left out, holds a square grid; None where it holds none."""
+def as_layer(shape: tuple[int, ...], image: tuple[int, int]) -> Layer | None:
+    """How an output holds a grid; None where it holds none.
+
+    Args:
+        shape: of the output, the batch left out.
+        image: height and width of the image, whose proportions a grid has but for the rounding of its edges.
+    """
     if len(shape) == 3:
-        if shape[0] == shape[1] != shape[2]:
-            return Layer(shape[2], shape[0], shape[1], Layout.channels_last)
-        return Layer(shape[0], shape[1], shape[2], Layout.channels_first) if shape[1] == shape[2] else None
+        first = Layer(shape[0], shape[1], shape[2], Layout.channels_first)
+        last = Layer(shape[2], shape[0], shape[1], Layout.channels_last)
+        layer = min(first, last, key=lambda layer: _distortion(layer.grid, image))
+        return layer if _distortion(layer.grid, image) < math.log(2) else None
     if len(shape) == 2:
-        for extra, layout in ((0, Layout.tokens), (1, Layout.class_token)):
-            side = math.isqrt(max(shape[0] - extra, 0))
-            if side > 1 and side * side == shape[0] - extra:
-                return Layer(shape[1], side, side, layout)
+        for others in range(min(MOST_OTHER_TOKENS + 1, shape[0])):
+            cells = shape[0] - others
+            height = round(math.sqrt(cells * image[0] / image[1]))
+            if height > 1 and cells % height == 0 and (width := cells // height) > 1 and _fits((height, width), image):
+                return Layer(shape[1], height, width, Layout.tokens)
     return None
 
 
-def find(network: nn.Module, image_size: int) -> dict[str, Layer]:
+def _distortion(grid: tuple[int, int], image: tuple[int, int]) -> float:
+    """How far a grid's aspect is from the image's: the absolute logarithm of their ratio."""
+    return abs(math.log(grid[0] * image[1] / (grid[1] * image[0]))) if min(grid) > 0 else math.inf
+
+
+def _fits(grid: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether the aspects are equal but for less than one cell."""
+    (height, width), (high, wide) = grid, image
+    return abs(height * wide - width * high) < max(high, wide)
+
+
+def to_grid(output: Tensor, layout: str, height: int, width: int) -> Tensor:
+    """A layer's output as (batch, channels, height, width); tokens in front that are no cells are left out."""
+    if layout == Layout.channels_last.name:
+        return output.permute(0, 3, 1, 2)
+    if layout == Layout.tokens.name:
+        cells = output[:, -height * width :]
+        return cells.mT.reshape(len(cells), cells.shape[2], height, width)
+    return output
+
+
+def from_grid(grid: Tensor, output: Tensor, layout: str) -> Tensor:
+    """The inverse of :func:`to_grid`; tokens in front are taken from `output`."""
+    if layout == Layout.channels_last.name:
+        return grid.permute(0, 2, 3, 1)
+    if layout == Layout.tokens.name:
+        cells = grid.flatten(2).mT
+        others = output.shape[1] - cells.shape[1]
+        return torch.cat([output[:, :others], cells], 1) if others else cells
+    return grid
+
+
+def find(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
     """Named modules whose output has a grid, in the order in which they finish.
 
-    The head (the last child with weights, and pooling) is left out: what it gives is scores, not features. So are
-    modules that are used more than once: their name does not say which output is meant.
+    The head is left out (:func:`head_of`, and pooling): what it gives is scores, not features. So are modules that are
+    used more than once: their name does not say which output is meant.
+
+    Args:
+        network: any classifier.
+        shape: channels, height and width of its images.
 
     Raises:
-        UserError: the network cannot take images of this size.
+        UserError: the network cannot take such images.
     """
     found: dict[str, Layer] = {}
     calls: dict[str, int] = {}
-    head = [name for name, child in network.named_children() if any(True for _ in child.parameters())][-1]
+    head = head_of(network)
 
     def record(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             calls[name] = calls.get(name, 0) + 1
-            layer = as_layer(tuple(output.shape[1:])) if isinstance(output, Tensor) and len(output) == 1 else None
+            tensor = first_tensor(output)
+            layer = as_layer(tuple(tensor.shape[1:]), shape[1:]) if tensor is not None and len(tensor) == 1 else None
             if layer is not None:
                 found[name] = layer
 
@@ -86,10 +132,30 @@ def find(network: nn.Module, image_size: int) -> dict[str, Layer]:
     handles = [
         module.register_forward_hook(record(name))
         for name, module in network.named_modules()
-        if name and name.split(".")[0] != head and not isinstance(module, _POOLS) and not _hidden(network, name)
+        if name
+        and not f"{name}.".startswith(f"{head}.")
+        and not isinstance(module, _POOLS)
+        and not _hidden(network, name)
     ]
-    _run(network, image_size, handles)
+    run_once(network, shape, handles)
     return {name: layer for name, layer in found.items() if calls[name] == 1}
+
+
+def head_of(network: nn.Module) -> str | None:
+    """Name of the head: the last child with weights, within the only child with weights if there is but one."""
+    name = None
+    while children := [key for key, child in network.named_children() if any(True for _ in child.parameters())]:
+        network = network.get_submodule(children[-1])
+        name = f"{name}.{children[-1]}" if name else children[-1]
+        if len(children) > 1:
+            break
+    return name
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """A module's output, or the first tensor of a tuple or of a mapping (the outputs of Hugging Face's models)."""
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]
+    return next((part for part in parts if isinstance(part, Tensor)), None)
 
 
 def _hidden(network: nn.Module, name: str) -> bool:
@@ -99,10 +165,15 @@ def _hidden(network: nn.Module, name: str) -> bool:
     return any(isinstance(module, _WHOLE) for module in above)
 
 
-def wrong_size(image_size: int, error: Exception) -> UserError:
+def size_text(size: tuple[int, int]) -> str:
+    """A size as `dataset.image_size` takes it: one number for a square."""
+    return f"{size[0]}" if size[0] == size[1] else f"[{size[0]},{size[1]}]"
+
+
+def wrong_size(size: tuple[int, int], error: Exception) -> UserError:
     """What to say of images that a network cannot take."""
     reason = first_line(error)
-    return UserError(f"dataset.image_size={image_size}: this network cannot take it ({reason}); use another size")
+    return UserError(f"dataset.image_size={size_text(size)}: this network cannot take it ({reason}); use another size")
 
 
 def outermost(layers: dict[str, Layer]) -> dict[str, Layer]:
@@ -111,7 +182,7 @@ def outermost(layers: dict[str, Layer]) -> dict[str, Layer]:
     return {name: layer for name, layer in layers.items() if name.count(".") <= depth}
 
 
-def strides(network: nn.Module, image_size: int) -> list[list[str]]:
+def strides(network: nn.Module, shape: tuple[int, int, int]) -> list[list[str]]:
     """Layers of stride 2, convolutions or pools, of the first two levels, the later level first.
 
     A level is all that takes a grid of the same size: the branches of a block have to be widened together. The later
@@ -127,22 +198,23 @@ def strides(network: nn.Module, image_size: int) -> list[list[str]]:
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.stride in (2, (2, 2))
     ]
-    _run(network, image_size, handles)
+    run_once(network, shape, handles)
     return list(levels.values())[:2][::-1]
 
 
-def _run(network: nn.Module, image_size: int, handles: Sequence[RemovableHandle]) -> None:
-    """One pass in evaluation mode, after which the hooks are gone.
+def run_once(network: nn.Module, shape: tuple[int, int, int], handles: Sequence[RemovableHandle] = ()) -> object:
+    """What one pass in evaluation mode gives, after which the hooks are gone.
 
     Raises:
         UserError: the network cannot take images of this size.
     """
     was_training = network.training
+    like = next(network.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, image_size, image_size))
+            return network.eval()(torch.zeros(1, *shape, device=like.device, dtype=like.dtype))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise wrong_size(image_size, error) from error
+        raise wrong_size(shape[1:], error) from error
     finally:
         network.train(was_training)
         for handle in handles:

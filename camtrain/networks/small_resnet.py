@@ -38,11 +38,12 @@ class SmallResNet(nn.Module):
     Args:
         num_classes: outputs.
         width: channels of the stem; multiples of 16 suit vector units.
+        channels: of the images.
     """
 
-    def __init__(self, num_classes: int, width: int = 16) -> None:
+    def __init__(self, num_classes: int, width: int = 16, channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 2, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels, width, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.layer1 = Block(width, width, 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import urllib.error
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +17,43 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError, first_line
+from camtrain.networks.fit_in_words import guess, misfit, summary
+from camtrain.networks.fit_weights import fit, modern
 from camtrain.networks.head_layer import final_layer
-from camtrain.networks.zoo import OWN
+from camtrain.networks.weight_file import read_state
+from camtrain.networks.zoo import TIMM
 from camtrain.normalisation import DEVIATION, MEAN
 
+POSITIONS = "encoder.pos_embedding"
+"""Position embeddings of torchvision's ViT, which are stretched to other sizes."""
 
-def normalisation(config: ModelConfig) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation that images are normalised with: those of the pretrained weights, else ImageNet's."""
-    if not is_pretrained(config) or config.name in OWN:
-        return MEAN, DEVIATION
-    transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
-    return list(transforms.mean), list(transforms.std)
+log = logging.getLogger("camtrain")
+
+
+def normalisation(config: ModelConfig, network: nn.Module, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of each channel that images are normalised with.
+
+    Those of `model.mean` and `model.std`; else of the pretrained weights, as torchvision or timm describes them; else
+    ImageNet's, or 0.5 and 0.25 where images have not three channels.
+
+    Raises:
+        UserError: there is not one number, or one for each channel.
+    """
+    mean, std = (MEAN, DEVIATION) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
+    described = getattr(network, "pretrained_cfg", None) or {}
+    if is_pretrained(config) and channels == 3:
+        if "mean" in described and "std" in described:
+            mean, std = tuple(described["mean"]), tuple(described["std"])
+        elif config.name in models.list_models(module=models):
+            transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
+            mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return _each("mean", config.mean, channels) or mean, _each("std", config.std, channels) or std
+
+
+def _each(key: str, values: Sequence[float] | None, channels: int) -> Sequence[float] | None:
+    if values is not None and len(values) not in (1, channels):
+        raise UserError(f"model.{key}={list(values)}: images have {channels} channels; give as many numbers, or one")
+    return values and list(values) * (channels if len(values) == 1 else 1)
 
 
 def is_pretrained(config: ModelConfig) -> bool:
@@ -33,55 +61,91 @@ def is_pretrained(config: ModelConfig) -> bool:
     return config.weights not in (None, "none")
 
 
-def load_weights(network: nn.Module, weights: str, name: str, classes: int, image_size: int) -> None:
-    """Load a state dict. The final layer keeps its fresh weights where the file was made for other classes."""
-    state = _state(weights, name)
-    own = network.state_dict()
-    place = "encoder.pos_embedding"
-    if place in state and place in own and state[place].shape != own[place].shape:
-        patch = cast(Any, network).patch_size
-        state = interpolate_embeddings(image_size, patch, OrderedDict(state))
-    head = final_layer(network, classes)
-    unknown = sorted(set(state) - set(own))
-    missing = sorted(key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
-    shapes = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
-    unknown = [key for key in unknown if not key.lower().startswith("aux")]
-    other = [key for key in shapes if head is None or not key.startswith(f"{head}.")]
-    if unknown or missing or other:
-        key = (missing or unknown or other)[0]
-        problem = "it lacks" if missing else "it has the unknown" if unknown else "another shape of"
-        raise UserError(f"model.weights={weights}: these are weights of another network than {name}: {problem} {key}")
-    for key in own:
-        if key in state and key not in shapes:
-            own[key] = state[key]
-    network.load_state_dict(own)  # with the version numbers of its parts, which torchvision's MNASNet asks for
+def load_weights(network: nn.Module, weights: str, name: str, classes: int, image_size: int) -> str | None:
+    """Load a file of weights, or torchvision's by name, and say in the log how they fit.
 
+    The last layer keeps its fresh weights where the file has none for these classes; see
+    :func:`camtrain.networks.fit_weights.fit` for what else may differ. Numbers are converted to the network's
+    precision.
 
-def read_state(path: FilePath, name: str) -> dict[str, Tensor]:
-    """A state dict from a file.
+    Args:
+        network: with fresh weights.
+        weights: the file, or the name of weights.
+        name: of the network.
+        classes: its outputs.
+        image_size: height and width of its images.
+
+    Returns:
+        Name of the part of the network that keeps its fresh weights; None if there is none.
 
     Raises:
-        UserError: it is none; `name` says which file.
+        UserError: no such file or name, a file of another kind or of another network, or NaN or infinity in it.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is no state dict
-        raise UserError(f"{name}: not a file of weights ({type(error).__name__})") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{name}: not a state dict (a dict of tensors)")
-    return state
+    own = network.state_dict()
+    state = modern(_state(weights, name), own)
+    found = fit(own, state, final_layer(network, classes))
+    if POSITIONS in found.reshaped and isinstance(network, models.VisionTransformer):
+        key = found.reshaped[POSITIONS]
+        state[key] = _stretched(state[key], image_size, network.patch_size)
+        found = fit(own, state, final_layer(network, classes))
+    if not found.complete:
+        difference = f"{misfit(found, own, state)}{guess(state, name)}"
+        raise UserError(f"model.weights={weights}: these are weights of another network than {name}: {difference}")
+    for key in found.matched.values():
+        if state[key].is_floating_point() and not bool(torch.isfinite(state[key]).all()):
+            problem = f"{key} holds NaN or infinity: the network had diverged when it was saved"
+            raise UserError(f"model.weights={weights}: {problem}; give other weights")
+    own.update({place: state[key] for place, key in found.matched.items()})
+    network.load_state_dict(own)  # with the version numbers of its parts, which torchvision's MNASNet asks for
+    log.info("%-9s %s: %s", "weights", weights, summary(found, own, state))
+    return found.fresh
 
 
 def _state(weights: str, name: str) -> dict[str, Tensor]:
-    path = FilePath(weights).expanduser()
-    if path.is_file():
-        return read_state(path, f"model.weights={weights}")
-    names = [] if name in OWN else [entry.name for entry in models.get_model_weights(name)]
+    label = f"model.weights={weights}"
+    try:
+        path = FilePath(weights).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # no permission, no home
+        raise UserError(f"{label}: cannot be read ({first_line(error)}); give a file that can") from error
+    if is_folder:
+        below = [f"{depth}.{kind}" for depth in ("*", "*/*") for kind in ("pt", "pth", "safetensors")]
+        files = sorted(str(file) for pattern in below for file in path.glob(pattern))
+        such = f", such as {files[-1]}" if files else ""
+        raise UserError(f"{label}: a folder; give a file of weights{such}")
+    if is_there:
+        return read_state(path, label)
+    if name.startswith(TIMM) and weights == "DEFAULT":
+        return _of_timm(name.removeprefix(TIMM), label)
+    known = name in models.list_models(module=models)
+    names = [entry.name for entry in models.get_model_weights(name)] if known else []
     if weights not in (*names, "DEFAULT") or not names:
         choices = f", or one of {', '.join(names)}" if names else ""
-        raise UserError(f"model.weights={weights}: no such file; give a file of weights{choices}")
+        raise UserError(f"{label}: no such file; give a file of weights{choices}")
+    entry: Any = models.get_model_weights(name)[weights]
+    file = FilePath(torch.hub.get_dir(), "checkpoints", FilePath(entry.url).name)
+    if os.access(file, os.F_OK):
+        return read_state(file, f"{label}: {file} in torch's cache", "delete it, and it is downloaded again")
     try:
-        return dict(models.get_model_weights(name)[weights].get_state_dict(progress=True, check_hash=True))
+        return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        reason = first_line(error)
-        raise UserError(f"model.weights={weights}: cannot be downloaded ({reason}); give a file instead") from error
+        raise UserError(f"{label}: cannot be downloaded ({first_line(error)}); give a file instead") from error
+
+
+def _stretched(positions: Tensor, image_size: int, patch_size: int) -> Tensor:
+    """Position embeddings (1, cells + 1, channels) of a square grid, for images of another size."""
+    state = OrderedDict({POSITIONS: positions.float()})
+    try:
+        return interpolate_embeddings(image_size, patch_size, state)[POSITIONS]
+    except ValueError:  # of another kind; its shape is told
+        return positions
+
+
+def _of_timm(name: str, label: str) -> dict[str, Tensor]:
+    """The weights that timm downloads for a network."""
+    import timm
+
+    try:
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except Exception as error:  # its hub raises many kinds
+        raise UserError(f"{label}: cannot be downloaded ({first_line(error)}); give a file instead") from error

@@ -13,6 +13,7 @@ from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import DatasetConfig, FolderConfig, ShapesConfig, TrainerConfig
 from camtrain.data.images import ImageSet
 from camtrain.device import emulates_precision
+from camtrain.metrics.classification import images_per_class
 from camtrain.networks.build import Built
 from camtrain.runs.result import DataFacts, ModelFacts
 
@@ -34,6 +35,7 @@ def data_facts(name: str, train: ImageSet, val: ImageSet) -> DataFacts:
         int(train.sizes.amin(1).median()),
         is_multilabel(train.targets),
         {"train": list(train.skipped), "val": list(val.skipped)},
+        images_per_class(val.targets, len(train.classes)).tolist(),
     )
 
 
@@ -41,7 +43,17 @@ def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> Da
     """As :func:`data_facts` where nothing is trained; the classes are those of the networks."""
     side = int(val.sizes.amin(1).median())
     skipped = {"train": [], "val": list(val.skipped)}
-    return DataFacts(name, classes, None, len(val.targets), val.with_region, side, is_multilabel(val.targets), skipped)
+    return DataFacts(
+        name,
+        classes,
+        None,
+        len(val.targets),
+        val.with_region,
+        side,
+        is_multilabel(val.targets),
+        skipped,
+        images_per_class(val.targets, len(classes)).tolist(),
+    )
 
 
 def model_facts(name: str, built: Built, routes: Routes) -> ModelFacts:
@@ -49,8 +61,8 @@ def model_facts(name: str, built: Built, routes: Routes) -> ModelFacts:
     return ModelFacts(
         name,
         built.layer,
-        built.grid,
-        built.channels,
+        built.output.grid,
+        built.output.channels,
         list(built.stem),
         built.relu_left_out,
         sum(parameter.numel() for parameter in built.classifier.parameters()),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from camtrain.config.schema import Config
+from camtrain.config.validate import image_shape
 from camtrain.device import compute_dtype, memory_format
-from camtrain.errors import UserError, first_line
+from camtrain.errors import Diverged, UserError, first_line
 from camtrain.networks.build import build
 from camtrain.networks.classifier import Classifier
-from camtrain.networks.weights import is_pretrained, read_state
-from camtrain.runs.result import NAME, SCHEMA, RunResult
+from camtrain.networks.weight_file import read_state
+from camtrain.runs.result import DIVERGED, NAME, SCHEMA, ArmResult, RunResult
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.checkpoint import WEIGHTS
+
+TRAIN_AGAIN = "the run diverged: train it again with a lower optim.lr"
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,15 @@ def read(folder: Path) -> Finished:
 
     Raises:
         UserError: no run is there, it was not completed, or another version of camtrain wrote it.
+        Diverged: the run's last figures are of networks whose numbers are not finite.
     """
     path = folder / NAME
     tree = _json(path)
     schema = tree.get("schema") if isinstance(tree, dict) else None
     if schema != SCHEMA:
         raise UserError(f"{path}: its schema is {schema}, this camtrain reads {SCHEMA}; train the run again")
+    if tree.get("status") == DIVERGED:
+        raise Diverged(f"{path}: {TRAIN_AGAIN}")
     if tree.get("status") != "completed":
         raise UserError(f"{path}: the run is {tree.get('status')}, not completed; let it finish, or train it again")
     try:
@@ -62,7 +69,16 @@ def read(folder: Path) -> Finished:
         raise UserError(
             f"{path}: not what this camtrain writes ({type(error).__name__}: {reason}); train the run again"
         ) from error
+    for name, arm in result.arms.items():
+        if _lost(arm):
+            raise Diverged(f"{path}: the {name} arm's figures are not finite; {TRAIN_AGAIN}")
     return Finished(folder, result)
+
+
+def _lost(arm: ArmResult) -> bool:
+    """Whether the last figures, as versions wrote them that completed such runs, are of numbers that are not finite."""
+    entropy, alive = arm.final.get("cam/entropy", 0.0), arm.final["cam/dead_rate"] < 1
+    return math.isnan(arm.final.get("confidence/top_probability", 0.0)) or (math.isnan(entropy) and alive)
 
 
 def _json(path: Path) -> Any:
@@ -85,16 +101,15 @@ def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
 
     Raises:
         UserError: weights are missing, damaged, or not of this run's network.
+        Diverged: they are not finite.
     """
     config, data = finished.config, finished.result.data
     paths = {name: finished.folder / name / WEIGHTS for name in finished.result.arms}
     states = {name: _weights(path) for name, path in paths.items()}
-    # The file that pretrained weights came from may be gone by now, but that there was one says how images are
-    # normalised: the run's own weights stand in for it.
-    weights = str(next(iter(paths.values()))) if is_pretrained(config.model) else None
-    size, seed = config.dataset.image_size, torch_seed(config.seed, Stream.weights)
-    own = replace(config.model, weights=weights)
-    built = build(own, len(data.classes), size, seed, compute_dtype(config.trainer), data.multilabel).classifier
+    shape, seed = image_shape(config.dataset), torch_seed(config.seed, Stream.weights)
+    precision, several = compute_dtype(config.trainer), data.multilabel
+    # The file that pretrained weights came from may be gone by now; the run's own take their place.
+    built = build(config.model, len(data.classes), shape, seed, precision, several, load=False).classifier
     found = {}
     for name, state in states.items():
         network = copy.deepcopy(built)
@@ -104,6 +119,8 @@ def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
             raise UserError(
                 f"{paths[name]}: not the weights of the {config.model.name} described in {NAME}; train the run again"
             ) from error
+        if not all(bool(weight.isfinite().all()) for weight in network.parameters()):
+            raise Diverged(f"{paths[name]}: the weights are not finite; {TRAIN_AGAIN}")
         network.routes = finished.result.model.gradient_path
         network.to(device, memory_format=memory_format(config.trainer)).eval()  # type: ignore[call-overload]
         found[name] = network
@@ -113,4 +130,4 @@ def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
 def _weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: the weights are not there; train the run again")
-    return read_state(path, f"{path}: train the run again")
+    return read_state(path, str(path), "train the run again")

@@ -24,6 +24,9 @@ SCHEMA = 1
 
 NAME = "result.json"
 
+DIVERGED = "diverged"
+"""Status of a run that ended because a network's numbers were no longer finite."""
+
 Figures = Mapping[str, float]
 """By tag."""
 
@@ -49,6 +52,7 @@ class DataFacts:
     middle_side: int  # median of the images' shorter sides, pixels
     multilabel: bool
     skipped: dict[str, list[Skipped]]  # by split: images that could not be read
+    val_per_class: list[int] | None = None  # validation images of each class; None as former versions wrote it
 
 
 @dataclass
@@ -108,7 +112,7 @@ class GalleryEntry:
 class RunResult:
     """Everything that a run leaves for programs; what is not known yet has its default."""
 
-    status: str  # running, completed, interrupted or failed
+    status: str  # running, completed, interrupted, diverged or failed
     config: Config
     arms: dict[str, ArmResult]  # the reference first
     data: DataFacts

@@ -18,11 +18,11 @@ from camtrain.config.schema import Config, FakeConfig, ShapesConfig
 from camtrain.data.build import validation
 from camtrain.data.images import ImageSet, relabelled
 from camtrain.device import prepare_device, worker_threads
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.every_epoch import evaluate
 from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
 from camtrain.runs.facts import title as run_title
-from camtrain.runs.load import Finished, networks, read
+from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
 from camtrain.runs.result import ArmResult, RunResult, Timing
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
@@ -46,6 +46,7 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
     Raises:
         UserError: the run or its weights cannot be used, or the data set does not fit its classes. Nothing was written
             then but the log.
+        Diverged: weights, logits or maps are not finite.
     """
     assert config.run is not None
     device = prepare_device(config.trainer)
@@ -62,6 +63,8 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
         with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
             context = session.evaluation_context(own, trained, val_set, device, bar.set_description)
             evaluated = evaluate(trained, context.batches(None), context.method, context.measured)
+            if evaluated.not_finite:
+                raise Diverged(f"{finished.folder}: {', '.join(evaluated.not_finite.values())}; {TRAIN_AGAIN}")
             after = session.measure_final(context, evaluated, val_set, record)
         for name in trained:
             figures = {**evaluated.measured.means[name], **after.measured.means[name]}

@@ -26,13 +26,14 @@ from camtrain.config.schema import Config
 from camtrain.data.decode import each, size_of, square
 from camtrain.data.listing import SUFFIXES, Listing, Rule, Skipped
 from camtrain.device import memory_format, prepare_device, worker_threads
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
+from camtrain.evaluation.every_epoch import not_finite
 from camtrain.evaluation.forward import forward_maps
 from camtrain.files import write_atomically, write_csv, write_text
 from camtrain.metrics import concentration
 from camtrain.networks.classifier import Classifier
 from camtrain.report import overlay
-from camtrain.runs.load import Finished, networks, read
+from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
 
 log = logging.getLogger("camtrain")
 
@@ -51,6 +52,7 @@ class ArmOutput(NamedTuple):
     probability: Tensor  # (batch,) of that class, 0..1
     predicted: Tensor  # (batch,) int64
     confidence: Tensor  # (batch,) probability of the predicted class, 0..1
+    faults: Tensor  # (2, batch) bool: whose logits, and whose maps, are not finite
 
 
 class Explanation(NamedTuple):
@@ -81,6 +83,7 @@ def explain_images(config: Config, folder: Path) -> None:
     Raises:
         UserError: the run or its weights cannot be used, it has no such class, or there is no image that can be
             read. Nothing was written then but the log.
+        Diverged: weights, logits or maps are not finite. What is written is of the other images.
     """
     assert config.run is not None
     assert config.images is not None
@@ -95,6 +98,7 @@ def explain_images(config: Config, folder: Path) -> None:
         log.info("%-9s %s", label, text)
 
     found: list[list[Explanation]] = []
+    faults = torch.zeros(len(trained), 2, dtype=torch.int64)
     skipped: list[Skipped] = []
     side, layout = finished.config.dataset.image_size, memory_format(finished.config.trainer)
     with (
@@ -104,24 +108,24 @@ def explain_images(config: Config, folder: Path) -> None:
     ):
         for numbers, pixels in made:
             images = pixels.to(device).float().div_(255).contiguous(memory_format=layout)
-            target = None if kind is None else torch.full((len(images),), kind, device=device)
-            several = len(classes) if finished.result.data.multilabel else None
-            seen = {
-                name: explain_batch(network, images, finished.config.cam.variant, target, several)
-                for name, network in trained.items()
-            }
+            seen = explain_by_arm(trained, images, finished, kind)
+            faulty = torch.stack([part.faults for part in seen.values()])
+            faults += faulty.sum(2)
             for at, number in enumerate(numbers):
+                if bool(faulty[:, :, at].any()):
+                    skipped.append(Skipped(str(paths[number]), f"{paths[number]}: logits or maps are not finite"))
+                    continue
                 found.append(describe(seen, at, paths[number], names[number], classes))
                 maps = {arm: part.maps[at] for arm, part in seen.items()}
                 write(folder, images[at], maps, found[-1], kind is not None, paths[number])
             bar.update(numbers[-1] + 1 - bar.n)
+    wrong = not_finite(dict(zip(trained, faults.tolist(), strict=True)), f"{len(paths)} images")
+    if found:
+        report(folder, found, skipped, config.class_name)
+    if wrong:
+        raise Diverged(f"{finished.folder}: {', '.join(wrong.values())}; {TRAIN_AGAIN}")
     if not found:
         raise UserError(f"images={config.images}: none can be read; the first: {printable(skipped[0].reason)}")
-    rows = ([cell(entry) for cell in COLUMNS.values()] for of_image in found for entry in of_image)
-    write_csv(folder / TABLE, COLUMNS, rows)
-    if skipped:
-        write_text(folder / LEFT_OUT, "".join(f"{printable(entry.reason)}\n" for entry in skipped))
-    report(folder, found, skipped, config.class_name)
 
 
 def introduction(finished: Finished, images: int, name: str | None) -> list[tuple[str, str]]:
@@ -239,6 +243,16 @@ def batches(
         yield numbers, torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
 
+def explain_by_arm(
+    trained: Mapping[str, Classifier], images: Tensor, finished: Finished, kind: int | None
+) -> dict[str, ArmOutput]:
+    """What each arm of a run makes of a batch of images; `kind`: class of the maps, None for the predicted one."""
+    data, method = finished.result.data, finished.config.cam.variant
+    kinds = None if kind is None else torch.full((len(images),), kind, device=images.device)
+    several = len(data.classes) if data.multilabel else None
+    return {name: explain_batch(network, images, method, kinds, several) for name, network in trained.items()}
+
+
 def explain_batch(
     network: Classifier, images: Tensor, method: CamVariant, kinds: Tensor | None, several: int | None
 ) -> ArmOutput:
@@ -259,11 +273,12 @@ def explain_batch(
         with torch.no_grad():
             kinds = predicted = network.eval()(images).logits.argmax(1)
     target = kinds if several is None else one_hot(kinds, several)
-    logits, _, maps = forward_maps(network, images, target, method)
+    mapped = forward_maps(network, images, target, method)
+    logits, _, maps = mapped
     probability = logits.softmax(1) if several is None else logits.sigmoid()
     predicted = logits.argmax(1) if predicted is None else predicted
     of_both = [probability.gather(1, which[:, None])[:, 0].cpu() for which in (kinds, predicted)]
-    return ArmOutput(maps.float().cpu(), kinds.cpu(), of_both[0], predicted.cpu(), of_both[1])
+    return ArmOutput(maps.float().cpu(), kinds.cpu(), of_both[0], predicted.cpu(), of_both[1], mapped.faults().cpu())
 
 
 def describe(
@@ -345,7 +360,11 @@ COLUMNS: dict[str, Callable[[Explanation], str]] = {
 
 
 def report(folder: Path, found: Sequence[Sequence[Explanation]], skipped: Sequence[Skipped], name: str | None) -> None:
-    """Say what was found, what was left out, and where everything is."""
+    """Write the table and the list of what was left out, and say what was found and where everything is."""
+    rows = ([cell(entry) for cell in COLUMNS.values()] for of_image in found for entry in of_image)
+    write_csv(folder / TABLE, COLUMNS, rows)
+    if skipped:
+        write_text(folder / LEFT_OUT, "".join(f"{printable(entry.reason)}\n" for entry in skipped))
     log.info("\n%s\n", table(found, name))
     for entry in skipped[:SHOWN]:
         log.warning("left out: %s", printable(entry.reason))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from camtrain.cam.routes import GradientRoute
 from camtrain.config.schema import Config
+from camtrain.config.validate import image_shape
 from camtrain.networks.build import survey
 from camtrain.report.tables import aligned
 
@@ -22,11 +23,11 @@ def list_layers(config: Config) -> str:
     Raises:
         UserError: as for :func:`camtrain.networks.build.build`.
     """
-    size = config.dataset.image_size
-    chosen, found = survey(config.model, CLASSES, size)
+    shape = image_shape(config.dataset)
+    chosen, found = survey(config.model, CLASSES, shape)
     lines = [("", "layer", "channels", "grid", "training", "evaluation")]
     for name, (layer, routes) in found.items():
         mark, grid = "->" if name == chosen else "", f"{layer.height} x {layer.width}"
         training = ROUTES.get(routes.training, routes.training.value)
         lines.append((mark, name, str(layer.channels), grid, training, routes.evaluation.value))
-    return f"{config.model.name} at {size} x {size} pixels\n\n{aligned(lines)}"
+    return f"{config.model.name} at {shape[1]} x {shape[2]} pixels\n\n{aligned(lines)}"

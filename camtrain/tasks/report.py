@@ -15,7 +15,7 @@ from camtrain.analysis.over_seeds import Comparison, Run, Summary, group_by_sett
 from camtrain.analysis.over_seeds import notes as notes_on
 from camtrain.analysis.verdict import VERDICTS, Claim, Condition
 from camtrain.config.schema import Config
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.files import write_text
 from camtrain.report import build, tables
 from camtrain.runs.facts import data_name
@@ -38,13 +38,16 @@ def report_runs(config: Config, folder: Path) -> None:
 
     Raises:
         UserError: there is no finished run, or runs that cannot be compared. Nothing was written then but the log.
+        Diverged: all of them diverged.
     """
     assert config.runs is not None
-    runs, left_out = collect(config.runs)
+    runs, left_out, diverged = collect(config.runs)
     summaries = [summarise(label, group, config.report) for label, group in group_by_settings(runs).items()]
     several = len(summaries) > 1
     notes = [] if several else notes_on(summaries[0])
     notes += [f"left out: {reason}" for reason in left_out]
+    if diverged:
+        notes.append(f"{len(diverged)} diverged run{'s' * (len(diverged) > 1)} left out: {', '.join(diverged)}.")
     repeated = len(runs) - sum(len(one.runs) for one in summaries)
     if repeated:
         notes.append(f"{repeated} run{'s' * (repeated > 1)} left out: later ones have the same settings and seed.")
@@ -87,19 +90,21 @@ def measured_on(run: Run) -> tuple[str, int, bool]:
     return data_name(run.result.config.dataset), run.result.data.val, run.result.trained_seed is not None
 
 
-def collect(runs: str) -> tuple[list[Run], list[str]]:
-    """Every finished run below a folder, or below those that a pattern matches, and what was left out.
+def collect(runs: str) -> tuple[list[Run], list[str], list[str]]:
+    """Every finished run below a folder, or below those that a pattern matches, why others were left out, and the
+    folders of those that diverged.
 
     Args:
         runs: the folder or pattern.
 
     Raises:
         UserError: there is none.
+        Diverged: all diverged.
     """
     pattern = str(Path(runs).expanduser())
     places = [Path(pattern)] if Path(pattern).is_dir() else sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207
     folders = sorted({path.parent for place in places for path in place.rglob(NAME)}, key=_natural)
-    found, left_out = [], []
+    found, left_out, diverged = [], [], []
     for folder in folders:
         try:
             finished = read(folder)
@@ -108,14 +113,18 @@ def collect(runs: str) -> tuple[list[Run], list[str]]:
             if any(len(values) != whole for tags in each.values() for values in tags.values()):
                 raise UserError(f"{folder}: its {IMAGES} does not hold its {whole} images; repeat the run")
             found.append(Run(folder, finished.result, each))
+        except Diverged:
+            diverged.append(str(folder))
         except UserError as error:
             left_out.append(str(error))
+    if diverged and not found and not left_out:
+        raise Diverged(f"runs={runs}: every run there diverged ({', '.join(diverged)}); lower optim.lr")
     if not found:
         reason = f"; the first: {left_out[0]}" if left_out else f" ({NAME} in it or below)"
         raise UserError(f"runs={runs}: no finished run there{reason}")
     if len({run.result.data.multilabel for run in found}) > 1:
         raise UserError(f"runs={runs}: some have one class per image, some several; report them separately")
-    return found, left_out
+    return found, left_out, diverged
 
 
 def _natural(path: Path) -> tuple[str, int, str]:

@@ -14,9 +14,11 @@ import torch
 from camtrain.analysis import over_seeds
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import Config
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches, one_batch
 from camtrain.data.images import ImageSet
 from camtrain.device import memory_format, worker_threads
+from camtrain.errors import Diverged
 from camtrain.evaluation.after_training import AfterTraining, measure_after_training
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
@@ -27,7 +29,7 @@ from camtrain.report import build, console, tables
 from camtrain.report.gallery import Views, choose_gallery, write_gallery
 from camtrain.runs import result
 from camtrain.runs.images import write_images
-from camtrain.runs.result import Control, RunResult
+from camtrain.runs.result import DIVERGED, Control, RunResult
 from camtrain.streams import Stream, torch_seed
 
 log = logging.getLogger("camtrain")
@@ -52,7 +54,7 @@ def evaluation_context(
         config.cam.variant,
         config.evaluate,
         config.seed,
-        lambda: untrained(config.model, classes, config.dataset.image_size, seed, multilabel).backbone.state_dict(),
+        lambda: untrained(config.model, classes, image_shape(config.dataset), seed, multilabel).backbone.state_dict(),
         progress,
     )
 
@@ -78,7 +80,7 @@ class RunRecord:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Take the run folder, and keep the status up to date while the block works: running, and then completed,
-        interrupted or failed.
+        interrupted, diverged or failed.
 
         Raises:
             UserError: another run has the folder.
@@ -94,7 +96,7 @@ class RunRecord:
             yield
             self.save("completed")
         except BaseException as error:
-            status = "interrupted" if interruption(error) else "failed"
+            status = DIVERGED if isinstance(error, Diverged) else "interrupted" if interruption(error) else "failed"
             with deferred():
                 try:
                     self.save(status)
@@ -134,7 +136,7 @@ def measure_final(
 
 def views_of(context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, numbers: list[int]) -> Views:
     """Validation images, in ascending order, with the maps and logits that the evaluation holds of them."""
-    batch = one_batch(val_set, numbers, next(iter(context.networks.values())).mean.device)
+    batch = one_batch(val_set, numbers, next(next(iter(context.networks.values())).parameters()).device)
     maps = {name: evaluated.maps_of(name, batch) for name in context.networks}
     logits = {name: evaluated.logits_of(name, batch) for name in context.networks}
     return Views.of(batch, maps, logits)

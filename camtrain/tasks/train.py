@@ -20,6 +20,7 @@ from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
 from camtrain.config.options import AUTO
 from camtrain.config.schema import Config, EvaluateConfig, keys, plain
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
@@ -31,7 +32,9 @@ from camtrain.loss.balance import default_share
 from camtrain.loss.terms import NEED_REGIONS
 from camtrain.metrics import classification, learning_curves
 from camtrain.networks.build import Built, build
+from camtrain.networks.capture import probe_routes
 from camtrain.networks.compile import check_compiler, compile_network
+from camtrain.networks.head_layer import final_layer
 from camtrain.networks.weights import is_pretrained
 from camtrain.report import console, tables
 from camtrain.report.console import tensorboard_command
@@ -44,8 +47,8 @@ from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.arm import Arm, make_arms
 from camtrain.training.checkpoint import save_state, save_weights
-from camtrain.training.checks import check_alive, check_maps, probe_routes
-from camtrain.training.loop import EpochRecord, Plan, train_epoch
+from camtrain.training.checks import check_alive, check_maps
+from camtrain.training.loop import EpochRecord, Plan, diverged, train_epoch
 from camtrain.training.optim import default_learning_rate
 from camtrain.training.state import History, TrainingState
 
@@ -89,6 +92,7 @@ def train(config: Config, folder: Path) -> RunResult:
 
     Raises:
         UserError: data, network, or settings that cannot work together. Nothing was written then but the log.
+        Diverged: a loss, logits or maps are no longer finite. What was measured until then is kept.
     """
     # ---- set up: everything that can be wrong is found before the run folder is taken
     check_name(folder)
@@ -114,7 +118,7 @@ def train(config: Config, folder: Path) -> RunResult:
                 bar.set_description(f"epoch {state.epoch + 1}/{config.trainer.epochs}")
                 trained = train_epoch(state, batches, setup.plan, bar.update)
                 evaluated = evaluate(networks, context.batches(None), context.method, context.measured)
-                _keep_epoch(state, record, trained, evaluated)
+                _keep_epoch(state, record, setup.plan, trained, evaluated)
                 save_state(state, folder)
                 _show_epoch(setup, state, context, evaluated, board)
                 record.save("running")
@@ -143,7 +147,7 @@ def set_up(config: Config) -> Setup:
     built = build(
         config.model,
         len(train_set.classes),
-        config.dataset.image_size,
+        image_shape(config.dataset),
         torch_seed(config.seed, Stream.weights),
         compute_dtype(config.trainer),
         multilabel,
@@ -161,14 +165,19 @@ def set_up(config: Config) -> Setup:
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
         routes = probe_routes(network, first[0].images, config.cam.score)
-        setup.arms = make_arms(network, cams, routes, config.optim, rate, pretrained)
+        head = built.fresh or (
+            final_layer(network.backbone, len(train_set.classes)) if config.optim.head_lr_factor else None
+        )
+        setup.arms = make_arms(
+            network, cams, routes, config.optim, rate, pretrained, f"backbone.{head}" if head else None
+        )
         check_maps(config.evaluate.maps, network.routes, built.layer)
         for arm in setup.arms:
             if cams[arm.name].weight != 0:
-                check_alive(arm.network, first, cams[arm.name], arm.network.routes.training)
+                check_alive(arm.network, first, cams[arm.name])
     if config.trainer.compile:
         for arm in setup.arms:
-            compile_network(arm.network)
+            compile_network(arm.network, built.output)
     return setup
 
 
@@ -204,9 +213,15 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
 
 
 def _keep_epoch(
-    state: TrainingState, record: RunRecord, trained: Mapping[str, EpochRecord], evaluated: Evaluated
+    state: TrainingState, record: RunRecord, plan: Plan, trained: Mapping[str, EpochRecord], evaluated: Evaluated
 ) -> None:
-    """Add what an epoch gave to the state and to the record."""
+    """Add what an epoch gave to the state and to the record.
+
+    Raises:
+        Diverged: logits or maps are not finite. Nothing was added then.
+    """
+    if evaluated.not_finite:
+        raise diverged(evaluated.not_finite, state.epochs_begun, plan, state.arms)
     for arm in state.arms:
         figures = {**evaluated.measured.means[arm.name], **trained[arm.name].summary()}
         state.history[arm.name].append({**figures, "optim/lr": arm.optimiser.param_groups[0]["lr"]})

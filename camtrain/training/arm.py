@@ -35,6 +35,7 @@ def make_arms(
     optim: OptimConfig,
     rate: float,
     pretrained: bool,
+    head: str | None = None,
 ) -> list[Arm]:
     """Arms with the same initial weights. The network itself becomes the first one's.
 
@@ -45,6 +46,7 @@ def make_arms(
         optim: of all arms.
         rate: learning rate at the top of its schedule.
         pretrained: whether the weights are.
+        head: part of the network that learns at its own rate, see :func:`camtrain.training.optim.make_optimiser`.
 
     Raises:
         UserError: an arm's map cannot be made, or not trained through, at the target layer.
@@ -53,7 +55,6 @@ def make_arms(
     for number, (name, cam) in enumerate(cams.items()):
         own = network if number == 0 else copy.deepcopy(network)
         own.routes = check_routes(routes, cam, network.layer)
-        share = cam.share or default_share(pretrained)
-        criterion = CamLoss(cam, own.routes.training, own.class_weights, share)
-        arms.append(Arm(name, own, make_optimiser(own, optim, rate), criterion))
+        criterion = CamLoss(**{**vars(cam), "share": cam.share or default_share(pretrained)})
+        arms.append(Arm(name, own, make_optimiser(own, optim, rate, head), criterion))
     return arms

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
-from camtrain.cam.routes import GradientRoute, Routes, probe
+from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamConfig, CamVariant, GradientPath, Score
 from camtrain.data.batches import Batch
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.loss.criterion import CamLoss
 from camtrain.loss.layer_gradient import gradient_at
 from camtrain.loss.terms import NEED_REGIONS
@@ -55,23 +53,7 @@ def check_maps(maps: Sequence[CamVariant], routes: Routes, layer: str) -> None:
         raise UserError(f"evaluate.maps: cam needs {LINEAR_HEAD}, which is not what follows {layer}; leave it out")
 
 
-def probe_routes(network: Classifier, images: Tensor, score: Score) -> Routes:
-    """Find out, in training and in evaluation mode, how the gradient of the score reaches the target layer."""
-    network = copy.deepcopy(network)  # training mode would move batch norm's statistics
-    network.precision = torch.float32  # what follows the layer does not depend on it
-
-    def forward(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        output = network(batch)
-        return output.logits, {network.layer: output.activations}
-
-    found = []
-    for mode in (True, False):
-        network.train(mode)
-        found.append(probe(forward, images, score, network.class_weights())[network.layer])
-    return Routes(*found)
-
-
-def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig, route: GradientRoute) -> float:
+def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig) -> float:
     """Norm of the CAM term's gradient on the weights below the target layer, which has to be above zero.
 
     A map that was detached somewhere would train nothing, and nothing else would show it. The first of the batches
@@ -79,13 +61,16 @@ def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig, r
 
     Raises:
         UserError: the gradient is zero or not finite in every batch.
+        Diverged: the logits are not finite.
     """
     network = copy.deepcopy(network).train()
-    criterion = CamLoss(dataclasses.replace(cam, confidence_exponent=0.0), route, network.class_weights)
+    criterion = CamLoss(**{**vars(cam), "confidence_exponent": 0.0})
     norm, dead, count = 0.0, 0, 0
     tried = list(batches)
     for batch in tried:
         output = network(batch.images)
+        if not bool(output.logits.isfinite().all()):
+            raise Diverged("the network's logits are not finite before any training: choose other model.weights")
         term = criterion.term(output.logits, output.activations, batch.targets, batch.regions, train=True)
         at_layer = gradient_at(output.activations, term.mean()).to(output.activations.dtype)
         below = torch.autograd.grad(output.activations, list(network.parameters()), at_layer, allow_unused=True)

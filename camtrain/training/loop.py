@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import OptimConfig
 from camtrain.data.batches import Batch
-from camtrain.errors import UserError
+from camtrain.errors import Diverged
 from camtrain.metrics.classification import ACCURACY, PRECISION, is_correct, mean_average_precision
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.arm import Arm
-from camtrain.training.optim import learning_rate
+from camtrain.training.optim import FACTOR, learning_rate
 from camtrain.training.state import TrainingState
 from camtrain.training.step import Step, train_step
 
@@ -98,7 +98,7 @@ def train_epoch(
         on_step: called after each step.
 
     Raises:
-        UserError: a loss is not finite.
+        Diverged: a loss is not finite.
     """
     arms, epoch = list(state.arms), state.epoch
     records = {arm.name: EpochRecord() for arm in arms}
@@ -114,14 +114,15 @@ def train_epoch(
         dropout = torch_seed(plan.seed, Stream.dropout, epoch, step)
         for arm in arms if step % 2 == 0 else reversed(arms):
             for group in arm.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group[FACTOR]
             torch.manual_seed(dropout)  # the same dropout in every arm
             taken, seconds = _timed_step(arm, batch, done, observe, plan.device)
             records[arm.name].add(taken, batch.targets, arm.criterion.term_name)
             if comparable:
                 records[arm.name].timed.append(seconds)
             if (observe or step == last) and not torch.isfinite(taken.loss):
-                raise _diverged(arm, float(taken.loss), epoch, step)
+                found = f"the {arm.name} arm's loss is {float(taken.loss)} in step {step + 1}"
+                raise diverged({arm.name: found}, epoch + 1, plan, arms)
         state.step = step + 1
         on_step()
     if state.step == plan.steps_per_epoch:
@@ -138,11 +139,18 @@ def _timed_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool, devic
     return taken, time.perf_counter() - started
 
 
-def _diverged(arm: Arm, loss: float, epoch: int, step: int) -> UserError:
-    strength = f" or {arm.criterion.strength}" if arm.criterion.strength else ""
-    return UserError(
-        f"the {arm.name} arm's loss is {loss} in epoch {epoch + 1}, step {step + 1}: lower optim.lr{strength}"
-    )
+def diverged(found: Mapping[str, str], epoch: int, plan: Plan, arms: Sequence[Arm]) -> Diverged:
+    """The end of a training whose numbers are no longer finite, in words.
+
+    Args:
+        found: of each arm that it happened to, what is not finite.
+        epoch: counted from 1.
+        plan: of the training.
+        arms: all of them.
+    """
+    terms = [arm.criterion.strength for arm in arms if arm.name in found and arm.criterion.strength]
+    settings = dict.fromkeys([f"optim.lr ({plan.rate:g})", *terms])
+    return Diverged(f"epoch {epoch}: {', '.join(found.values())}; lower {' or '.join(settings)}")
 
 
 def _synchronise(device: torch.device) -> None:

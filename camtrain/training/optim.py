@@ -10,13 +10,33 @@ from torch import nn
 from camtrain.config.options import LrSchedule, Optimiser
 from camtrain.config.schema import OptimConfig
 
+FRESH_HEAD_FACTOR = 10.0
+"""Learning rate of a fresh last layer over that of pretrained weights below it, for `optim.head_lr_factor=null`."""
 
-def make_optimiser(model: nn.Module, config: OptimConfig, rate: float) -> torch.optim.Optimizer:
-    """The optimiser; weight decay on matrices and kernels only, not on biases and normalisation."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+FACTOR = "lr_factor"
+"""Key of a parameter group: its learning rate over the scheduled one."""
+
+
+def make_optimiser(
+    model: nn.Module, config: OptimConfig, rate: float, head: str | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser; weight decay on matrices and kernels only, not on biases and normalisation.
+
+    Args:
+        model: what is trained.
+        config: its settings.
+        rate: learning rate at the top of its schedule.
+        head: name of the part that learns `optim.head_lr_factor` times as fast; None: all learn alike.
+    """
+    kinds: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, config.weight_decay): [], (1.0, 0.0): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            fast = head is not None and name.startswith(f"{head}.")
+            factor = (config.head_lr_factor or FRESH_HEAD_FACTOR) if fast else 1.0
+            kinds.setdefault((factor, config.weight_decay if parameter.dim() > 1 else 0.0), []).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": params, "weight_decay": decay, "lr": factor * rate, FACTOR: factor}
+        for (factor, decay), params in kinds.items()
     ]
     match config.name:
         case Optimiser.adamw:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from camtrain.data.batches import Batch
-from camtrain.loss.criterion import Context, Observed
+from camtrain.loss.criterion import Observed
 from camtrain.training.arm import Arm
 
 
@@ -30,8 +30,15 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
         observe: measure the CAM term and its gradient share, also where it does not enter the loss.
     """
     output = arm.network(batch.images)
-    context = Context(batch.regions, epochs_done, observe, lambda change: arm.network(change(batch.images)))
-    loss = arm.criterion(output.logits, output.activations, batch.targets, context)
+    loss = arm.criterion(
+        output.logits,
+        output.activations,
+        batch.targets,
+        batch.regions,
+        epochs_done,
+        observe,
+        lambda change: arm.network(change(batch.images)),
+    )
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     arm.optimiser.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -112,6 +113,59 @@ def test_a_network_at_chance_is_said(accuracy: float, said: bool) -> None:
     one.result.data.classes, one.result.data.val = ["x"] * 8, 50
     one.result.arms["baseline"].final["accuracy/val"] = accuracy  # type: ignore[index]
     assert any("chance" in note for note in notes(summarise("", [one], ReportConfig()))) == said
+
+
+@pytest.mark.parametrize(
+    ("per_class", "accuracy", "balanced", "said"),
+    [
+        ([95, 5], 0.95, 0.5, "accuracy, 0.950, is hardly above chance (0.950: always saying healthy): the maps"),
+        ([95, 5], 0.93, 0.9, "its balanced accuracy, 0.900, is above that of chance (0.500): go by that one"),
+        ([95, 5], 1.0, 1.0, ""),
+        ([50, 50], 0.5, 0.5, "hardly above chance (0.500): the maps and curves of a network that learnt nothing"),
+        ([100, 0], 1.0, 1.0, "all of one class: the baseline arm's accuracy does not show what was learnt"),
+    ],
+)
+def test_chance_is_the_share_of_the_largest_class(
+    per_class: list[int], accuracy: float, balanced: float, said: str
+) -> None:
+    one = run(0)
+    one.result.data = dataclasses.replace(one.result.data, classes=["healthy", "ill"], val=100, val_per_class=per_class)
+    one.result.arms["baseline"].final.update(  # type: ignore[attr-defined]
+        {"accuracy/val": accuracy, "accuracy/balanced": balanced}
+    )
+    found = [note for note in notes(summarise("", [one], ReportConfig())) if "chance" in note or "one class" in note]
+    assert len(found) == bool(said)
+    assert all(said in note for note in found)
+
+
+@pytest.mark.parametrize(("each", "said"), [((0.1, 0.5), True), ((0.6, 0.7), False)])
+def test_chance_of_several_classes_is_the_mean_share_of_positives(each: tuple[float, float], said: bool) -> None:
+    one, tag = run(0), "average_precision/val"
+    one.result.data = dataclasses.replace(one.result.data, multilabel=True, val_per_class=[3, 15, 0])
+    for arm in ("baseline", "regularised"):
+        final, figures = one.result.arms[arm].final, one.each[arm]
+        figures[tag] = torch.tensor(each, dtype=torch.float64).repeat(15)  # type: ignore[index]
+        final[tag] = float(figures[tag].mean())  # type: ignore[index]
+        del final["accuracy/val"], figures["accuracy/val"]  # type: ignore[attr-defined]
+    found = [note for note in notes(summarise("", [one], ReportConfig())) if "chance" in note]
+    assert [("mean average precision, 0.300, is hardly above chance (0.300)" in note) for note in found] == [
+        True
+    ] * said
+
+
+def test_balanced_accuracy_stands_beside_accuracy_where_it_differs() -> None:
+    def tags(*balanced: float) -> list[str]:
+        one = run(0)
+        for arm, figure in zip(("baseline", "regularised"), balanced, strict=True):
+            one.result.arms[arm].final["accuracy/balanced"] = figure  # type: ignore[index]
+            one.each[arm]["accuracy/balanced"] = torch.full((30,), figure, dtype=torch.float64)  # type: ignore[index]
+        rows = summarise("", [one], ReportConfig()).comparisons[0].rows["performance"]
+        assert all(math.isfinite(row.interval.margin) for row in rows)
+        return [row.indicator.tag for row in rows]
+
+    equal = [run(0).result.arms[arm].final["accuracy/val"] for arm in ("baseline", "regularised")]
+    assert tags(*equal) == ["accuracy/val"]
+    assert tags(0.5, equal[1]) == ["accuracy/val", "accuracy/balanced"]
 
 
 def test_a_sharpened_baseline_that_is_flattened_is_said() -> None:

@@ -12,6 +12,7 @@ from torch.nn.functional import log_softmax
 from camtrain.cam import methods
 from camtrain.cam.distribution import distribution
 from camtrain.cam.gradients import autograd_gradient, head_gradient
+from camtrain.cam.head import Head
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.scores import score
@@ -19,7 +20,7 @@ from camtrain.cam.targets import MapTargets
 from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, Score, Stem
 from camtrain.config.schema import ModelConfig
 from camtrain.loss.classification import classification_loss
-from camtrain.loss.criterion import CamLoss
+from camtrain.loss.criterion import cam_term
 from camtrain.networks.build import Built, build
 from camtrain.networks.classifier import Classifier, Output
 
@@ -27,7 +28,7 @@ CLASSES = 5
 
 
 def network(name: str, size: int = 64) -> Built:
-    return build(ModelConfig(name=name, stem=Stem.auto), CLASSES, size, seed=0)
+    return build(ModelConfig(name=name, stem=Stem.auto), CLASSES, (3, size, size), seed=0)
 
 
 def batch(size: int = 64, count: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -44,7 +45,7 @@ def test_cam_is_the_class_weights_times_the_activations() -> None:
     assert weights is not None
     expected = torch.stack([torch.tensordot(weights[c], output.activations[i], 1) for i, c in enumerate(target)])
     ours, gradcam = (
-        ClassMaps(*output, target, Score.logit, GradientRoute.closed, weights).map(variant)
+        ClassMaps(*output, target, Score.logit, Head(GradientRoute.closed, weights)).map(variant)
         for variant in (CamVariant.cam, CamVariant.gradcam)
     )
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -55,11 +56,12 @@ def losses_of(model: Classifier, output: Output, target: Tensor, config: CamConf
     """The loss of one forward pass with maps in closed form, and by autograd."""
     classification = classification_loss(output.logits, target).mean()
     closed, exact = (
-        classification
-        + float(config.weight) * CamLoss(config, route, model.class_weights).term(*output, target, None, True).mean()
+        ClassMaps(*output, target, config.score, Head(route, model.class_weights()), create_graph=True)
         for route in (GradientRoute.closed, GradientRoute.autograd)
     )
-    return closed, exact
+    terms = (cam_term(made.map(config.variant), made.confidence(), config).mean() for made in (closed, exact))
+    ours, autograds = (classification + float(config.weight) * term for term in terms)
+    return ours, autograds
 
 
 def assert_same_gradients(losses: tuple[Tensor, Tensor], inputs: list[Tensor]) -> None:

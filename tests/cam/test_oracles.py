@@ -27,7 +27,7 @@ from torchvision.models import get_model
 
 from camtrain.cam import distribution, methods
 from camtrain.cam.gradients import autograd_gradient, head_gradient
-from camtrain.cam.routes import GradientRoute
+from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.cam.targets import MapTargets
 from camtrain.config.options import TRAINABLE, CamConfig, CamVariant, EntropyUnit, Score, Stem
 from camtrain.config.schema import ModelConfig
@@ -42,9 +42,9 @@ from camtrain.metrics.classification import (
     mean_average_precision,
 )
 from camtrain.networks.build import Built, build
+from camtrain.networks.capture import probe_routes
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.small_resnet import SmallResNet
-from camtrain.training.checks import probe_routes
 
 CLASSES = 5
 SEED = 2  # of the networks: one with which every map of the classes below is alive
@@ -105,7 +105,7 @@ def make_pair(name: str, layer: str | None = None, size: int = 64, sharper: floa
     generator = torch.Generator().manual_seed(1)
     # Coarse noise: unlike white noise it does not look the same everywhere.
     images = distribution.upsample(torch.rand(6, 4, 4, generator=generator), (size, size)).unflatten(0, (2, 3))
-    built = build(ModelConfig(name=name, layer=layer, stem=Stem.auto), CLASSES, size, SEED)
+    built = build(ModelConfig(name=name, layer=layer, stem=Stem.auto), CLASSES, (3, size, size), SEED)
     model = built.classifier
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -249,7 +249,7 @@ def gradcampp(network: Pair, scale: float, epsilon: float) -> list[Tensor]:
     targets = MapTargets.of(target)
     gradients = [autograd_gradient(scale * logits, targets, Score.logit, activations, create_graph=False)]
     if network.ours().routes.evaluation is GradientRoute.closed:
-        weights, cells = model.class_weights(), math.prod(network.built.grid)
+        weights, cells = model.class_weights(), math.prod(network.built.output.grid)
         assert weights is not None
         gradients.append(scale * head_gradient(logits, targets, Score.logit, weights, cells))
     return [methods.gradcampp(activations, gradient, epsilon) for gradient in gradients]
@@ -350,7 +350,8 @@ def test_gradient_of_the_entropy_with_respect_to_all_weights_equals_captums(
     model, plain = network.built.classifier.double().train(training), network.plain.double().train(training)
     network = network._replace(images=network.images.double())
     target = network.target
-    criterion = CamLoss(CamConfig(score=kind, confidence_exponent=0.0), path, model.class_weights)
+    model.routes = Routes(path, path)
+    criterion = CamLoss(score=kind, confidence_exponent=0.0)
     term = criterion.term(*model(network.images), target, None, True)
     assert term.counts.all()
     parameters = dict(model.backbone.named_parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -40,6 +41,43 @@ def test_subset_is_measured_whatever_the_batches_hold() -> None:
     for name, values in expected.items():
         tag = f"cam/{name}"
         assert figures[0][tag] == pytest.approx(float(values.nanmean()), abs=1e-5, nan_ok=True)
+
+
+def test_what_is_not_finite_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(one: Classifier, objects: int = 1, broken: Sequence[int] = ()) -> dict[str, str]:
+        _, images = build_data(ShapesConfig(image_size=32, train=8, val=12, objects=objects), 0)
+        batches = list(all_batches(images, Batching(6)))
+        batches[1].images[list(broken)] = math.inf
+        measured = torch.arange(12) == 0  # the maps of the others are looked at all the same
+        return evaluate({"baseline": one}, batches, CamVariant.gradcam, measured).not_finite
+
+    trained = network(True, 8)
+    assert found(trained) == {}
+    assert found(trained, broken=[3]) == {
+        "baseline": "the baseline arm's logits are not finite on 1 of 12 validation images"
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "class_weights", lambda: torch.full((8, 64), math.nan))
+        assert found(trained) == {"baseline": "the baseline arm's maps are not finite on 12 of 12 validation images"}
+    norm = next(module for module in trained.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_var.fill_(-1.0)  # type: ignore[union-attr]
+    assert trained.train()(torch.rand(2, 3, 32, 32)).logits.isfinite().all(), "training does not use it"
+    for objects in (1, 3):
+        assert "logits are not finite on 12" in found(trained, objects)["baseline"]
+
+
+@pytest.mark.parametrize("count", [12, 16])  # of 8 classes, which take turns
+def test_balanced_accuracy_has_a_value_of_each_image(count: int) -> None:
+    _, images = build_data(ShapesConfig(image_size=32, train=8, val=count), 0)
+    everything = torch.ones(count, dtype=torch.bool)
+    trained = {"baseline": network(True, 8)}
+    found = evaluate(trained, all_batches(images, Batching(5)), CamVariant.gradcam, everything).measured
+    figure, each = found.means["baseline"]["accuracy/balanced"], found.each["baseline"]["accuracy/balanced"]
+    right = found.each["baseline"]["accuracy/val"]
+    recall = [float(right[images.targets == kind].mean()) for kind in images.targets.unique()]
+    assert figure == float(each.mean()) == pytest.approx(sum(recall) / len(recall))
+    if images.targets.bincount().unique().numel() == 1:
+        assert figure == found.means["baseline"]["accuracy/val"]
 
 
 def test_closed_form_and_autograd_measure_the_same() -> None:

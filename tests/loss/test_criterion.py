@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from camtrain.cam import methods
 from camtrain.cam.gradients import head_gradient
+from camtrain.cam.head import Head, hand_on
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.scores import probability
 from camtrain.cam.targets import MapTargets
 from camtrain.config.options import TRAINABLE, CamConfig, EntropyUnit, Score, Term
 from camtrain.loss.classification import classification_loss
-from camtrain.loss.criterion import CamLoss, CamTerm, Context, cam_term, schedule
+from camtrain.loss.criterion import CamLoss, CamTerm, cam_term, schedule
 from camtrain.training.arm import Arm
 from camtrain.training.step import train_step
 
@@ -64,8 +66,8 @@ def test_without_a_term_nothing_is_added() -> None:
     logits, activations, target = torch.randn(3, 4), torch.rand(3, 2, 4, 4), torch.tensor([0, 3, 1])
     expected = classification_loss(logits, target).mean()
     for cam, done in ((CamConfig(weight=0), 9.0), (CamConfig(start=2.0), 1.0)):
-        criterion = CamLoss(cam, GradientRoute.closed, lambda: torch.rand(4, 2))
-        assert torch.equal(criterion(logits, activations, target, Context(epochs_done=done)), expected)
+        known = hand_on(activations, Head(GradientRoute.closed, torch.rand(4, 2)))
+        assert torch.equal(CamLoss(**vars(cam))(logits, known, target, epochs_done=done), expected)
 
 
 def test_a_criterion_may_ask_for_further_passes_over_transformed_views() -> None:
@@ -73,15 +75,13 @@ def test_a_criterion_may_ask_for_further_passes_over_transformed_views() -> None
     network = classifier("small_resnet").train()
 
     class Mirrored(CamLoss):
-        def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, context: Context) -> Tensor:
-            loss = super().__call__(logits, activations, target, context)
-            assert context.view is not None
-            _, seen = context.view(lambda images: images.flip(3))
+        def forward(self, logits: Tensor, activations: Tensor, *others: Any) -> Tensor:
+            loss = super().forward(logits, activations, *others)
+            _, seen = others[-1](lambda images: images.flip(3))
             return loss + (seen.flip(3) - activations).square().mean()
 
     optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
-    plain = CamLoss(CamConfig(weight=0), GradientRoute.closed, network.class_weights)
-    mirrored = Mirrored(CamConfig(weight=0), GradientRoute.closed, network.class_weights)
+    plain, mirrored = CamLoss(weight=0), Mirrored(weight=0)
     losses = [train_step(Arm("any", network, optimiser, each), batch(), 1.0, False).loss for each in (plain, mirrored)]
     images = batch().images
     network.train()

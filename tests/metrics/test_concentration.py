@@ -13,6 +13,7 @@ from torch import Tensor
 
 from camtrain.cam import distribution
 from camtrain.metrics import concentration, pointing
+from camtrain.metrics.catalogue import map_indicators
 
 N = 7
 
@@ -156,6 +157,35 @@ def test_border_mass_by_hand() -> None:
     assert concentration.border_mass(one_cell()).item() == pytest.approx(0)
     assert concentration.border_mass(two_cells()).item() == pytest.approx(0)
     assert concentration.border_mass(torch.rand(1, 2, 5)).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 3e38])  # the last one's sum overflows
+def test_a_map_that_is_not_finite_is_not_alive(wrong: float) -> None:
+    maps = torch.cat([uniform(), one_cell(), two_cells()])
+    maps[1, 0, :2] = wrong
+    assert distribution.is_dead(maps).tolist() == [False, True, False]
+    regions = torch.ones(3, 14, 14, dtype=torch.uint8)
+    figures = {name: measure(maps, regions).tolist() for name, measure in map_indicators().items()}
+    assert figures["dead_rate"] == [0, 1, 0]
+    assert (figures["energy_in_mask"][1], figures["pointing"][1]) == (0, 0)
+    for name, values in figures.items():
+        assert math.isfinite(values[0])
+        assert math.isfinite(values[2])
+        assert math.isnan(values[1]) or name in ("dead_rate", "energy_in_mask", "pointing")
+    maps.requires_grad_()
+    concentration.entropy(maps).nansum().backward()
+    assert bool(maps.grad is not None and maps.grad.isfinite().all())
+
+
+def test_what_is_positive_by_rounding_alone_is_not_alive() -> None:
+    """The cells are sums of positive and negative parts, which are known to a few parts in ten millions."""
+    negative, alone = -uniform(), torch.zeros(1, N, N)
+    negative[0, 3, 3] = alone[0, 3, 3] = 1e-9
+    assert distribution.is_dead(torch.cat([negative, alone, negative.clamp_min(-1e-4)])).tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_peaks() -> None:

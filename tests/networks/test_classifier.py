@@ -12,7 +12,7 @@ from camtrain.networks.build import build
 
 
 def test_logits_are_those_of_the_plain_network() -> None:
-    built = build(ModelConfig(name="resnet18", stem=Stem.keep), classes=7, image_size=64, seed=0)
+    built = build(ModelConfig(name="resnet18", stem=Stem.keep), classes=7, shape=(3, 64, 64), seed=0)
     plain = get_model("resnet18", num_classes=7)
     plain.load_state_dict(built.classifier.backbone.state_dict())
     images = torch.rand(2, 3, 64, 64)
@@ -26,7 +26,7 @@ def test_logits_are_those_of_the_plain_network() -> None:
 )
 def test_logits_and_layers_are_those_of_the_plain_network(name: str, layer: str) -> None:
     size = 64 if name == "vit_b_16" else 128
-    built = build(ModelConfig(name=name, layer=layer), 7, size, 0)
+    built = build(ModelConfig(name=name, layer=layer), 7, (3, size, size), 0)
     plain = get_model(name, num_classes=7, **({"image_size": size} if name == "vit_b_16" else {})).eval()
     plain.load_state_dict(built.classifier.backbone.state_dict())
     seen = []

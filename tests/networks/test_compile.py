@@ -9,9 +9,15 @@ import torch
 from passes import classifier, pass_through, regularised_arm, relative_difference, shapes_batch
 
 from camtrain.config.options import CamConfig, Conflict, Score
+from camtrain.networks.capture import probe_routes
 from camtrain.networks.compile import compile_network
-from camtrain.training.checks import probe_routes
+from camtrain.networks.layers import Layer, Layout
 from camtrain.training.step import train_step
+
+GRIDS = {
+    "small_resnet": Layer(64, 8, 8, Layout.channels_first),
+    "squeezenet1_0": Layer(512, 4, 4, Layout.channels_first),
+}
 
 
 @pytest.mark.parametrize("conflict", list(Conflict))
@@ -24,7 +30,7 @@ def test_a_compiled_step_has_the_gradients_and_the_share_of_a_plain_one(name: st
     for compiled in (False, True):
         arm = regularised_arm(copy.deepcopy(model), cam, batch.images, 1e-3)
         if compiled:
-            compile_network(arm.network, backend="aot_eager")
+            compile_network(arm.network, GRIDS[name], backend="aot_eager")
         share = train_step(arm, batch, 1.0, observe=True).observed.cam_share
         gradients.append(
             {key: weight.grad for key, weight in arm.network.named_parameters() if weight.grad is not None}
@@ -40,7 +46,7 @@ def test_compiled(name: str) -> None:
     model, batch = classifier(name), shapes_batch()
     model.routes = probe_routes(model, batch.images, Score.centred)
     compiled = copy.deepcopy(model)
-    compile_network(compiled)
+    compile_network(compiled, GRIDS[name])
     assert compiled.state_dict().keys() == model.state_dict().keys()
     (logits, term, gradients), (logits_, term_, gradients_) = (
         pass_through(which, batch, model.routes) for which in (model, compiled)

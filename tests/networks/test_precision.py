@@ -27,8 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from camtrain.config.options import CamConfig, Score
 from camtrain.data.batches import Batch
 from camtrain.data.sources import shapes
+from camtrain.networks.capture import probe_routes
 from camtrain.networks.classifier import Classifier
-from camtrain.training.checks import probe_routes
 from camtrain.training.step import train_step
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOGRAPHS, TINY, FinishedRun, finish, in_process
+from conftest import PHOTOGRAPHS, QUICK, TINY, FinishedRun, finish, in_process
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -20,7 +22,7 @@ from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics.concentration import entropy
 from camtrain.networks.build import build as build_model
@@ -29,7 +31,18 @@ from camtrain.networks.small_resnet import SmallResNet
 from camtrain.normalisation import DEVIATION, MEAN
 from camtrain.report import overlay
 from camtrain.runs import load
-from camtrain.tasks.explain import Explanation, batches, distinct, explain_batch, find, number_of, printable, table
+from camtrain.tasks import explain
+from camtrain.tasks.explain import (
+    ArmOutput,
+    Explanation,
+    batches,
+    distinct,
+    explain_batch,
+    find,
+    number_of,
+    printable,
+    table,
+)
 
 ARMS = ("baseline", "regularised")
 ONE_THREAD = ("trainer.threads=1", "trainer.device=cpu")
@@ -327,6 +340,58 @@ def test_runs_and_images_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
     cut = damaged(run, tmp_path / "cut")
     (cut / "baseline" / "weights.pt").write_bytes(b"PK")
     assert "not a file of weights" in refused(tmp_path, f"run={cut}", "images=photos")
+
+
+def test_a_run_whose_numbers_are_not_finite_has_diverged(run: Path, tmp_path: Path) -> None:
+    def said(folder: Path) -> str:
+        with pytest.raises(Diverged, match=r"the run diverged: train it again with a lower optim\.lr") as caught:
+            load.networks(load.read(folder), CPU)
+        return str(caught.value)
+
+    def with_weights(name: str, key: str, value: float) -> Path:
+        folder = damaged(run, tmp_path / name)
+        weights = torch.load(folder / "regularised" / "weights.pt", weights_only=True)
+        weights[key].fill_(value)
+        torch.save(weights, folder / "regularised" / "weights.pt")
+        return folder
+
+    said(damaged(run, tmp_path / "marked", status="diverged"))
+    # As versions wrote it that completed such a run.
+    arms = json.loads((run / "result.json").read_text())["arms"]
+    arms["baseline"]["epochs"][-1] |= {"cam/entropy": None, "cam/dead_rate": 0.0}
+    assert "the baseline arm's figures" in said(damaged(run, tmp_path / "figures", arms=arms))
+    assert "regularised/weights.pt: the weights are not finite" in said(with_weights("nan", "fc.weight", math.nan))
+
+    write_image(tmp_path / "one.png")
+    overflowing = with_weights("overflow", "bn1.running_var", -1.0)
+    for task, more in (("explain", ["images=one.png"]), ("evaluate", [*QUICK])):
+        done = in_process(f"task={task}", f"run={overflowing}", *more, *ONE_THREAD, "hydra.run.dir=out", cwd=tmp_path)
+        assert done.returncode == 3
+        (line,) = done.stderr.splitlines()
+        assert re.search(r"the regularised arm's logits are not finite on (\d+) of \1 .*images; the run diverged", line)
+        if task == "explain":
+            assert not (tmp_path / "out").exists()
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "diverged"
+
+
+def test_an_image_on_which_an_arm_overflows_is_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_image(tmp_path / "photos" / f"{number}.png", number)
+
+    def overflowing(*arguments: Any) -> ArmOutput:
+        made = explain_batch(*arguments)
+        return made._replace(faults=torch.tensor([[False, True, False], [False] * 3]))
+
+    monkeypatch.setattr(explain, "explain_batch", overflowing)
+    done = in_process("task=explain", f"run={run}", "images=photos", *ONE_THREAD, "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "the baseline arm's logits are not finite on 1 of 3 images, the regularised" in done.stderr
+    assert done.stderr.rstrip().endswith(f"what was done so far is in {tmp_path / 'out'}")
+    assert (tmp_path / "out" / "left_out.txt").read_text() == "photos/1.png: logits or maps are not finite\n"
+    assert (tmp_path / "out" / "explanations.csv").read_text().count("photos/1.png") == 0
+    assert (tmp_path / "out" / "camtrain.log").is_file()
 
 
 def test_explanations_are_not_written_over(run: Path, tmp_path: Path) -> None:

@@ -31,12 +31,13 @@ from camtrain.runs.load import read
 
 @pytest.fixture(scope="module", name="sweep")
 def copied_sweep(sweep: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two weights with two seeds each; beside them a run that broke off, and a file of somebody else."""
+    """Two weights with two seeds each; beside them runs that broke off or diverged, and a file of somebody else."""
     assert re.search(rf"^compare +camtrain task=report runs=\S*{sweep.folder.name}$", sweep.out, re.MULTILINE)
     folder = tmp_path_factory.mktemp("across") / "sweep"
     shutil.copytree(sweep.folder, folder)
     broken = json.loads((folder / "0" / "result.json").read_text()) | {"status": "interrupted"}
-    for name, text in (("broken", json.dumps(broken)), ("foreign", '{"a": 1}')):
+    diverged = json.dumps(broken | {"status": "diverged"})
+    for name, text in (("broken", json.dumps(broken)), ("foreign", '{"a": 1}'), ("lost", diverged)):
         (folder / name).mkdir()
         (folder / name / "result.json").write_text(text)
     return folder
@@ -76,6 +77,8 @@ def test_settings_are_compared_over_their_seeds(sweep: Path, compared: tuple[Pat
         assert re.search(rf"^{one['label']}, 2 seeds: {verdict} .* > ", out, re.MULTILINE)
     assert "broken" in out
     assert "foreign" in out
+    assert f"1 diverged run left out: {sweep / 'lost'}." in out
+    assert f"1 diverged run left out: {sweep / 'lost'}." in (folder / "report.html").read_text()
 
 
 def test_one_run_can_be_reported_alone(sweep: Path, run_command: Command, tmp_path: Path) -> None:
@@ -90,14 +93,15 @@ def test_one_run_can_be_reported_alone(sweep: Path, run_command: Command, tmp_pa
 
 
 def test_mistakes_are_one_line_and_write_nothing(sweep: Path, run_command: Command, tmp_path: Path) -> None:
-    for argument, message in (
-        ("runs=nowhere", "no finished run"),
-        (f"runs={sweep / 'broken'}", "interrupted"),
-        ("report.accuracy_margin=0.1", "runs is not set"),
-        ("report.accuracy_margin=-1", "out of range"),
+    for argument, message, code in (
+        ("runs=nowhere", "no finished run", 2),
+        (f"runs={sweep / 'broken'}", "interrupted", 2),
+        (f"runs={sweep / 'lost'}", f"every run there diverged ({sweep / 'lost'})", 3),
+        ("report.accuracy_margin=0.1", "runs is not set", 2),
+        ("report.accuracy_margin=-1", "out of range", 2),
     ):
         done = run_command("task=report", argument)
-        assert done.returncode == 2
+        assert done.returncode == code
         (line,) = done.stderr.splitlines()
         assert message in line
         assert not list(tmp_path.iterdir())

@@ -26,6 +26,7 @@ from camtrain.networks.small_resnet import SmallResNet
 TAGS = {
     "accuracy/train",
     "accuracy/val",
+    "accuracy/balanced",
     "loss/total",
     "loss/classification",
     "loss/cam_entropy",
@@ -286,12 +287,28 @@ def test_bad_data_and_weights_are_one_line_and_write_nothing(tmp_path: Path) -> 
     assert "weights of another network" in said(whole, "model=resnet18", f"model.weights={tmp_path / 'other.pth'}")
 
 
-def test_a_loss_that_explodes_is_said_and_the_result_is_marked(tmp_path: Path, run_command: Command) -> None:
-    diverging = ("optim.name=sgd", "optim.lr=1e12", "optim.schedule=constant", "trainer.epochs=3")
-    done = run_command(*TINY, *QUICK, *diverging)
-    assert done.returncode == 2
-    assert re.search(r"arm's loss is (nan|inf) in epoch \d+, step \d+: lower optim.lr", done.stdout + done.stderr)
-    assert only_result(tmp_path)["status"] == "failed"
+DIVERGING = ("optim.name=sgd", "optim.lr=1e12", "optim.schedule=constant", "trainer.epochs=3")
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (
+            2,
+            r"epoch 1: the baseline arm's (logits|maps) are not finite on \d+ of 16 validation images, the regularised",
+        ),
+        (4, r"epoch 1: the (baseline|regularised) arm's loss is (nan|inf) in step 4; lower optim.lr"),
+    ],
+)
+def test_a_run_that_diverges_is_said_and_marked(steps: int, said: str, tmp_path: Path, run_command: Command) -> None:
+    done = run_command(*TINY, *QUICK, *DIVERGING, f"trainer.max_steps={steps}")
+    assert done.returncode == 3
+    (line,) = (line for line in done.stderr.splitlines() if "error" in line)
+    assert re.search(said, line)
+    assert re.search(r"lower optim\.lr \(1e\+12\)( or cam\.share)?; what was done so far is in \S+$", line)
+    result = only_result(tmp_path)
+    assert result["status"] == "diverged"
+    assert result["arms"]["baseline"]["epochs"] == []
 
 
 LARGE = {"vgg11"}  # its checkpoints of both arms take 3 GB

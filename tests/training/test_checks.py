@@ -11,9 +11,10 @@ from small import CLOSED, batch, classifier
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import BatchNorm, CamConfig, CamVariant, GradientPath, Score, Term
 from camtrain.config.schema import ModelConfig
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.networks.build import build
-from camtrain.training.checks import check_alive, check_routes, probe_routes
+from camtrain.networks.capture import probe_routes
+from camtrain.training.checks import check_alive, check_routes
 
 AUTOGRAD = Routes(GradientRoute.autograd, GradientRoute.autograd)
 
@@ -23,13 +24,21 @@ def test_a_term_that_cannot_train_is_refused() -> None:
     with torch.no_grad():
         model.backbone.get_submodule("fc").weight.fill_(-1.0)  # type: ignore[union-attr,operator]
     with pytest.raises(UserError, match="8 of 8 maps are dead"):
-        check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit), GradientRoute.closed)
+        check_alive(model, [batch(0), batch(1)], CamConfig(score=Score.logit))
+
+
+def test_a_network_that_is_not_finite_before_training_is_refused() -> None:
+    model = classifier("small_resnet")
+    with torch.no_grad():
+        model.backbone.get_submodule("fc").weight.fill_(3e38)  # type: ignore[union-attr,operator]
+    with pytest.raises(Diverged, match=r"not finite before any training: .* model\.weights"):
+        check_alive(model, [batch()], CamConfig())
 
 
 def test_energy_outside_needs_regions() -> None:
     bare = batch()._replace(regions=torch.zeros(4, 64, 64, dtype=torch.uint8))
     with pytest.raises(UserError, match="masks or boxes"):
-        check_alive(classifier("small_resnet"), [bare], CamConfig(term=Term.energy_outside), GradientRoute.closed)
+        check_alive(classifier("small_resnet"), [bare], CamConfig(term=Term.energy_outside))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +79,7 @@ def test_cam_and_closed_path_are_refused_where_the_head_has_none() -> None:
 
 
 def test_batch_norm_behind_the_layer_is_refused_unless_frozen(tmp_path: object) -> None:
-    model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, image_size=64, seed=0).classifier
+    model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, shape=(3, 64, 64), seed=0).classifier
     found = probe_routes(model, batch().images, Score.centred)
     assert found.training is GradientRoute.mixed
     with pytest.raises(UserError, match=r"model\.batch_norm=frozen"):
@@ -78,7 +87,7 @@ def test_batch_norm_behind_the_layer_is_refused_unless_frozen(tmp_path: object) 
     assert check_routes(found, CamConfig(weight=0), "layer3") == found
     torch.save(model.backbone.state_dict(), f"{tmp_path}/weights.pt")
     config = ModelConfig(name="resnet18", layer="layer3", weights=f"{tmp_path}/weights.pt", batch_norm=BatchNorm.frozen)
-    frozen = build(config, classes=3, image_size=64, seed=0).classifier
+    frozen = build(config, classes=3, shape=(3, 64, 64), seed=0).classifier
     assert probe_routes(frozen, batch().images, Score.centred) == AUTOGRAD
     before = {name: value.clone() for name, value in frozen.named_buffers()}
     frozen.train()(batch().images)
@@ -87,4 +96,4 @@ def test_batch_norm_behind_the_layer_is_refused_unless_frozen(tmp_path: object) 
 
 def test_frozen_batch_norm_needs_weights() -> None:
     with pytest.raises(UserError, match=r"needs model\.weights"):
-        build(ModelConfig(name="resnet18", batch_norm=BatchNorm.frozen), classes=3, image_size=64, seed=0)
+        build(ModelConfig(name="resnet18", batch_norm=BatchNorm.frozen), classes=3, shape=(3, 64, 64), seed=0)

@@ -29,6 +29,17 @@ def test_default_learning_rate() -> None:
     assert default_learning_rate(Optimiser.adamw, False, get_model("swin_t")) == pytest.approx(2e-4)
 
 
+def test_the_last_layer_learns_at_its_own_rate() -> None:
+    model, whole = SmallResNet(3), OptimConfig(weight_decay=0.3)
+    for config, factor in ((whole, 10.0), (OptimConfig(weight_decay=0.3, head_lr_factor=4.0), 4.0)):
+        groups = make_optimiser(model, config, 1e-3, head="fc").param_groups
+        rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+        assert len(rates) == len(list(model.parameters()))
+        for name, parameter in model.named_parameters():
+            assert rates[id(parameter)] == pytest.approx(1e-3 * (factor if name.startswith("fc.") else 1.0))
+        assert [group["weight_decay"] for group in groups] == [0.3, 0.0, 0.3, 0.0]
+
+
 def test_weight_decay_leaves_biases_and_norms_alone() -> None:
     model = SmallResNet(3)
     decayed, spared = make_optimiser(model, OptimConfig(weight_decay=0.3), 1e-3).param_groups

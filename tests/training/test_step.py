@@ -19,9 +19,9 @@ from camtrain.loss.classification import classification_gradient, classification
 from camtrain.loss.criterion import CamLoss, CamTerm
 from camtrain.loss.layer_gradient import gradient_at
 from camtrain.networks.build import build
+from camtrain.networks.capture import probe_routes
 from camtrain.networks.classifier import Classifier, Output
 from camtrain.training.arm import Arm, make_arms
-from camtrain.training.checks import probe_routes
 from camtrain.training.step import train_step
 
 
@@ -42,9 +42,8 @@ def trained(name: str, cam: CamConfig, done: float, steps: int = 3, multilabel: 
     return arms
 
 
-def cam_term_of(network: Classifier, output: Output, made: Batch, cam: CamConfig, route: GradientRoute) -> CamTerm:
-    criterion = CamLoss(cam, route, network.class_weights)
-    return criterion.term(output.logits, output.activations, made.targets, made.regions, train=True)
+def cam_term_of(output: Output, made: Batch, cam: CamConfig) -> CamTerm:
+    return CamLoss(**vars(cam)).term(output.logits, output.activations, made.targets, made.regions, train=True)
 
 
 def without_dropout(network: Classifier) -> Classifier:
@@ -88,7 +87,8 @@ def trunk_gradient(model: Classifier, routes: Routes, cam: CamConfig, made: Batc
     """Gradient of a step's whole loss on the first kernel."""
     nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
     own = copy.deepcopy(model).train()
-    arm = Arm(REGULARISED, own, nothing, CamLoss(cam, routes.training, own.class_weights))
+    own.routes = routes
+    arm = Arm(REGULARISED, own, nothing, CamLoss(**vars(cam)))
     torch.manual_seed(0)
     train_step(arm, made, 1.0, observe=False)
     first = next(p for p in arm.network.parameters() if p.dim() == 4)
@@ -105,7 +105,7 @@ BACKBONES = [
 @pytest.mark.parametrize("name", BACKBONES)
 def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name: str) -> None:
     size = 128 if name == "swin_t" else 64
-    model = build(ModelConfig(name=name), classes=3, image_size=size, seed=0).classifier
+    model = build(ModelConfig(name=name), classes=3, shape=(3, size, size), seed=0).classifier
     small = batch()
     images = torch.nn.functional.interpolate(small.images, (size, size))
     made = Batch(images, small.targets, torch.zeros(4, size, size, dtype=torch.uint8), small.indices)
@@ -123,7 +123,7 @@ def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name
     for variant in TRAINABLE:
         if variant is not CamVariant.cam or routes.training is GradientRoute.closed:
             cam = CamConfig(variant=variant, confidence_exponent=0.0)
-            term = cam_term_of(model, output, made, cam, routes.training).mean()
+            term = cam_term_of(output, made, cam).mean()
             (gradient,) = torch.autograd.grad(term, first, retain_graph=True)
             assert float(gradient.norm()) > 0, variant
             assert bool(torch.isfinite(gradient).all()), variant
@@ -133,10 +133,9 @@ def test_cam_terms_gradient_on_the_trunk_is_live_and_scales_with_the_weight(name
 def test_several_classes_per_image_train_every_class_map(name: str) -> None:
     model = classifier(name)
     cam = CamConfig(weight=1.0, confidence_exponent=0.0)
-    routes = probe_routes(model, batch().images, Score.centred)
     made = batch(multilabel=True)
     output = model.train()(made.images)
-    term = cam_term_of(model, output, made, cam, routes.training)
+    term = cam_term_of(output, made, cam)
     assert term.value.shape == (7,)  # 1 + 2 + 3 + 1 positive classes
     for row, kind, value in zip(*made.targets.nonzero(as_tuple=True), term.value, strict=True):
         (gradient,) = torch.autograd.grad(output.logits[row, kind], output.activations, retain_graph=True)
@@ -165,7 +164,7 @@ def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight:
     arm = two_arms(model, cam, routes)[1]
     without_dropout(arm.network)
     output = arm.network.train()(batch().images)
-    term = cam_term_of(arm.network, output, batch(), cam, routes.training).mean()
+    term = cam_term_of(output, batch(), cam).mean()
     classification = classification_loss(output.logits, batch().targets).mean()
     share = 0.3 * float((output.logits.detach().softmax(1).gather(1, batch().targets[:, None]) ** exponent).mean())
     norms = [float(gradient_at(output.activations, loss).norm()) for loss in (classification, term)]
@@ -178,7 +177,7 @@ def test_observed_share_is_that_of_the_gradients_at_the_layer(name: str, weight:
 
 
 def test_batch_norm_behind_the_layer_leaves_the_baseline_unobserved() -> None:
-    model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, image_size=64, seed=0).classifier
+    model = build(ModelConfig(name="resnet18", layer="layer3"), classes=3, shape=(3, 64, 64), seed=0).classifier
     routes = probe_routes(model, batch().images, Score.centred)
     assert routes == Routes(GradientRoute.mixed, GradientRoute.autograd)
     arm = two_arms(model, CamConfig(weight=0), routes)[0]
@@ -194,7 +193,7 @@ def test_conflict_is_taken_out_of_the_gradient_that_reaches_the_trunk(name: str)
     without_dropout(model)
     output = model.train()(made.images)
     classification = classification_loss(output.logits, made.targets).mean()
-    term = 5.0 * cam_term_of(model, output, made, weighted, routes.training).mean()
+    term = 5.0 * cam_term_of(output, made, weighted).mean()
     of_classification, of_term = (gradient_at(output.activations, loss) for loss in (classification, term))
     assert bool(((of_classification * of_term).sum((1, 2, 3)) < 0).any()), "nothing to take out"
     against = (of_classification * of_term).sum((1, 2, 3), keepdim=True).clamp_max(0)
@@ -250,7 +249,8 @@ def test_a_share_too_small_to_show_in_the_gradient_is_held_nevertheless(name: st
         cam = CamConfig(confidence_exponent=exponent)
         routes = probe_routes(model, batch().images, Score.centred)
         nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-        criterion = CamLoss(cam, routes.training, model.class_weights, share=0.5)
+        model.routes = routes
+        criterion = CamLoss(**vars(cam))
         arm = Arm(REGULARISED, model, nothing, criterion)
         weights = weights_over(arm, [batch()] * 6)
         assert weights == pytest.approx([weights[0]] * 6, rel=0.03)  # found as a difference or apart

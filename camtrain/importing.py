@@ -1,0 +1,75 @@
+"""A user's own Python code: found by `package.module:function`, with its errors as one line that says where."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from camtrain.errors import UserError, first_line
+
+OTHERS = ("<", *(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib")))
+OTHERS += (f"{Path(__file__).parent}{os.sep}",)
+"""Beginnings of the names of files that a user did not write."""
+
+
+def imported(path: str, key: str) -> Callable[..., Any]:
+    """What `package.module:function` names; the present folder is searched first, as by `python -m`.
+
+    Args:
+        path: the module, a colon and the name in it.
+        key: the setting that it comes from, for messages.
+
+    Raises:
+        UserError: there is no such module, it cannot be imported, or it has no such name or nothing that can be called.
+    """
+    module_name, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise UserError(f"{key}={path}: it must be package.module:function, such as mymodule:make")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    with own_code(f"{key}={path}"):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # something that it imports
+            raise UserError(
+                f"{key}={path}: there is no module {error.name}, neither in {here} nor on the Python path (PYTHONPATH)"
+            ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        what = f"has no {name}" if not hasattr(module, name) else f"has {name}, which cannot be called"
+        raise UserError(f"{key}={path}: {module.__file__} {what}")
+    called: Callable[..., Any] = found
+    return called
+
+
+@contextmanager
+def own_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises in this block into a :class:`UserError` that begins with `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what}: {blame(error)}") from error
+
+
+def blame(error: BaseException) -> str:
+    """`FILE line N: TYPE: MESSAGE`, with the innermost line that is the user's own."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        frames.append((error.filename or "<unknown>", error.lineno))
+    own = [frame for frame in frames if not frame[0].startswith(OTHERS)] or frames
+    said = error.msg if isinstance(error, SyntaxError) else first_line(error)
+    kind = type(error).__name__
+    return f"{own[-1][0]} line {own[-1][1]}: {kind if said == kind else f'{kind}: {said}'}"
