@@ -52,6 +52,8 @@ HYDRA_FLAGS = {
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
 }
 
+STANDARD_OUTPUT = "standard output"
+
 RESULT = "result.json"  # camtrain.runs.result.NAME, which would import torch
 WRITTEN = {
     RESULT: "a run",
@@ -118,7 +120,7 @@ def main() -> None:
             except BrokenPipeError:
                 end_output(BROKEN_PIPE)
             except OSError as error:
-                print_error(trouble(error, None, "standard output"))
+                print_error(trouble(error, None, STANDARD_OUTPUT))
                 end_output(USAGE)
 
 
@@ -385,8 +387,18 @@ def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
         case Task.layers:
             from camtrain.tasks.layers import list_layers
 
-            print(list_layers(config), flush=True)
+            show(list_layers(config))
     return None
+
+
+def show(text: str) -> None:
+    """Print a result; an error names the output then, which an exception of Python's does not."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from error
 
 
 def set_by_user() -> set[str]:

@@ -69,6 +69,8 @@ WRONG = {
     "+cam.wieght=5": r"cam.wieght: no such key",
     "cam=null": r".*cam=null: a group is set to the name of one of its choices",
     "cam.weight=1,2": r"cam.weight=1,2: several values .* a sweep; write camtrain -m cam.weight=1,2, .*cam.weight=1.2$",
+    "seed=0,1": r"seed=0,1: several values for one key are a sweep; write camtrain -m seed=0,1$",
+    "dataset.image_size=32,48": r"dataset.image_size=32,48: .* in brackets: 'dataset.image_size=\[32,48\]'$",
     "seed=0,1,2": r"seed=0,1,2: several values for one key are a sweep; write camtrain -m seed=0,1,2$",
     "dataset.crop_scale=0.4,1": r"dataset.crop_scale=0.4,1: a list stands in brackets: 'dataset.crop_scale=\[0.4,1\]'$",
     "evaluate.maps=cam": r"evaluate.maps: .* does not fit; it must be a list, .* brackets: evaluate.maps=\[\.\.\.\]$",

@@ -189,10 +189,14 @@ def jobs_to_check(arguments: list[str], sweep: bool) -> list[list[str]]:
 def several_values(argument: str) -> UserError:
     """What to say of `KEY=a,b` where it is no sweep: a list without brackets, a decimal comma, or a forgotten -m."""
     key, _, value = argument.partition("=")
-    if is_list(key.lstrip("+")):
-        return UserError(f"{argument}: a list stands in brackets: {shlex.quote(f'{key}=[{value}]')}")
-    decimal = re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", value) is not None
-    hint = f", and a decimal point makes one number, {key}={value.replace(',', '.')}" if decimal else ""
-    return UserError(
-        f"{argument}: several values for one key are a sweep; write camtrain -m {shlex.quote(argument)}{hint}"
-    )
+    name, listed = key.lstrip("+"), shlex.quote(f"{key}=[{value}]")
+    hint = hint_of(name)
+    if is_list(name):
+        return UserError(f"{argument}: a list stands in brackets: {listed}")
+    other = ""
+    if hint is Any:
+        other = f", and a list stands in brackets: {listed}"
+    elif hint not in (int, int | None) and re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", value):
+        other = f", and a decimal point makes one number, {key}={value.replace(',', '.')}"
+    sweep = f"several values for one key are a sweep; write camtrain -m {shlex.quote(argument)}"
+    return UserError(f"{argument}: {sweep}{other}")
