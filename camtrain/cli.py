@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from camtrain.config.arguments import FOLDERS, SWEEP_FLAGS, dataset_of_run, jobs_to_check, owners, prepared, quoted
-from camtrain.config.hydra_store import register, typed
+from camtrain.config.hydra_store import make_absolute, register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import Config
@@ -334,6 +334,8 @@ def job(cfg: DictConfig, command: Command) -> float | None:
     try:
         with contextlib.chdir(HydraConfig.get().runtime.cwd):  # where a user's paths start, hydra.job.chdir or not
             config = typed(cfg)
+            if HydraConfig.get().job.chdir:
+                make_absolute(config, ["images"])
         check_taken(config.task, chosen)
         result = perform(config, folder, chosen)
     except BrokenPipeError:

@@ -30,10 +30,16 @@ SWEEP_FLAGS = {"-m", "--multirun"}
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Keys of Hydra that hold text."""
 
+LISTS = ("images",)
+"""Keys that hold text, or in brackets a list of texts."""
+
 SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\s*\(.*\)", re.DOTALL)
 
-ITEM = r"""(?:[^,"'\\]|\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')+"""
-"""A part of a sweep `a,b`: within quotes, and behind a backslash, a comma is part of it."""
+ITEM = re.compile(
+    r"""\s*(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')\s*(?=,|\Z)|(?:\\.|[^,])+""",
+    re.DOTALL,
+)
+"""A text between commas: within quotes, and behind a backslash, a comma is part of it."""
 
 
 def prepared(arguments: list[str]) -> list[str]:
@@ -68,16 +74,20 @@ def raw_text(argument: str, sweep: bool) -> str:
     """
     key, equal, value = argument.partition("=")
     name = key.lstrip("+")
-    if not equal or not value or "${" in value or not (name in FOLDERS or is_text(name)):
+    if not equal or not value or "${" in value or not (name in FOLDERS + LISTS or is_text(name)):
         return argument
     if value == "null" and "." in name and hint_of(name) == str | None:
         return argument
+    if name in LISTS and value[0] == "[" and value[-1] == "]":
+        return f"{key}=[{_texts(value[1:-1])}]"
     if not sweep:
         return f"{key}={_text(value)}"
-    if SWEEP_FUNCTION.fullmatch(value):
-        return argument
-    parts = re.findall(ITEM, value) if re.fullmatch(f"{ITEM}(,{ITEM})*", value, re.DOTALL) else value.split(",")
-    return f"{key}={','.join(_text(part.strip().replace(chr(92) + ',', ',')) for part in parts)}"
+    return argument if SWEEP_FUNCTION.fullmatch(value) else f"{key}={_texts(value)}"
+
+
+def _texts(value: str) -> str:
+    """Values between commas that Hydra reads as these texts."""
+    return ",".join(_text(part.strip().replace("\\,", ",")) for part in ITEM.findall(value))
 
 
 def _text(value: str) -> str:

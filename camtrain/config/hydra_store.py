@@ -6,7 +6,7 @@ Beside the command line, its arguments and its error messages the only module th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from camtrain.config.validate import check, check_trainable, check_values
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
-PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs", "images")
-"""Keys that may hold a path."""
+PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs")
+"""Keys that may hold a path which is needed again after the command."""
 
 
 def register() -> None:
@@ -54,17 +54,21 @@ def typed(cfg: DictConfig) -> Config:
     return config
 
 
-def make_absolute(config: Config) -> None:
+def make_absolute(config: Config, keys: Sequence[str] = PATHS) -> None:
     """Replace paths that start from the present or a home folder; `model.weights` may be a name, which stays."""
-    for key in PATHS:
+    for key in keys:
         section, _, name = key.rpartition(".")
         holder = getattr(config, section) if section else config
-        path = getattr(holder, name, None)
-        if not isinstance(path, str) or path == AUTO:
-            continue
-        if key == "model.weights" and not path.startswith("~") and not Path(path).is_file():
-            continue
-        setattr(holder, name, absolute(path))
+        value = getattr(holder, name, None)
+        if isinstance(value, list):
+            setattr(holder, name, [_absolute(key, str(path)) for path in value])
+        elif isinstance(value, str):
+            setattr(holder, name, _absolute(key, value))
+
+
+def _absolute(key: str, path: str) -> str:
+    named = key == "model.weights" and not path.startswith("~") and not Path(path).is_file()
+    return path if named or path == AUTO or "://" in path else absolute(path)
 
 
 def unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

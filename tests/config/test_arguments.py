@@ -61,6 +61,12 @@ def test_commas_of_a_sweep_keep_their_meaning(value: str, values: list[str]) -> 
     assert [parsed(job[1]).value() for job in jobs] == values
 
 
+def test_a_list_of_texts_holds_what_was_typed() -> None:
+    written = raw_text("""images=[1e5,bob's.jpg,"a,b.png", x y.gif]""", sweep=False)
+    assert parsed(written).value() == ["1e5", "bob's.jpg", "a,b.png", "x y.gif"]
+    assert parsed(raw_text("images=[1].jpg", sweep=False)).value() == "[1].jpg"
+
+
 def test_advice_can_be_pasted_into_a_shell() -> None:
     for value in ("[bob's", "[a$b", "[a`b", "[end\\", '[q"'):
         with pytest.raises(OverrideParseException) as raised:
