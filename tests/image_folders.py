@@ -71,7 +71,7 @@ def caches(config: FolderConfig) -> list[Path]:
     return sorted(path for path in Path(str(config.cache)).glob("*") if path.is_dir())
 
 
-BAD = ("empty", "text", "truncated", "corrupt", "vanished", "gigantic", "float")
+BAD = ("empty", "text", "truncated", "corrupt", "vanished", "gigantic")
 
 
 def spoil(path: Path, how: str) -> None:
@@ -80,8 +80,6 @@ def spoil(path: Path, how: str) -> None:
     path.unlink()
     if how == "vanished":
         path.symlink_to("nowhere")
-    elif how == "float":
-        Image.new("F", (40, 30)).save(path, format="TIFF")
     else:
         contents = {
             "empty": b"",

@@ -30,7 +30,7 @@ SWEEP_FLAGS = {"-m", "--multirun"}
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Keys of Hydra that hold text."""
 
-LISTS = ("images",)
+LISTS = ("images", "dataset.annotations")
 """Keys that hold text, or in brackets a list of texts."""
 
 SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\s*\(.*\)", re.DOTALL)
@@ -76,7 +76,7 @@ def raw_text(argument: str, sweep: bool) -> str:
     name = key.lstrip("+")
     if not equal or not value or "${" in value or not (name in FOLDERS + LISTS or is_text(name)):
         return argument
-    if value == "null" and "." in name and hint_of(name) == str | None:
+    if value == "null" and "." in name and hint_of(name) in (str | None, Any):
         return argument
     if name in LISTS and value[0] == "[" and value[-1] == "]":
         return f"{key}=[{_texts(value[1:-1])}]"

@@ -40,10 +40,12 @@ def accepted_values(node: type, name: str) -> str | None:
         return str(metadata["accepts"])
     choices = metadata.get("choices")
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if {int, float, str} <= set(options):
-        return f"a number or {AUTO}"
+    if hint is Any:
+        return "text, a list of texts, or null"
     words = []
-    for option in options:
+    if {int, str} <= set(options):
+        words = [KINDS[float if float in options else int], AUTO]
+    for option in options if not words else set(options) & {types.NoneType}:
         plain = typing.get_origin(option) or option
         if isinstance(plain, type) and issubclass(plain, enum.Enum):
             words.append(one_of([entry.name for entry in choices or plain]))

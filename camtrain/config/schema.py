@@ -47,6 +47,7 @@ RENAMED = {
     "evaluate.sanity_pictures": "evaluate.sanity_images",
     "evaluate.scorecam_pictures": "evaluate.scorecam_images",
     "evaluate.picture_epochs": "evaluate.image_epochs",
+    "dataset.boxes": "dataset.annotations",
 }
 """Former names of keys, which are still accepted."""
 
@@ -87,6 +88,11 @@ class DatasetConfig:
     cache: str | None = setting(
         AUTO, "folder for decoded images; auto: within the user's cache folder; null: decode in every epoch"
     )
+    intensity_range: list[float] | None = setting(
+        None,
+        "values that become black and white in images of more than 8 bits; null: 0 and the smallest power of two above"
+        " all values of the training images",
+    )
     on_error: OnError = setting(
         OnError.fail, "an image that cannot be read; fail: stops the run; skip: is left out and listed"
     )
@@ -117,14 +123,21 @@ class FakeConfig(DatasetConfig):
 
 @dataclass
 class FolderConfig(DatasetConfig):
-    """Your own images, in ROOT/[images/]{train,val}/CLASS/; masks and boxes are optional."""
+    """Your own images, in ROOT/[images/]{train,val}/CLASS/; masks and annotations are optional."""
 
     root: str = setting(MISSING, "the folder ROOT")
     train_split: str = setting("train", "name of the folder of training images")
     val_split: str = setting("val", "name of the folder of validation images")
-    boxes: str | None = setting("boxes.csv", "table of boxes, relative to ROOT; it is read if it exists")
-    void: int | None = setting(
-        255, "mask value of pixels that are excluded from every metric; null: none are", low=1, high=255
+    annotations: Any = setting(
+        AUTO,
+        "file or folder of annotations (boxes, outlines), relative to ROOT, or a list of them; auto: boxes.csv, else"
+        " what is found by looking; null: none",
+    )
+    void: int | str | None = setting(
+        AUTO,
+        "mask value of pixels that are excluded from every metric; auto: 255 where it is a thin rim; null: none are",
+        low=1,
+        high=255,
     )
 
 
@@ -278,7 +291,9 @@ class Config:
     )
     run: str | None = setting(None, "folder of the finished run, for evaluate and explain")
     runs: str | None = setting(None, "folder that contains finished runs, for report")
-    images: str | None = setting(None, 'images to explain: a file, a folder, or a pattern such as "photos/*.jpg"')
+    images: Any = setting(
+        None, 'images to explain: a file, a folder, a pattern such as "photos/*.jpg", or a list [a.jpg,b.png] of these'
+    )
     class_name: str | None = setting(
         None,
         "class whose maps explain draws, on the command line also `class=NAME`; if not given, the predicted class",
@@ -303,8 +318,8 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{entry.name}.")
         elif isinstance(value, dict):
-            leaves = arm_leaves(value) if entry.name == "arms" else _leaves(value, f"{prefix}{entry.name}")
-            yield from ((key, leaf, entry) for key, leaf in leaves if leaf != {})
+            options = _leaves(value, f"{prefix}{entry.name}") if value else ()
+            yield from ((key, leaf, entry) for key, leaf in (arm_leaves(value) if entry.name == "arms" else options))
         else:
             yield prefix + entry.name, value, entry
 

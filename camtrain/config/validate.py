@@ -52,6 +52,7 @@ def check(config: Config) -> None:
     check_values(config)
     check_needed(config)
     crop_range(config.dataset)
+    intensity_range(config.dataset)
     check_trainable(config.cam, "cam.")
     check_dataset(config.dataset)
     check_arms(config.arms)
@@ -100,6 +101,10 @@ def check_dataset(dataset: DatasetConfig) -> None:
         download = isinstance(dataset, PublishedConfig) and dataset.download
         if not download:
             check_folder("dataset.root", dataset.root)
+    if isinstance(dataset, FolderConfig):
+        named = dataset.annotations if isinstance(dataset.annotations, list) else [dataset.annotations]
+        if not all(isinstance(name, str) for name in named if name is not None):
+            raise UserError(f"dataset.annotations={dataset.annotations}: it must be a file, a folder, a list or null")
 
 
 def check_folder(key: str, path: str) -> None:
@@ -128,6 +133,16 @@ def crop_range(dataset: DatasetConfig) -> tuple[float, float]:
     if len(dataset.crop_scale) != 2 or dataset.crop_scale[0] > dataset.crop_scale[1]:
         raise UserError(f"dataset.crop_scale={dataset.crop_scale} must be two shares, the smaller one first: [0.4,1]")
     return dataset.crop_scale[0], dataset.crop_scale[1]
+
+
+def intensity_range(dataset: DatasetConfig) -> tuple[float, float] | None:
+    """Values that become black and white in images of more than 8 bits; None: they are found from the images."""
+    given = dataset.intensity_range
+    if given is None:
+        return None
+    if len(given) != 2 or not given[0] < given[1]:
+        raise UserError(f"dataset.intensity_range={given} must be two values, black first: [0, 4096]")
+    return given[0], given[1]
 
 
 def check_arms(arms: Mapping[str, Any]) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from camtrain.config.options import AUTO, DatasetName, OnError
 from camtrain.config.schema import DATASETS, DatasetConfig
-from camtrain.config.validate import crop_range
+from camtrain.config.validate import crop_range, intensity_range
 from camtrain.data import cache
 from camtrain.data.augment import Augmentation
-from camtrain.data.decode import each, size_of, sizes_of, square
+from camtrain.data.decode import each, prepared, size_of, square
 from camtrain.data.images import DecodedImages, ImageSet, Split, StoredImages, per_class, shows, stretched_to
 from camtrain.data.listing import BadImage, Listing, Rule, Skipped
 from camtrain.data.sources import SOURCES
@@ -57,10 +57,13 @@ def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = Fal
     train, val = SOURCES[_name(config)].splits(config, seed)
     if isinstance(train, Listing) and not guided:
         train = train.without_regions()
-    centre = Rule(config.image_size, whole=False)
-    with_room = Rule(round(ROOM_FOR_CROPS * config.image_size), whole=True)
-    train_rule = with_room if augmentation(config).crops else centre
-    return opened(config, train, train_rule, threads, "training"), opened(config, val, centre, threads, "validation")
+    span = intensity_range(config)
+    with_room = Rule(round(ROOM_FOR_CROPS * config.image_size), whole=True, span=span)
+    train_rule = with_room if augmentation(config).crops else Rule(config.image_size, whole=False, span=span)
+    train_set = opened(config, train, train_rule, threads, "training")
+    if span is None and train_set.depth is not None:
+        span = train_set.depth.span
+    return train_set, opened(config, val, Rule(config.image_size, whole=False, span=span), threads, "validation")
 
 
 def accept_all(_classes: Sequence[str], _targets: Tensor) -> None:
@@ -85,7 +88,8 @@ def validation(
     """
     val = SOURCES[_name(config)].validation(config, seed)
     check(val.classes, val.targets)
-    return opened(config, val, Rule(config.image_size, whole=False), threads, "validation")
+    rule = Rule(config.image_size, whole=False, span=intensity_range(config))
+    return opened(config, val, rule, threads, "validation")
 
 
 def _name(config: DatasetConfig) -> DatasetName:
@@ -127,13 +131,13 @@ def opened(config: DatasetConfig, split: Split, rule: Rule, threads: int, name: 
 
 def _decoded(listing: Listing, rule: Rule, threads: int, skip: bool) -> ImageSet:
     skipped: list[Skipped] = []
-    sizes = sizes_of(listing, threads, skipped if skip else None)
+    sizes, rule, depth = prepared(listing, rule, threads, skipped if skip else None)
     kept = list(sizes)
     if skip:  # whether the rest of a file can be decoded shows only when it is
         squares = each(lambda number: square(listing, number, rule, sizes[number]), listing, kept, threads, skipped)
         kept = [number for number, _ in squares]
     kept_sizes = torch.tensor([sizes[number] for number in kept]).reshape(-1, 2)
-    return DecodedImages(listing.subset(kept), rule, kept_sizes, skipped)
+    return DecodedImages(listing.subset(kept), rule, kept_sizes, skipped, depth)
 
 
 def _cached(place: Path, listing: Listing, rule: Rule, threads: int, name: str, skip: bool) -> ImageSet:

@@ -1,9 +1,10 @@
 """A cache of decoded images: squares of uint8 pixels in a file, made by the first run and mapped by later ones.
 
 A cache is named after everything that it depends on: the files with their sizes and times, the boxes, the meaning of
-mask values and the rule that makes squares. It is written beside its place and renamed when it is whole, so that a
-crash leaves none, and of two runs that make the same one the first to finish wins. What a killed run left unfinished
-is deleted by the next that makes a cache. A cache may be deleted at any time.
+mask values and the rule that makes squares. The range of images of more than 8 bits belongs to the rule where it is
+given; where it is found from the images, it depends on these alone. A cache is written beside its place and renamed
+when it is whole, so that a crash leaves none, and of two runs that make the same one the first to finish wins. What a
+killed run left unfinished is deleted by the next that makes a cache. A cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from camtrain.data.decode import each, sizes_of, square
+from camtrain.data.decode import each, prepared, square
+from camtrain.data.depth import Depth
 from camtrain.data.images import StoredImages
 from camtrain.data.listing import Listing, Mask, Rule, Skipped
 from camtrain.errors import UserError
@@ -37,7 +39,7 @@ from camtrain.errors import UserError
 log = logging.getLogger("camtrain")
 
 
-VERSION = 3
+VERSION = 4
 """Has to be raised when squares are made in another way."""
 
 ROOM_TO_LEAVE = 256 * 2**20  # bytes that have to stay free on the disk
@@ -71,7 +73,8 @@ def key(listing: Listing, rule: Rule) -> str:
     for path, region in zip(listing.paths, listing.regions, strict=True):
         files = [path, region.path] if isinstance(region, Mask) else [path]
         boxes = [(*box[:5], box.outline) for box in region] if isinstance(region, tuple) else None
-        digest.update(json.dumps([[_identity(file) for file in files], boxes]).encode())
+        stored = not isinstance(region, Mask) or region.stored
+        digest.update(json.dumps([[_identity(file) for file in files], boxes, stored]).encode())
     return digest.hexdigest()[:32]
 
 
@@ -104,6 +107,8 @@ def load(folder: Path, listing: Listing) -> StoredImages | None:
             sum(bool(region) for region in kept.regions),
             kept.paths,
             [Skipped(*entry) for entry in found["skipped"]],
+            kept.notes,
+            Depth(*found["depth"]) if found["depth"] else None,
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, IndexError):
         return None
@@ -141,7 +146,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
         UserError: no room on the disk, or the folder cannot be written.
     """
     skipped: list[Skipped] = []
-    sizes = sizes_of(listing, threads, skipped if skip else None)
+    sizes, rule, depth = prepared(listing, rule, threads, skipped if skip else None)
     with_regions = any(bool(region) for region in listing.regions)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +170,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
                 "kept": kept,
                 "sizes": [sizes[number] for number in kept],
                 "skipped": skipped,
+                "depth": depth,
             }
             (partial / "meta.json").write_text(json.dumps(meta))
             _finish(partial, folder, listing)

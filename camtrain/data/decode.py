@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from camtrain.data import depth
+from camtrain.data.depth import Depth, Values
+from camtrain.data.files import content
 from camtrain.data.listing import BadImage, Box, Listing, Mask, Rule, Skipped
+from camtrain.data.masks import levels
 from camtrain.data.prefetch import prefetched
 from camtrain.data.resample import Pixels, nearest, stretched
 from camtrain.errors import first_line
@@ -25,11 +29,28 @@ PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Where a PNG may keep its orientation."""
 
 
+class Header(NamedTuple):
+    """What is known of an image file before it is decoded."""
+
+    size: tuple[int, int]  # width and height, as displayed
+    mode: str
+    deep: bool  # more than 8 bits per channel
+
+
 def central_square(width: int, height: int) -> Pixels:
     """The largest centred square, half a pixel further left or up where it cannot be centred exactly."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
+
+
+def displayed_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image after the rotation that its EXIF data asks for, from its header.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    return _header(path, turn=True)[0]
 
 
 def size_of(listing: Listing, number: int) -> tuple[int, int]:
@@ -38,15 +59,18 @@ def size_of(listing: Listing, number: int) -> tuple[int, int]:
     Raises:
         BadImage: either cannot be read, or does not fit the other, or a box does not fit its image.
     """
+    return header_of(listing, number).size
+
+
+def header_of(listing: Listing, number: int) -> Header:
+    """What the header of an image says; checks and errors as for :func:`size_of`."""
     path, region = listing.paths[number], listing.regions[number]
-    size, mode = _header(path, turn=True)
-    if mode in ("I", "F"):
-        raise BadImage(
-            f"{path}: images of 32 bits per pixel (mode {mode}) have no range to scale by; convert it to 8 bits"
-        )
+    header = _header(path, turn=True)
+    size = header.size
     if isinstance(region, Mask):
-        mask_size, mask_mode = _header(region.path, turn=False)
-        _check_mask_mode(region.path, mask_mode)
+        mask_size, mask_mode, _ = _header(region.path, turn=False)
+        if region.stored:
+            _check_mask_mode(region.path, mask_mode)
         if mask_size != size:
             found, needed = ("x".join(map(str, pair)) for pair in (mask_size, size))
             raise BadImage(
@@ -55,7 +79,7 @@ def size_of(listing: Listing, number: int) -> tuple[int, int]:
     if isinstance(region, tuple):
         for box in region:
             pixels_of(box, size)
-    return size
+    return header
 
 
 def square(listing: Listing, number: int, rule: Rule, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -95,7 +119,7 @@ def region_of(listing: Listing, number: int, size: tuple[int, int]) -> np.ndarra
     """The object in the image of this (width, height), uncut: (height, width) uint8, 0 where nothing is known."""
     region = listing.regions[number]
     if isinstance(region, Mask):
-        meant: np.ndarray = listing.meaning[mask_values(region.path)]
+        meant: np.ndarray = listing.meaning[mask_values(region)]
         return meant
     pixels = np.zeros(size[::-1], np.uint8)
     for box in sorted(region or (), key=_area, reverse=True):  # where boxes overlap the smaller one is in front
@@ -117,20 +141,30 @@ def inside(outline: Sequence[Sequence[float]], box: Pixels) -> np.ndarray:
     return found
 
 
+def fault(box: Box, size: tuple[int, int]) -> str:
+    """Why a box cannot be of an image of this (width, height), in words; empty if it can."""
+    left, top, right, bottom = box[:4]
+    width, height = size
+    if not (left < right and top < bottom):
+        return "an empty box; each maximum must exceed its minimum"
+    if right <= 1 and bottom <= 1 and min(size) > 1:
+        return "the box lies within one pixel; coordinates are pixels, not shares of the image"
+    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
+        return "the box lies outside its image"
+    return ""
+
+
 def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
     """The whole pixels of the image that a box touches.
 
     Raises:
         BadImage: there are none.
     """
-    left, top, right, bottom = box[:4]
+    why = fault(box, size)
     width, height = size
-    if not (left < right and top < bottom):
-        raise BadImage(f"{box.where}: an empty box; each maximum must exceed its minimum")
-    if right <= 1 and bottom <= 1 and min(size) > 1:
-        raise BadImage(f"{box.where}: the box lies within one pixel; coordinates are pixels, not shares of the image")
-    if not (left < width and top < height and right > 0 and bottom > 0 and math.isfinite(left + top + right + bottom)):
-        raise BadImage(f"{box.where}: the box lies outside its image of {width}x{height} pixels")
+    if why:
+        raise BadImage(f"{box.where}: {why}, of {width}x{height} pixels")
+    left, top, right, bottom = box[:4]
     return (
         max(0, math.floor(left)),
         max(0, math.floor(top)),
@@ -139,10 +173,13 @@ def pixels_of(box: Box, size: tuple[int, int]) -> Pixels:
     )
 
 
-def mask_values(path: Path) -> np.ndarray:
-    """The mask's values as stored, (height, width) uint8."""
+def mask_values(mask: Mask) -> np.ndarray:
+    """The mask's values, (height, width) uint8."""
+    path = mask.path
     try:
         with Image.open(path) as opened:
+            if not mask.stored:
+                return levels(opened)
             _check_mask_mode(path, opened.mode)
             return np.asarray(opened).astype(np.uint8)
     except BadImage:
@@ -191,10 +228,28 @@ def each(
                     skipped.append(Skipped(str(listing.paths[number]), str(item)))
 
 
-def sizes_of(listing: Listing, threads: int, skipped: list[Skipped] | None) -> dict[int, tuple[int, int]]:
-    """Width and height of every image by its number, from the headers; bad images as for :func:`each`."""
-    numbers = range(len(listing.paths))
-    return dict(each(lambda number: size_of(listing, number), listing, numbers, threads, skipped))
+class Prepared(NamedTuple):
+    """What is known of a listing's images before they are decoded."""
+
+    sizes: dict[int, tuple[int, int]]  # width and height of every image that can be read, by its number
+    rule: Rule  # with the range of images of more than 8 bits, where there are any
+    depth: Depth | None  # what these hold; None where there are none
+
+
+def prepared(listing: Listing, rule: Rule, threads: int, skipped: list[Skipped] | None) -> Prepared:
+    """Sizes from the headers, and of images of more than 8 bits the values; bad images as for :func:`each`."""
+    headers = dict(
+        each(lambda number: header_of(listing, number), listing, range(len(listing.paths)), threads, skipped)
+    )
+    sizes = {number: header.size for number, header in headers.items()}
+    deep = [number for number, header in headers.items() if header.deep]
+    found = dict(each(lambda number: _values(listing.paths[number]), listing, deep, threads, skipped))
+    for number in set(deep) - set(found):
+        del sizes[number]
+    if not found:
+        return Prepared(sizes, rule, None)
+    depth_found = depth.depth_of(list(found.values()), rule.span)
+    return Prepared(sizes, rule._replace(span=depth_found.span), depth_found)
 
 
 def _check_mask_mode(path: Path, mode: str) -> None:
@@ -206,8 +261,8 @@ def _area(box: Box) -> float:
     return (box.right - box.left) * (box.bottom - box.top)
 
 
-def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
-    """(width, height) and mode without decoding; `turn` honours the EXIF orientation."""
+def _header(path: Path, turn: bool) -> Header:
+    """An image file's header; `turn` honours the EXIF orientation."""
     try:
         with Image.open(path) as opened:
             width, height = opened.size
@@ -215,7 +270,7 @@ def _header(path: Path, turn: bool) -> tuple[tuple[int, int], str]:
             may_turn = turn and opened.format != "TIFF"
             may_turn &= opened.format != "PNG" or bool(PNG_EXIF & opened.info.keys())
             turned = may_turn and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            return ((height, width) if turned else (width, height)), opened.mode
+            return Header((height, width) if turned else (width, height), opened.mode, depth.is_deep(opened))
     except Exception as error:  # Pillow's readers raise anything on a damaged file
         raise BadImage(
             f"{path}: not an image that can be read ({_reason(path, error)}); repair or remove it"
@@ -227,12 +282,14 @@ def _decode(path: Path, rule: Rule) -> np.ndarray:
     pixels along an edge that the rule asks for."""
     try:
         with Image.open(path) as opened:
+            if depth.is_deep(opened):
+                values = depth.pixels_of_deep(path, opened)
+                grey_or_colour = Image.fromarray(depth.scaled(values, rule.span or depth.ALL_16_BITS))
+                return np.asarray(grey_or_colour.convert("RGB"))
             short = min(opened.size)
             opened.draft(None, tuple(-(-edge * 2 * rule.side // short) for edge in opened.size))  # type: ignore[arg-type]
             image: Image.Image = opened
             ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
-                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
             if image.mode == "P":
                 image = image.convert("RGBA")  # a palette may hold transparency
             image.load()
@@ -241,9 +298,18 @@ def _decode(path: Path, rule: Rule) -> np.ndarray:
         raise BadImage(f"{path}: the image cannot be decoded ({_reason(path, error)}); repair or remove it") from error
 
 
+def _values(path: Path) -> Values:
+    """What an image of more than 8 bits holds."""
+    try:
+        with Image.open(path) as opened:
+            return Values.of(depth.pixels_of_deep(path, opened))
+    except Exception as error:
+        raise BadImage(f"{path}: the image cannot be decoded ({_reason(path, error)}); repair or remove it") from error
+
+
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "it is not there any more"
+        return "a link to nothing" if path.is_symlink() else "it is not there any more"
     if isinstance(error, UnidentifiedImageError):
-        return "unknown format" if path.stat().st_size else "the file is empty"
+        return content(path) or "unknown format"
     return first_line(error)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from camtrain.data.decode import square
+from camtrain.data.depth import Depth
 from camtrain.data.listing import Listing, Rule, Skipped
 from camtrain.data.resample import resized
 
@@ -47,6 +48,14 @@ class ImageSet(Protocol):
     def skipped(self) -> Sequence[Skipped]:
         """Images that were left out because they could not be read."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of how the files were understood, a line each."""
+
+    @property
+    def depth(self) -> Depth | None:
+        """What images of more than 8 bits hold and how they are scaled; None where there are none."""
+
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """An image (side, side, 3) uint8 and its region (side, side) uint8; neither may be written to.
 
@@ -76,6 +85,8 @@ class StoredImages:
     with_region: int
     files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = ()
+    depth: Depth | None = None
 
     @property
     def side(self) -> int:
@@ -118,11 +129,12 @@ class DecodedImages:
     rule: Rule
     sizes: Tensor
     skipped: Sequence[Skipped] = ()
+    depth: Depth | None = None
     with_region: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.classes, self.targets = self.listing.classes, self.listing.targets
-        self.files, self.side = self.listing.paths, self.rule.side
+        self.files, self.notes, self.side = self.listing.paths, self.listing.notes, self.rule.side
         self.with_region = sum(bool(region) for region in self.listing.regions)
 
     def square(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from camtrain.errors import UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 # Pillow warns of large images and refuses gigantic ones: the refusal is enough. Set once, because threads decode.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -38,9 +36,16 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Mask:
-    """An image file of one channel whose values say what each pixel shows."""
+    """An image file whose values say what each pixel shows.
+
+    Args:
+        path: of the file.
+        stored: the values are those that the file stores, in one channel; else the levels that it shows, see
+            :func:`camtrain.data.masks.levels`.
+    """
 
     path: Path
+    stored: bool = True
 
 
 Region = Mask | tuple[Box, ...] | None
@@ -58,6 +63,7 @@ class Listing:
         regions: of each image.
         meaning: (256,) uint8, what a mask's value stands for: 0 background, 255 void, other values the object, in a
             multi-label set its class number plus 1.
+        notes: what a user should know of how the files were understood, a line each.
     """
 
     classes: Sequence[str]
@@ -65,20 +71,20 @@ class Listing:
     targets: Tensor
     regions: list[Region]
     meaning: np.ndarray
+    notes: Sequence[str] = ()
 
     def subset(self, kept: Sequence[int]) -> Listing:
         """The listing of these images alone."""
-        return Listing(
-            self.classes,
-            [self.paths[number] for number in kept],
-            self.targets[list(kept)],
-            [self.regions[number] for number in kept],
-            self.meaning,
+        return replace(
+            self,
+            paths=[self.paths[number] for number in kept],
+            targets=self.targets[list(kept)],
+            regions=[self.regions[number] for number in kept],
         )
 
     def without_regions(self) -> Listing:
         """The same listing without masks and boxes."""
-        return Listing(self.classes, self.paths, self.targets, [None] * len(self.paths), self.meaning)
+        return replace(self, regions=[None] * len(self.paths))
 
 
 class Rule(NamedTuple):
@@ -86,6 +92,7 @@ class Rule(NamedTuple):
 
     side: int
     whole: bool
+    span: tuple[float, float] | None = None  # black and white of images of more than 8 bits; None: found from them
 
 
 class Skipped(NamedTuple):

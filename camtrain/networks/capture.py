@@ -180,9 +180,11 @@ class Captured(nn.Module):
                 if not reached:
                     raise UserError("no layer has a grid that the score of a class depends on; give another network")
                 self._watch(reached[-1])
-            route = probe_layers(self, some, Score.centred)[self.layer]
+            probed = copy.deepcopy(self)
+            route = probe_layers(probed, some, Score.centred)[self.layer]
             if route is GradientRoute.unreached:  # or logits are 0, behind a ReLU
-                route = probe_layers(self, noise, Score.centred)[self.layer]
+                route = probe_layers(probed, noise, Score.centred)[self.layer]
+            self.linear = probed.linear
         if route is GradientRoute.unreached:
             raise UserError(f"layer={self.layer}: the score of a class does not depend on it; choose another layer")
         self._route[self.training] = route
@@ -226,25 +228,24 @@ def probe_layers(network: Captured, images: Tensor, score: Score) -> dict[str, G
     """How the gradient of the score reaches every watched layer, in the mode that the network is in.
 
     Args:
-        network: is not changed, but for its knowledge of the last linear layer.
+        network: a copy, since a pass in training mode moves batch norm's statistics.
         images: (batch, channels, height, width), two at least.
         score: whose gradient is looked at.
     """
-    probed = copy.deepcopy(network)  # training mode moves batch norm's statistics
 
     def forward(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, grids = probed.grids(probed.normalised(batch))
-        if probed.linear is None:
-            network.linear = probed.linear = linear_head(probed.backbone, logits.shape[1])
+        logits, grids = network.grids(network.normalised(batch))
+        network.linear = network.linear or linear_head(network.backbone, logits.shape[1])
         return _wide(logits), grids
 
-    return probe(forward, images, score, probed.class_weights)
+    return probe(forward, images, score, network.class_weights)
 
 
 def probe_routes(network: Captured, images: Tensor, score: Score) -> Routes:
     """The route to the target layer in both modes; arguments as for :func:`probe_layers`."""
     network = copy.deepcopy(network)
-    return Routes(*(probe_layers(network.train(mode), images, score)[network.layer] for mode in (True, False)))
+    evaluation, training = (probe_layers(network.train(mode), images, score)[network.layer] for mode in (False, True))
+    return Routes(training, evaluation)
 
 
 def logits_of(output: object) -> Tensor:

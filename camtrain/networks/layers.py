@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -105,8 +106,8 @@ def from_grid(grid: Tensor, output: Tensor, layout: str) -> Tensor:
 def find(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
     """Named modules whose output has a grid, in the order in which they finish.
 
-    The head is left out (:func:`head_of`, and pooling): what it gives is scores, not features. So are modules that are
-    used more than once: their name does not say which output is meant.
+    The head is left out (:func:`head_of`, and what follows global pooling): what it gives is scores, not features. So
+    are modules that are used more than once: their name does not say which output is meant.
 
     Args:
         network: any classifier.
@@ -115,6 +116,17 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
     Raises:
         UserError: the network cannot take such images.
     """
+    found = _with_grid(network, shape)
+    if any(layer.grid == (1, 1) for layer in found.values()):
+        # One cell whatever the size of the image: it was pooled. Networks made for one size cannot be asked.
+        with suppress(UserError):
+            larger = _with_grid(network, (shape[0], 2 * shape[1], 2 * shape[2]))
+            found = {name: layer for name, layer in found.items() if larger[name].grid != (1, 1)}
+    return found
+
+
+def _with_grid(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
+    """The modules of :func:`find`, those behind global pooling included."""
     found: dict[str, Layer] = {}
     calls: dict[str, int] = {}
     head = head_of(network)

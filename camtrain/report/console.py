@@ -76,10 +76,23 @@ def _about_data(result: RunResult) -> Iterator[tuple[str, str]]:
             "",
             f"most are enlarged from about {data.middle_side} px: dataset.image_size sets the size that is trained at",
         )
+    for line in said(data.notes):
+        yield "files", line
     for split, skipped in data.skipped.items():
         if skipped:
             many = f"{len(skipped)} {SPLITS[split]} image{'s' * (len(skipped) > 1)}"
             yield "left out", f"{many}, listed in result.json; the first: {skipped[0].reason}"
+
+
+def said(notes: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Each note of any split once, with the splits that it holds for where these are not all.
+
+    Args:
+        notes: of each split, by `train` and `val`.
+    """
+    for note in dict.fromkeys(line for lines in notes.values() for line in lines):
+        of = [SPLITS[split] for split, lines in notes.items() if note in lines]
+        yield note if len(of) == len(notes) else f"{', '.join(of)}: {note}"
 
 
 def epoch_heading(multilabel: bool, arms: Sequence[str]) -> str:

@@ -35,14 +35,20 @@ def data_facts(name: str, train: ImageSet, val: ImageSet) -> DataFacts:
         int(train.sizes.amin(1).median()),
         is_multilabel(train.targets),
         {"train": list(train.skipped), "val": list(val.skipped)},
+        {"train": notes(train), "val": notes(val)},
+        next((images.depth.span for images in (train, val) if images.depth is not None), None),
         images_per_class(val.targets, len(train.classes)).tolist(),
     )
+
+
+def notes(images: ImageSet) -> list[str]:
+    """What a user should know of how a split's files were understood, a line each."""
+    return [*images.notes, *([images.depth.words()] if images.depth is not None else [])]
 
 
 def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> DataFacts:
     """As :func:`data_facts` where nothing is trained; the classes are those of the networks."""
     side = int(val.sizes.amin(1).median())
-    skipped = {"train": [], "val": list(val.skipped)}
     return DataFacts(
         name,
         classes,
@@ -51,7 +57,9 @@ def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> Da
         val.with_region,
         side,
         is_multilabel(val.targets),
-        skipped,
+        {"train": [], "val": list(val.skipped)},
+        {"train": [], "val": notes(val)},
+        None if val.depth is None else val.depth.span,
         images_per_class(val.targets, len(classes)).tolist(),
     )
 

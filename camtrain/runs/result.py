@@ -15,6 +15,7 @@ from camtrain.arms import Contrast, contrasts
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.hydra_store import from_tree, to_tree
 from camtrain.config.schema import Config
+from camtrain.data.depth import ALL_16_BITS, Span
 from camtrain.data.listing import Skipped
 from camtrain.errors import UserError
 from camtrain.evaluation.localisation import SizeGroup
@@ -52,6 +53,8 @@ class DataFacts:
     middle_side: int  # median of the images' shorter sides, pixels
     multilabel: bool
     skipped: dict[str, list[Skipped]]  # by split: images that could not be read
+    notes: dict[str, list[str]] = field(default_factory=dict)  # by split: how the files were understood
+    intensity_range: Span | None = None  # black and white of images of more than 8 bits; None where there were none
     val_per_class: list[int] | None = None  # validation images of each class; None as former versions wrote it
 
 
@@ -160,10 +163,7 @@ class RunResult:
             "differences": self.differences,
             "differences_95": self.margins,
             "timing": _timing(self.timing, pairs),
-            "data": {
-                **vars(self.data),
-                "skipped": {split: [entry._asdict() for entry in some] for split, some in self.data.skipped.items()},
-            },
+            "data": _data(self.data),
             "model": {
                 **vars(self.model),
                 "grid": list(self.model.grid),
@@ -201,6 +201,7 @@ class RunResult:
         first = contrasts(names)[0].treatment
         data, model, timing = dict(tree["data"]), dict(tree["model"]), tree["timing"]
         route = model["gradient_path"]
+        data["intensity_range"] = _span(data.get("intensity_range", ALL_16_BITS))
         data["skipped"] = {name: [Skipped(**entry) for entry in some] for name, some in data["skipped"].items()}
         model["grid"] = tuple(model["grid"])
         model["gradient_path"] = Routes(GradientRoute(route["training"]), GradientRoute(route["evaluation"]))
@@ -230,6 +231,23 @@ class RunResult:
             gallery=[_read_entry(entry, names) for entry in tree["wall"]] if "wall" in tree else None,
             gallery_by=tree.get("wall_by"),
         )
+
+
+def _data(data: DataFacts) -> dict[str, Any]:
+    """Runs of a former version, which took all of 16 bits, have no range."""
+    tree = {
+        **vars(data),
+        "skipped": {split: [entry._asdict() for entry in some] for split, some in data.skipped.items()},
+    }
+    if not any(data.notes.values()):
+        del tree["notes"]
+    if data.intensity_range == ALL_16_BITS:
+        del tree["intensity_range"]
+    return tree
+
+
+def _span(given: Sequence[float] | None) -> Span | None:
+    return None if given is None else (float(given[0]), float(given[1]))
 
 
 def _timing(timing: Timing, pairs: Sequence[Contrast]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from camtrain.device import worker_threads
 from camtrain.files import write_atomically, write_csv
 from camtrain.regions import VOID
 from camtrain.report import overlay
+from camtrain.report.console import said
 from camtrain.runs import facts
 from camtrain.streams import Stream, stream
 
@@ -48,6 +49,8 @@ def inspect_data(config: Config, folder: Path) -> None:
     log.info("%s\n", inspect.describe(summaries, duplicates))
     if duplicates:
         write_csv(folder / inspect.DUPLICATES, inspect.HEADING, (duplicate.row() for duplicate in duplicates))
+    for line in said({"train": facts.notes(train_set), "val": facts.notes(val_set)}):
+        log.info("%s", line)
     for entry in (*train_set.skipped, *val_set.skipped):
         log.info("cannot be used: %s", entry.reason)
     rows = sheet_rows(train_set, stream(config.seed, Stream.images))

@@ -94,6 +94,9 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
     if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
         # Nothing is trained on here: what the run was trained on stays on record.
         dataset = replace(dataset, train=theirs.dataset.train)
+    span = finished.result.data.intensity_range
+    if dataset.intensity_range is None and span is not None:
+        dataset = replace(dataset, intensity_range=list(span))
     trainer = replace(
         theirs.trainer,
         batch_size=config.trainer.batch_size if "trainer.batch_size" in chosen else theirs.trainer.batch_size,

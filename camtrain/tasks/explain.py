@@ -6,12 +6,14 @@ import difflib
 import glob
 import logging
 import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +25,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from camtrain.cam import distribution
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import Config
-from camtrain.data.decode import each, size_of, square
-from camtrain.data.listing import SUFFIXES, Listing, Rule, Skipped
+from camtrain.data.decode import each, prepared, square
+from camtrain.data.files import counted, is_image, is_system, why_left_out
+from camtrain.data.listing import Listing, Rule, Skipped
 from camtrain.device import memory_format, prepare_device, worker_threads
 from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.every_epoch import not_finite
@@ -91,18 +94,21 @@ def explain_images(config: Config, folder: Path) -> None:
     finished = read(Path(config.run).expanduser())
     classes = finished.result.data.classes
     kind = None if config.class_name is None else number_of(config.class_name, classes)
-    paths = find(config.images)
+    paths, left_out = find(config.images)
     names = distinct(paths)
     trained = networks(finished, device)
     for label, text in introduction(finished, len(paths), config.class_name):
         log.info("%-9s %s", label, text)
+    for note in left_out:
+        log.warning("%s", printable(note))
 
     found: list[list[Explanation]] = []
     faults = torch.zeros(len(trained), 2, dtype=torch.int64)
     skipped: list[Skipped] = []
-    side, layout = finished.config.dataset.image_size, memory_format(finished.config.trainer)
+    rule = Rule(finished.config.dataset.image_size, whole=False, span=finished.result.data.intensity_range)
+    layout = memory_format(finished.config.trainer)
     with (
-        closing(batches(paths, side, config.trainer.batch_size, threads, skipped)) as made,
+        closing(batches(paths, rule, config.trainer.batch_size, threads, skipped)) as made,
         tqdm(total=len(paths), unit="image", disable=None, leave=False, dynamic_ncols=True) as bar,
         logging_redirect_tqdm([logging.getLogger()]),
     ):
@@ -154,39 +160,68 @@ def number_of(name: str, classes: Sequence[str]) -> int:
     raise UserError(f"class={name}: the run has no such class{hint}; it has {', '.join(classes[:SHOWN])}{more}")
 
 
-def find(images: str) -> list[Path]:
-    """The images that `images` names: a file whatever its name, a folder's images, or those that fit a pattern.
+class Chosen(NamedTuple):
+    """What `images` names."""
+
+    paths: list[Path]  # of the images
+    notes: list[str]  # what else is there and was left out, a line each
+
+
+def find(images: Any) -> Chosen:
+    """The images of a file whatever its name, of a folder, of a pattern, or of a list of these.
 
     Raises:
         UserError: there are none.
     """
-    formats = " ".join(SUFFIXES)
+    several = images if isinstance(images, list) else [images]
+    found = [find_one(str(one)) for one in several if one not in (None, "")]
+    paths = list(dict.fromkeys(path for one in found for path in one.paths))
+    if not paths:
+        raise UserError("images=[]: the list is empty; give files, folders or patterns")
+    return Chosen(paths, [note for one in found for note in one.notes])
+
+
+def find_one(images: str) -> Chosen:
+    """As :func:`find`, of one text."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", images, re.IGNORECASE):
+        raise UserError(f"images={images}: addresses are not read; download it, and give the file")
     try:
         place = Path(images).expanduser()
         if place.is_file():
-            return [place]
+            return Chosen([place], [])
         if place.is_dir():
-            if found := sorted(path for path in place.iterdir() if is_image(path)):
-                return found
-            deeper = f"; 'images={images}/**' looks into the folders below as well"
-            raise UserError(f"images={images}: no images in this folder ({formats}){deeper}")
+            return chosen(sorted(place.iterdir()), f"images={images}: no images in this folder", images)
         if not glob.has_magic(images):
             raise UserError(f"images={images}: there is no such file or folder")
         # Path.glob would look into hidden folders, and takes no absolute pattern.
-        matches = map(Path, glob.iglob(str(place), recursive=True))  # noqa: PTH207
-        if found := sorted(path for path in matches if is_image(path)):
-            return found
+        matches = sorted(map(Path, glob.iglob(str(place), recursive=True)))  # noqa: PTH207
     except (OSError, RuntimeError, ValueError) as error:  # no access, a name too long, no such user's home
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"images={images}: {reason}; give a file, a folder or a pattern that can be read") from error
-    raise UserError(
-        f"images={images}: no image fits this pattern ({formats}); * stands for part of a name, ** for any folders"
+    return chosen(
+        matches, f"images={images}: no image fits this pattern; * stands for part of a name, ** for any folders"
     )
 
 
-def is_image(path: Path) -> bool:
-    """Whether a name is that of an image, and neither hidden nor a folder's."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def chosen(places: Sequence[Path], otherwise: str, folder: str | None = None) -> Chosen:
+    """The images among files and folders.
+
+    Args:
+        places: the files and folders.
+        otherwise: what is wrong if there are none.
+        folder: whose content they are, if they are one's.
+
+    Raises:
+        UserError: there are none.
+    """
+    files = [path for path in places if not is_system(path.name) and not path.is_dir()]
+    paths = [path for path in files if is_image(path)]
+    notes = list(counted("file% left out", ((path, why_left_out(path)) for path in files if not is_image(path))))
+    if folder is not None and any(path.is_dir() and not is_system(path.name) for path in places):
+        notes.append(f"folders below are not looked into; {shlex.quote(f'images={folder}/**')} does that as well")
+    if not paths:
+        raise UserError("; ".join([otherwise, *notes]))
+    return Chosen(paths, notes)
 
 
 def distinct(paths: Sequence[Path]) -> list[str]:
@@ -212,27 +247,29 @@ def distinct(paths: Sequence[Path]) -> list[str]:
 
 
 def batches(
-    paths: Sequence[Path], side: int, size: int, threads: int, skipped: list[Skipped]
+    paths: Sequence[Path], rule: Rule, size: int, threads: int, skipped: list[Skipped]
 ) -> Generator[tuple[list[int], Tensor], None, None]:
     """(numbers, images (batch, 3, side, side) uint8) of all that can be read, in order, as validation sees them.
 
     Args:
         paths: of the images.
-        side: edge of their middle squares in pixels.
+        rule: how they become squares; the range of images of more than 8 bits is found from them if it has none.
         size: images in a batch; the last has what is left.
         threads: that decode.
         skipped: takes those that cannot be read.
     """
     nothing = np.zeros(256, np.uint8)
     listing = Listing([], list(paths), torch.zeros(len(paths), dtype=torch.int64), [None] * len(paths), nothing)
-    rule = Rule(side, whole=False)
+    sizes, rule, depth = prepared(listing, rule, threads, skipped)
+    if depth is not None:
+        log.info("%-9s %s", "values", depth.words())
 
     def pixels(number: int) -> np.ndarray:
-        return square(listing, number, rule, size_of(listing, number))[0]
+        return square(listing, number, rule, sizes[number])[0]
 
     numbers: list[int] = []
     squares: list[np.ndarray] = []
-    with closing(each(pixels, listing, range(len(paths)), threads, skipped)) as made:
+    with closing(each(pixels, listing, list(sizes), threads, skipped)) as made:
         for number, image in made:
             numbers.append(number)
             squares.append(image)

@@ -7,11 +7,11 @@ from conftest import Command
 
 from camtrain.config.arguments import current_name
 from camtrain.config.hydra_store import from_tree, to_tree
-from camtrain.config.schema import RENAMED, Config, FakeConfig, keys
+from camtrain.config.schema import RENAMED, Config, FolderConfig, keys
 
 
 def test_every_former_name_leads_to_a_key() -> None:
-    known = {key for key, _, _ in keys(Config(dataset=FakeConfig()))}
+    known = {key for key, _, _ in keys(Config(dataset=FolderConfig(root="photos")))}
     assert set(RENAMED.values()) <= known
     assert not set(RENAMED) & known
 
@@ -36,16 +36,18 @@ def test_a_class_is_given_by_its_short_name() -> None:
 
 
 def test_runs_of_the_former_version_are_read_silently(capsys: pytest.CaptureFixture[str]) -> None:
-    tree = to_tree(Config(dataset=FakeConfig()))  # type: ignore[call-arg]
-    tree["dataset"]["name"], tree["model"]["name"] = "fake", "small_resnet"
+    tree = to_tree(Config(dataset=FolderConfig(root="photos")))  # type: ignore[call-arg]
+    tree["dataset"]["name"], tree["model"]["name"] = "folder", "small_resnet"
     values = {name: number + 1 for number, name in enumerate(RENAMED)}
     values["evaluate.picture_epochs"] = [3, 5]  # type: ignore[assignment]
     for former, name in RENAMED.items():
-        del tree["evaluate"][name.partition(".")[2]]
-        tree["evaluate"][former.partition(".")[2]] = values[former]
+        section = name.partition(".")[0]
+        del tree[section][name.partition(".")[2]]
+        tree[section][former.partition(".")[2]] = values[former]
     config = from_tree(tree)
     for former, name in RENAMED.items():
-        assert getattr(config.evaluate, name.partition(".")[2]) == values[former]
+        section, _, leaf = name.partition(".")
+        assert getattr(getattr(config, section), leaf) == values[former]
     assert "evaluate.pictures" not in {f"evaluate.{key}" for key in to_tree(config)["evaluate"]}
     assert tree["evaluate"]["pictures"] == 1, "the tree that was read is unchanged"
     assert not capsys.readouterr().err

@@ -15,7 +15,7 @@ from camtrain.data.images import in_memory
 from camtrain.errors import UserError
 from camtrain.runs.images import read_images, write_images
 from camtrain.runs.load import networks, read
-from camtrain.runs.result import Timing, finite, reserve_folder, write
+from camtrain.runs.result import RunResult, Timing, finite, reserve_folder, write
 
 
 def test_a_run_of_the_former_version_is_read_and_written_as_it_was() -> None:
@@ -55,6 +55,18 @@ def test_two_arms_have_the_keys_of_always() -> None:
     assert not {"controls", "cam_shares"} & set(tree)
     assert "step_ratios" not in tree["timing"]
     assert tree["timing"]["step_ratio"] == pytest.approx(1.1)
+
+
+def test_the_range_of_a_run_is_read_again() -> None:
+    tree = made_run(0, TWO).result.to_json()
+    assert tree["data"]["intensity_range"] is None
+    assert "notes" not in tree["data"]
+    for span in (None, (0.0, 4096.0)):
+        tree["data"] |= {"intensity_range": span, "notes": {"train": ["a line"], "val": []}}
+        data = RunResult.from_json(tree).data
+        assert (data.intensity_range, data.notes["train"]) == (span, ["a line"])
+    del tree["data"]["intensity_range"]
+    assert RunResult.from_json(tree).data.intensity_range == (0, 65536), "what former versions took"
 
 
 def test_three_arms_are_written_and_read() -> None:

@@ -20,8 +20,10 @@ from torch.nn.functional import one_hot
 
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamVariant
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
+from camtrain.data.listing import Rule
 from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics.concentration import entropy
@@ -89,7 +91,8 @@ def network_of(run: Path, name: str) -> Classifier:
     """The small residual network of a run, put together without the code that is tested."""
     result = json.loads((run / "result.json").read_text())
     config, data = load.read(run).config, result["data"]
-    built = build_model(config.model, len(data["classes"]), config.dataset.image_size, 0, multilabel=data["multilabel"])
+    shape = image_shape(config.dataset)
+    built = build_model(config.model, len(data["classes"]), shape, 0, multilabel=data["multilabel"])
     state = torch.load(run / name / "weights.pt", weights_only=True)
     built.classifier.backbone.load_state_dict(state)
     built.classifier.routes = Routes(GradientRoute.closed, GradientRoute.closed)
@@ -276,7 +279,7 @@ def test_photographs(pretrained: Path) -> None:
     read = load.read(pretrained)
     _, val = build_data(read.config.dataset, read.config.seed)
     skipped: list[Any] = []
-    ours = [pixels for _, pixels in batches(val.files, val.side, 5, 1, skipped)]
+    ours = [pixels for _, pixels in batches(val.files, Rule(val.side, whole=False), 5, 1, skipped)]
     assert [len(pixels) for pixels in ours[:-1]] == [5] * (len(ours) - 1)
     assert torch.equal(torch.cat(ours), val.gather(range(len(val.files)))[0])
     assert not skipped
@@ -421,7 +424,7 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (photos / "folder.png").mkdir()
 
     def names(images: str) -> list[str]:
-        return [path.relative_to(photos).as_posix() for path in find(images)]
+        return [path.relative_to(photos).as_posix() for path in find(images).paths]
 
     assert names(str(photos)) == ["a.png", "b.JPG"]
     assert names(f"{photos}/*") == ["a.png", "b.JPG"]
@@ -432,7 +435,7 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert names("~/photos/?.png") == ["a.png"]
     monkeypatch.chdir(photos)
-    assert find("*.png") == [Path("a.png")]
+    assert find("*.png").paths == [Path("a.png")]
     empty = tmp_path / "empty"
     empty.mkdir()
     for images, expected in (
@@ -444,6 +447,23 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(UserError, match=expected):
             find(images)
+
+
+def test_a_list_of_images_and_what_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "b, c [1].jpg", "sub/d.pgm"):
+        write_image(tmp_path / name, size=(2, 2))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    several = [str(tmp_path / "b, c [1].jpg"), f"{tmp_path}/sub/*.pgm", str(tmp_path / "a.png"), f"{tmp_path}/a.*"]
+    assert [path.name for path in find(several).paths] == ["b, c [1].jpg", "d.pgm", "a.png"]
+    found = find(str(tmp_path))
+    assert [path.name for path in found.paths] == ["a.png", "b, c [1].jpg", "gone.png"]
+    assert found.notes[0].startswith("1 file left out: 1 x .txt (no image)")
+    assert "folders below are not looked into" in found.notes[1]
+    with pytest.raises(UserError, match="addresses are not read"):
+        find("https://example.com/cat.jpg")
+    with pytest.raises(UserError, match="the list is empty"):
+        find([])
 
 
 def test_no_two_images_share_a_name() -> None:

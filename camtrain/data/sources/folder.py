@@ -1,37 +1,55 @@
 """A user's own images: one folder per class, with masks or boxes if there are any.
 
-    root/[images/]{train,val}/CLASS/image.jpg   the images
-    root/masks/{train,val}/CLASS/image.png      0 background, `void` left out of every score, other values the object
-    root/boxes.csv                              columns path, xmin, ymin, xmax, ymax, and class if there are several
-    root/FILE.json                              instead, where `boxes` names it: COCO, with polygons or boxes
+    root/[images/]{train,val}/CLASS/image.jpg   the images, also in folders below
+    root/masks/{train,val}/CLASS/image.png      0 background, `void` left out of every score, other values the object;
+                                                other places and values: see mask_files
+    annotations                                 boxes and outlines in any format of :mod:`camtrain.data.annotations`
 
-Paths in the boxes file are relative to root, with or without ``images/``; coordinates are pixels of the image as
-displayed (after the rotation that its EXIF data asks for), maximum edges exclusive. Boxes of another class than the
-image's are ignored. A mask takes precedence over boxes.
+Coordinates are pixels of the image as displayed (after the rotation that its EXIF data asks for). Annotations of
+another class than the image's are not its region. A mask takes precedence over annotations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from camtrain.config.schema import FolderConfig
-from camtrain.data.decode import mask_values
-from camtrain.data.listing import SUFFIXES, BadImage, Listing, Mask
-from camtrain.data.sources.box_file import read_boxes
+from camtrain.data.annotations.find import FOLDERS
+from camtrain.data.annotations.match import Known
+from camtrain.data.annotations.use import annotate
+from camtrain.data.files import below, counted, is_image, is_system, why_left_out
+from camtrain.data.listing import Listing, Mask, Region
+from camtrain.data.sources import mask_files
 from camtrain.errors import UserError
 from camtrain.regions import VOID
 
-_CHECKED_MASKS = 50  # masks decoded at the start to see whether their values make sense
-
 
 def splits(config: FolderConfig, _seed: int = 0, /) -> tuple[Listing, Listing]:
-    """Training and validation split; errors as for :func:`list_folder`."""
-    train = list_folder(config, config.train_split)
-    return train, list_folder(config, config.val_split, train.classes)
+    """Training and validation split.
+
+    Raises:
+        UserError: as for :func:`list_folder`, or the masks of one split were understood otherwise than the other's.
+    """
+    train, in_train = _list(config, config.train_split)
+    val, in_val = _list(config, config.val_split, train.classes)
+    _annotate(config, [(config.train_split, train, in_train), (config.val_split, val, in_val)])
+    if all(any(isinstance(region, Mask) for region in split.regions) for split in (train, val)):
+        for value in (1, VOID):
+            if train.meaning[value] != val.meaning[value]:
+                raise UserError(
+                    f"{config.root}: the masks' value {value} seems to be {_meant(train, value)} in"
+                    f" {config.train_split} and {_meant(val, value)} in {config.val_split}; say what it is by"
+                    " dataset.void=VALUE or dataset.void=null"
+                )
+    return train, val
+
+
+def _meant(split: Listing, value: int) -> str:
+    return {0: "background", VOID: "void"}.get(int(split.meaning[value]), "the object")
 
 
 def validation(config: FolderConfig, _seed: int = 0, /) -> Listing:
@@ -49,8 +67,17 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
         fewest: smallest number of classes.
 
     Raises:
-        UserError: the layout is not the one above, or a line of the boxes file is malformed.
+        UserError: the layout is not the one above, or annotations cannot be used.
     """
+    listing, files = _list(config, split, classes, fewest)
+    _annotate(config, [(split, listing, files)])
+    return listing
+
+
+def _list(
+    config: FolderConfig, split: str, classes: Sequence[str] | None = None, fewest: int = 2
+) -> tuple[Listing, _Files]:
+    """One split, whose regions are its masks alone, and what its folder holds."""
     root = Path(config.root).expanduser()
     base = _split_folder(root, split)
     if classes is None:
@@ -58,77 +85,100 @@ def list_folder(config: FolderConfig, split: str, classes: Sequence[str] | None 
         if len(classes) < fewest:
             needed = "one class folder is" if fewest == 1 else "two class folders are"
             raise UserError(f"{base}: at least {needed} needed, found {len(classes)}")
-    paths, targets = _images(base, classes)
-    boxes = read_boxes(root, config.boxes, set(paths))
-    masks = {name: _masks(root / "masks" / split / name) for name in classes}
-    regions = [
-        Mask(masks[path.parent.name][path.stem])
-        if path.stem in masks[path.parent.name]
-        else tuple(boxes.get(path, ())) or None
-        for path in paths
-    ]
-    meaning = np.ones(256, np.uint8)
-    meaning[0] = 0
-    if config.void is not None:
-        meaning[config.void] = VOID
-        _check_mask_values([region.path for region in regions if isinstance(region, Mask)], config.void)
-    return Listing(classes, paths, torch.tensor(targets), regions, meaning)
+    found = _files(base, classes)
+    masks = mask_files.find(root, split, base, found.paths, found.masks)
+    meaning, on_masks = mask_files.judged(list(masks.of.values()), config.void)
+    regions: list[Region] = [Mask(masks.of[path], stored=False) if path in masks.of else None for path in found.paths]
+    targets = torch.tensor(found.targets)
+    return Listing(classes, found.paths, targets, regions, meaning, [*on_masks, *masks.notes]), found
 
 
-def _images(base: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
-    """The images of a split's folder and their class numbers."""
-    paths: list[Path] = []
-    targets: list[int] = []
+def _annotate(config: FolderConfig, splits: Sequence[tuple[str, Listing, _Files]]) -> None:
+    """Add the annotations to the listings, and note what was read and what was not; errors as for :func:`annotate`."""
+    root = Path(config.root).expanduser()
+    bases = {split: base for split in (config.train_split, config.val_split) if (base := _base(root, split))}
+    listings = {split: listing for split, listing, _ in splits}
+    images = _known(bases, listings)
+    said = annotate(root, config.annotations, [*bases.values()], images, [listing for _, listing, _ in splits])
+    for split, listing, files in splits:
+        listing.notes = [*_notes(_split_folder(root, split), files, said.files), *listing.notes, *said.lines]
+
+
+def _known(bases: Mapping[str, Path], listings: Mapping[str, Listing]) -> Iterator[Known]:
+    """Images of all splits, of those that are not listed as well: a bare name may be theirs."""
+    for split, base in bases.items():
+        if split in listings:
+            listing = listings[split]
+            classes = [listing.classes[number] for number in listing.targets.tolist()]
+            pairs = list(zip(listing.paths, classes, strict=True))
+        else:
+            pairs = [(path, name) for name in _class_folders(base) for path in _images(base / name)[0]]
+        for path, name in pairs:
+            yield Known(path, name, base.name, path.relative_to(base.parent).parts)
+
+
+class _Files(NamedTuple):
+    """What a split's folder holds."""
+
+    paths: list[Path]  # of the images
+    targets: list[int]  # their class numbers
+    masks: list[Path]  # beside or below them
+    left_out: list[tuple[Path, str]]  # with the reason
+
+
+def _files(base: Path, classes: Sequence[str]) -> _Files:
+    """The images of a split's folder and their class numbers, and what else it holds."""
+    found = _Files([], [], [], [])
     for name in _class_folders(base):
         if name not in classes:
             raise UserError(f"{base / name}: this class has no images in the training split; move it or add some")
-        found = sorted(
-            path
-            for path in (base / name).iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
-        if not found:
-            raise UserError(
-                f"{base / name}: no images in this class folder ({' '.join(SUFFIXES)}); remove it or add some"
-            )
-        paths += found
-        targets += [classes.index(name)] * len(found)
-    if not paths:
+        images, masks, others = _images(base / name)
+        left_out = [(path, why_left_out(path)) for path in others]
+        if not images:
+            why = "".join(f" ({line})" for line in counted("file% left out", left_out))
+            raise UserError(f"{base / name}: no images in this class folder{why}; remove it or add some")
+        found.paths.extend(images)
+        found.targets.extend([classes.index(name)] * len(images))
+        found.masks.extend(masks)
+        found.left_out.extend(left_out)
+    if not found.paths:
         raise UserError(f"{base}: no class folders; expected {base}/CLASS/image.jpg")
-    return paths, targets
+    alone = [entry for entry in sorted(base.iterdir()) if is_image(entry) and not is_system(entry.name)]
+    found.left_out.extend((entry, "in no class folder") for entry in alone if entry.is_file())
+    return found
+
+
+def _images(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Images, masks and other files of a class folder."""
+    files = below(folder)
+    called = list(filter(is_image, files))
+    others = [path for path in files if not is_image(path)] if len(called) < len(files) else []
+    return *mask_files.apart(folder, called), others
+
+
+def _notes(base: Path, found: _Files, annotations: Collection[Path]) -> Iterator[str]:
+    """What was left out, apart from annotations, and what lies deeper than it need."""
+    yield from counted("file% left out", [entry for entry in found.left_out if entry[0] not in annotations])
+    deep = [path for path in found.paths if len(path.parts) > len(base.parts) + 2]
+    if deep:
+        yield f"{len(deep)} image{'s' * (len(deep) > 1)} in folders below the class folders; the first: {deep[0]}"
 
 
 def _class_folders(base: Path) -> list[str]:
-    return sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _check_mask_values(masks: Sequence[Path], void: int) -> None:
-    if not masks:
-        return
-    some = masks[:: max(1, len(masks) // _CHECKED_MASKS)]
-    seen: set[int] = set()
-    for mask in some:
-        try:
-            seen |= {int(value) for value in np.unique(mask_values(mask))}
-        except BadImage:
-            continue  # reported when it is read
-    if void in seen and seen <= {0, void}:
-        raise UserError(
-            f"{masks[0].parent}: the masks hold only {sorted(seen)}, and dataset.void={void} is left out of"
-            f" every score; if {void} marks the object, set dataset.void=null"
-        )
+    """Folders of classes; one called as annotations' folders are is none, unless it holds images."""
+    names = sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not is_system(entry.name))
+    return [name for name in names if name.casefold() not in FOLDERS or any(map(is_image, below(base / name)))]
 
 
 def _split_folder(root: Path, split: str) -> Path:
-    for base in (root / split, root / "images" / split):
-        if base.is_dir():
-            return base
+    base = _base(root, split)
+    if base is not None:
+        return base
     raise UserError(
         f"{root}: neither {split}/ nor images/{split}/ is there; expected {split}/CLASS/image.jpg, or name the"
         " folders that are there by dataset.train_split and dataset.val_split"
     )
 
 
-def _masks(folder: Path) -> dict[str, Path]:
-    """The masks in a folder, by their images' names without suffix."""
-    return {path.stem: path for path in folder.iterdir() if path.suffix == ".png"} if folder.is_dir() else {}
+def _base(root: Path, split: str) -> Path | None:
+    return next((base for base in (root / split, root / "images" / split) if base.is_dir()), None)
