@@ -5,29 +5,34 @@ torch is imported only when a job starts, so that `--help`, `--cfg job` and a mi
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import importlib.metadata
+import io
 import logging
 import os
-import re
 import shlex
 import shutil
+import signal
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
 from omegaconf import DictConfig, open_dict
 
-from camtrain.config.hydra_store import register, typed
+from camtrain.config.arguments import FOLDERS, SWEEP_FLAGS, dataset_of_run, jobs_to_check, owners, prepared, quoted
+from camtrain.config.hydra_store import make_absolute, register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
-from camtrain.config.schema import RENAMED, Config
+from camtrain.config.schema import Config
 from camtrain.config.validate import check_taken
-from camtrain.errors import Diverged, UserError
+from camtrain.errors import Diverged, UserError, first_line
+from camtrain.files import printable
+from camtrain.interrupts import Stopped, interruption, raised
 
 if TYPE_CHECKING:
     from camtrain.runs.result import RunResult
@@ -39,13 +44,15 @@ HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
 
-USAGE, DIVERGED, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
+USAGE, DIVERGED, SIGNALLED, BROKEN_PIPE = 2, 3, 128, 141
+"""Exit codes; a signal's number is added to that of signals."""
 
-SWEEP_FLAGS = {"-m", "--multirun"}
 HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
 }
+
+STANDARD_OUTPUT = "standard output"
 
 RESULT = "result.json"  # camtrain.runs.result.NAME, which would import torch
 WRITTEN = {
@@ -64,55 +71,104 @@ class FinishedJob(NamedTuple):
     result: RunResult
 
 
+class Place(NamedTuple):
+    """Where a command writes, as it was before: what was there is the user's."""
+
+    target: Path  # folder of the run or sweep
+    base: Path  # the same, or the nearest folder above it that was there
+    held: frozenset[str] | None  # names of what was in it; None: that could not be seen
+
+    def made(self, path: Path) -> bool:
+        """Whether something that is there now was made by this command."""
+        inner = path.relative_to(self.base).parts if path.is_relative_to(self.base) else ()
+        return bool(inner) and self.held is not None and inner[0] not in self.held
+
+    def is_output(self, path: Path) -> bool:
+        """Whether a path is one that the choice of the run folder decides on."""
+        return path.is_relative_to(self.base.joinpath(*self.target.relative_to(self.base).parts[:1]))
+
+    def remove_empty(self, folder: Path) -> None:
+        """Remove a folder and those above it, as far as they are empty and this command made them."""
+        with contextlib.suppress(OSError):
+            while self.made(folder):
+                folder.rmdir()
+                folder = folder.parent
+
+
+@dataclass
+class Command:
+    """What is known of a command while its jobs run."""
+
+    place: Place | None  # None: not known, and nothing is removed
+    implied: set[str]  # keys that the user did not set, but that follow from others
+    full_error: bool  # show tracebacks
+    failed: list[int] = field(default_factory=list)  # exit codes of jobs that an error ended
+    finished: list[FinishedJob] = field(default_factory=list)
+
+
 def main() -> None:
     """Entry point of the `camtrain` command."""
-    try:
-        command()
-    finally:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
+    with raised():
         try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            exit_on_broken_pipe()
+            run()
+        finally:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                end_output(BROKEN_PIPE)
+            except OSError as error:
+                print_error(trouble(error, None, STANDARD_OUTPUT))
+                end_output(USAGE)
 
 
-def command() -> None:
+def run() -> None:
     """Parse the command line, and run each job that it asks for."""
     if sys.argv[1:] == ["--version"]:
         print(version())
         return
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, instead of being printed by Hydra
-    # argparse accepts overrides on one side of an option only.
-    sys.argv[1:] = sorted(map(current_name, sys.argv[1:]), key=lambda argument: argument not in SWEEP_FLAGS)
-    failed: dict[Path, int] = {}
-    finished: list[FinishedJob] = []
     logging.raiseExceptions = False  # a run continues when its output is no longer read
     register()
+    command = Command(None, set(), full_error)
     try:
-        existing = preflight(sys.argv[1:])
-        task = functools.partial(job, existing=existing, failed=failed, finished=finished)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        sys.argv[1:] = prepared(sys.argv[1:])
+        implied = dataset_of_run(sys.argv[1:])
+        sys.argv += implied
+        command.implied = {override.partition("=")[0] for override in implied}
+        command.place = preflight(sys.argv[1:])
+        sys.argv += pinned(sys.argv[1:], command.place)
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
+            functools.partial(job, command=command)
+        )()
     except KeyboardInterrupt as interrupt:
-        print(f"camtrain: interrupted{interrupt}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
+        said = f"stopped by {signal.Signals(number).name}" if isinstance(interrupt, Stopped) else "interrupted"
+        tidy(command)
+        complain(f"camtrain: {said}{interrupt}")
+        sys.exit(SIGNALLED + number)
     except (UserError, *CONFIG_ERRORS) as error:
         if full_error:
             raise
         print_error(str(error) if isinstance(error, UserError) else message(error))
         sys.exit(USAGE)
     except BrokenPipeError:
-        exit_on_broken_pipe()
+        end_output(BROKEN_PIPE)
     except OSError as error:
         if full_error:
             raise
-        where, why = error.filename or "output", error.strerror or str(error)
-        print_error(f"{where}: {why}; choose another folder with hydra.run.dir=FOLDER")
+        print_error(trouble(error, command.place))
+        if command.place is not None:
+            discard(command.place.target, command.place)
         sys.exit(USAGE)
-    if len(finished) > 1:
-        summarise(finished)
-    if failed:
-        remove_if_only(next(reversed(failed)).parent, {"multirun.yaml"})
-        sys.exit(min(failed.values()))
+    if len(command.finished) > 1:
+        summarise(command.finished)
+    if command.failed:
+        tidy(command)
+        sys.exit(min(command.failed))
 
 
 def version() -> str:
@@ -140,22 +196,6 @@ def checked_out_commit(folder: Path) -> str | None:
     return next((line[:7] for line in packed if line.endswith(f" {branch}")), None)
 
 
-def current_name(argument: str) -> str:
-    """An override under the key's present name: `class=NAME`, which is short for `class_name`, and former names.
-
-    No field of a Python class can be called `class`.
-    """
-    written = re.fullmatch(r"([+~]*)([^=]*)(=.*)?", argument, re.DOTALL)
-    assert written is not None
-    prefix, key, value = written[1], written[2], written[3] or ""
-    if key == "class" and value:
-        return f"{prefix}class_name{value}"
-    if key not in RENAMED:
-        return argument
-    print(f"camtrain: {key} is now called {RENAMED[key]}", file=sys.stderr)
-    return f"{prefix}{RENAMED[key]}{value}"
-
-
 def summarise(finished: list[FinishedJob]) -> None:
     """Print one line per job of a sweep, and where its results are."""
     from camtrain.report.console import tensorboard_command
@@ -175,130 +215,156 @@ def summarise(finished: list[FinishedJob]) -> None:
 
 def print_error(message: str) -> None:
     """Print an error as one line."""
-    print(f"camtrain: error: {message}", file=sys.stderr)
+    complain(f"camtrain: error: {message}")
 
 
-def preflight(arguments: list[str]) -> set[Path]:
+def complain(line: str) -> None:
+    """Print to the terminal what is no result, as long as there is one."""
+    with contextlib.suppress(OSError):
+        print(printable(line), file=sys.stderr)
+
+
+def trouble(error: OSError, place: Place | None, where: str = "") -> str:
+    """An error of the system: what, where, and what to do."""
+    if isinstance(error.filename, str | bytes):
+        where = os.fsdecode(error.filename)
+    elif place is not None:
+        where = where or str(place.target)
+    ours = place is not None and bool(where) and place.is_output(Path(os.path.abspath(where)))  # noqa: PTH100
+    elsewhere = "choose another folder with hydra.run.dir=FOLDER"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = f"; make room there{f', or {elsewhere}' if ours else ''}"
+    elif ours:
+        remedy = f"; {elsewhere}"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        remedy = "; allow this account to use it, or choose another"
+    else:
+        remedy = ""
+    return f"{f'{where}: ' if where else ''}{error.strerror or first_line(error)}{remedy}"
+
+
+def preflight(arguments: list[str]) -> Place | None:
     """Compose and check every job of the command before anything is written.
 
     Commands that only show something (`--help`, `--cfg`) or change where the configuration comes from, and sweeps over
     a glob, are left to Hydra.
 
     Returns:
-        The run folder, if it existed before.
+        Where the command will write; None where only Hydra knows.
 
     Raises:
         UserError: a value out of range, or a run folder that already holds a run.
     """
     flags = {argument for argument in arguments if argument.startswith("-")}
-    for flag in sorted(flags - HYDRA_FLAGS):
-        if flag.startswith("--") and "=" not in flag:
-            raise UserError(f"{flag}: no such flag; settings are written KEY=VALUE, for instance trainer.epochs=3")
+    for flag in sorted(flags):
+        check_flag(flag)
     if not flags <= SWEEP_FLAGS:
-        return set()
-    existing: set[Path] = set()
+        return None
+    place = None
     jobs = jobs_to_check([part for part in arguments if not part.startswith("-")], sweep=bool(flags))
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         for overrides in jobs:
             folder = checked_folder(overrides, sweep=bool(flags))
-            if folder is not None and folder.exists():
+            if not flags:
                 refuse_used(folder)
-                existing.add(folder)
-    return existing
+            place = place or place_of(folder)
+    return place
 
 
-def jobs_to_check(arguments: list[str], sweep: bool) -> list[list[str]]:
-    """Overrides of the jobs of a command; in a sweep each value is tried with the first value of the others.
-
-    Returns:
-        Nothing for a sweep over a glob, whose values only Hydra knows.
-
-    Raises:
-        UserError: several values for a key, although it is no sweep.
-    """
-    choices = []
-    for override in OverridesParser.create().parse_overrides(arguments):
-        if override.is_sweep_override() and not sweep:
-            raise UserError(f"{override.input_line}: several values for one key are a sweep; write camtrain -m ...")
-        if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-            return []
-        if override.is_discrete_sweep():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([str(override.input_line)])
-    first = [options[0] for options in choices]
-    others = [
-        [*first[:position], value, *first[position + 1 :]]
-        for position, options in enumerate(choices)
-        for value in options[1:]
-    ]
-    return [first, *others]
+def check_flag(flag: str) -> None:
+    """Raise :class:`UserError` for a flag that Hydra does not have, such as a setting with dashes in front."""
+    bare = flag.lstrip("-")
+    section = bare.partition("=")[0].partition(".")[0]
+    is_setting = section in {key.partition(".")[0] for key in owners()}
+    if is_setting or (flag.startswith("--") and flag.partition("=")[0] not in HYDRA_FLAGS):
+        example = shlex.quote(bare) if "=" in bare else "trainer.epochs=3"
+        raise UserError(f"{flag}: no such flag; settings are written KEY=VALUE, for instance {example}")
 
 
-def checked_folder(overrides: list[str], sweep: bool) -> Path | None:
-    """Compose and check a job; its run folder, or None for a job of a sweep."""
+def checked_folder(overrides: list[str], sweep: bool) -> Path:
+    """Compose and check a job; its run folder, or that of the sweep."""
     try:
         cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
     except ValueError as error:  # Hydra's way to refuse a group that is not set to a name
         wrong = [text for text in overrides if "." not in text.partition("=")[0]]
         raise UserError(f"{' '.join(wrong)}: a group is set to the name of one of its choices") from error
-    folder = None if sweep else Path(cfg.hydra.run.dir).absolute()
+    folder = os.path.abspath(cfg.hydra.sweep.dir if sweep else cfg.hydra.run.dir)  # noqa: PTH100
     with open_dict(cfg):
         del cfg["hydra"]
     typed(cfg)
-    return folder
+    return Path(folder)
+
+
+def place_of(folder: Path) -> Place:
+    """Where a command is going to write."""
+    base = next(above for above in (folder, *folder.parents) if os.path.isdir(above))  # noqa: PTH112
+    try:
+        return Place(folder, base, frozenset(os.listdir(base)))  # noqa: PTH208
+    except OSError:
+        return Place(folder, base, None)
+
+
+def pinned(arguments: list[str], place: Place | None) -> list[str]:
+    """The folder that was found by the time of day, as an override: Hydra would look at the clock again."""
+    if place is None or any(argument.lstrip("+").startswith(FOLDERS) for argument in arguments):
+        return []
+    key = "hydra.run.dir" if SWEEP_FLAGS.isdisjoint(arguments) else "hydra.sweep.dir"
+    return [f"{key}={quoted(str(place.target))}"]
 
 
 def refuse_used(folder: Path) -> None:
     """Raise :class:`UserError` if the folder holds what an earlier command wrote."""
     for name, what in WRITTEN.items():
-        if (folder / name).exists():
+        if os.path.exists(folder / name):  # noqa: PTH110 - not an error where one may not look
             raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
 
 
-def job(cfg: DictConfig, existing: set[Path], failed: dict[Path, int], finished: list[FinishedJob]) -> float | None:
+def job(cfg: DictConfig, command: Command) -> float | None:
     """One run. A user's error ends it in one line; the other jobs of a sweep continue.
 
     Args:
         cfg: the composed configuration.
-        existing: folders that existed before the command and are not removed.
-        failed: gets the run folder and the exit code of a job that a user's error ended.
-        finished: gets every job that measured something.
+        command: is told of it.
 
     Returns:
         The first treatment's validation accuracy (mean average precision), for sweepers that optimise.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    chosen = set_by_user() - command.implied
     try:
-        config = typed(cfg)
-        check_taken(config.task, set_by_user())
-        result = perform(config, folder)
-    except UserError as error:
-        print_error(f"{error}{left_in(folder)}")
-        note(f"camtrain: error: {error}")
-        discard(folder, existing)
-        failed[folder] = DIVERGED if isinstance(error, Diverged) else USAGE
-        return None
-    except KeyboardInterrupt as interrupt:
-        discard(folder, existing)
-        raise KeyboardInterrupt(left_in(folder)) from interrupt
+        with contextlib.chdir(HydraConfig.get().runtime.cwd):  # where a user's paths start, hydra.job.chdir or not
+            config = typed(cfg)
+            if HydraConfig.get().job.chdir:
+                make_absolute(config, ["images"])
+        check_taken(config.task, chosen)
+        result = perform(config, folder, chosen)
     except BrokenPipeError:
-        discard(folder, existing)
-        exit_on_broken_pipe()
-    except Exception:
-        log.exception("camtrain: unexpected error")
-        raise
+        discard(folder, command.place)
+        end_output(BROKEN_PIPE)
+    except (Exception, KeyboardInterrupt) as error:
+        left = discard(folder, command.place)
+        if interrupt := interruption(error):
+            interrupt.args = (left,)
+            raise interrupt  # noqa: B904
+        if isinstance(error, OSError) and not command.full_error:
+            error = UserError(trouble(error, command.place))
+        if not isinstance(error, UserError):
+            log.exception("camtrain: unexpected error")
+            raise
+        print_error(f"{error}{left}")
+        note(f"camtrain: error: {error}")
+        command.failed.append(DIVERGED if isinstance(error, Diverged) else USAGE)
+        return None
     if config.task is Task.layers:
-        discard(folder, existing)
+        discard(folder, command.place)
     if result is None:
         return None
-    finished.append(FinishedJob(folder, list(HydraConfig.get().overrides.task), result))
+    command.finished.append(FinishedJob(folder, list(HydraConfig.get().overrides.task), result))
     return treatment_accuracy(result)
 
 
-def perform(config: Config, folder: Path) -> RunResult | None:
-    """Carry out the task; what `result.json` holds, if it measures something."""
+def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
+    """Carry out the task, of which the user chose these keys; what `result.json` holds, if it measures something."""
     match config.task:
         case Task.train:
             from camtrain.tasks.train import train
@@ -307,7 +373,7 @@ def perform(config: Config, folder: Path) -> RunResult | None:
         case Task.evaluate:
             from camtrain.tasks.evaluate import evaluate_run
 
-            return evaluate_run(config, folder, set_by_user())
+            return evaluate_run(config, folder, chosen)
         case Task.explain:
             from camtrain.tasks.explain import explain_images
 
@@ -323,8 +389,18 @@ def perform(config: Config, folder: Path) -> RunResult | None:
         case Task.layers:
             from camtrain.tasks.layers import list_layers
 
-            print(list_layers(config), flush=True)
+            show(list_layers(config))
     return None
+
+
+def show(text: str) -> None:
+    """Print a result; an error names the output then, which an exception of Python's does not."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from error
 
 
 def set_by_user() -> set[str]:
@@ -340,15 +416,10 @@ def treatment_accuracy(result: RunResult) -> float:
     return float(final[primary_tag(final)])
 
 
-def exit_on_broken_pipe() -> NoReturn:
-    """End silently: the reader of the output, such as head, has closed it."""
+def end_output(code: int) -> NoReturn:
+    """End with this exit code: the output is no longer read, as by head, or cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(BROKEN_PIPE)
-
-
-def left_in(folder: Path) -> str:
-    """Where the unfinished results are, if there are any."""
-    return f"; what was done so far is in {folder}" if any((folder / name).exists() for name in WRITTEN) else ""
+    sys.exit(code)
 
 
 def note(message: str) -> None:
@@ -359,25 +430,36 @@ def note(message: str) -> None:
             handler.handle(record)
 
 
-def discard(folder: Path, existing: set[Path]) -> None:
-    """Remove a run folder to which nothing was written: it contains only Hydra's own files."""
-    if any((folder / name).exists() for name in WRITTEN):
-        return
-    for handler in list(logging.getLogger().handlers):
-        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
-            handler.close()
+def discard(folder: Path, place: Place | None) -> str:
+    """Remove what Hydra put into a run folder, and the folder, if the job has made nothing of its own there.
+
+    Returns:
+        Else, how a message about the end of the job goes on.
+    """
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    logs = {Path(handler.baseFilename): handler for handler in handlers}
+    own = {folder / ".hydra", *logs}
+    if place is None or not folder.is_dir():
+        return f"; what was done so far is in {folder}" if (folder / RESULT).exists() else ""
+    if any(place.made(path) for path in set(folder.iterdir()) - own):
+        return f"; what was done so far is in {folder}"
+    for path, handler in logs.items():
+        if path.parent == folder and place.made(path):
             logging.getLogger().removeHandler(handler)
-    shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    (folder / "camtrain.log").unlink(missing_ok=True)
-    if folder not in existing:
-        remove_if_only(folder, set())
+            with contextlib.suppress(OSError):
+                handler.close()
+                path.unlink(missing_ok=True)
+    if place.made(folder / ".hydra"):
+        shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    place.remove_empty(folder)
+    return ""
 
 
-def remove_if_only(folder: Path, names: set[str]) -> None:
-    """Remove a folder that holds nothing but these files, and then `runs`, `sweeps` and `outputs` if they are empty."""
-    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= names:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
-        if folder.parent.name in ("runs", "sweeps", "outputs"):
-            remove_if_only(folder.parent, set())
+def tidy(command: Command) -> None:
+    """Remove the folder of a sweep of which no job has left anything."""
+    place = command.place
+    if place is None or not place.made(place.target) or not place.target.is_dir():
+        return
+    if [path.name for path in place.target.iterdir()] == ["multirun.yaml"]:
+        (place.target / "multirun.yaml").unlink()
+        place.remove_empty(place.target)

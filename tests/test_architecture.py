@@ -14,7 +14,7 @@ PACKAGE = ROOT / "camtrain"
 
 # From the ground up: a package may import those on lower floors and itself, but none beside it on its own floor.
 FLOORS = [
-    ("errors", "streams", "normalisation", "regions", "arms"),
+    ("errors", "streams", "normalisation", "regions", "arms", "interrupts"),
     ("files", "importing", "config.options"),
     ("config",),
     ("device",),

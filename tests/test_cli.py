@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,10 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 import pytest
 import torch
-from conftest import PRESETS, QUICK, ROOT, TINY, Command
+from conftest import PRESETS, QUICK, ROOT, TINY, Command, in_process
+from PIL import Image
+
+from camtrain.cli import place_of, trouble
+from camtrain.files import write_atomically
 
 
 def test_a_sweep_is_checked_before_its_first_job(tmp_path: Path, run_command: Command) -> None:
@@ -26,7 +32,9 @@ def test_a_sweep_is_checked_before_its_first_job(tmp_path: Path, run_command: Co
 
 
 WRONG = {
-    "model=resnet19": r"model=resnet19: no such choice; choose one of .*resnet18",
+    "model=resnet19": r"model=resnet19: no such choice \(did you mean resnet18\?\); choose one of .*resnet34",
+    "model=ResNet50": r"model=ResNet50: no such choice \(did you mean resnet50\?\); choose one of",
+    "model=tests": r"model=tests: no such choice; .*any other classifier of torchvision: model.name=tests$",
     "dataset=folder": r"dataset.root is not set",
     "dataset=folder dataset.root=nowhere": r"dataset.root=nowhere: there is no such folder",
     "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, term, weight",
@@ -39,12 +47,20 @@ WRONG = {
     "optim.lr=0": r"optim.lr=0 is out of range: it must be above 0",
     "dataset.crop_scale=[0.9,0.2]": r"dataset.crop_scale=\[0.9, 0.2\] must be two shares",
     "dataset.flip=maybe": r"dataset.flip: maybe does not fit; it must be true or false",
-    "dataset.root=x": r"dataset.root: no such key; dataset has name, image_size",
+    "dataset.root=x": r"dataset.root: no such key of this data set, but of dataset=folder, voc2007, .*",
     "sed=1": r"sed: no such key \(did you mean seed\?\); there are dataset, model",
     "epochs=3": r"epochs: no such key \(did you mean trainer.epochs\?\)",
+    "root=x": r"root: no such key \(did you mean dataset.root\?\)",
     "--epochs 3": r"--epochs: no such flag; settings are written KEY=VALUE",
-    "dataset=folder dataset.root=~/x": r"cannot read 'dataset.root=~/x'; .*quotes: 'dataset.root=\"~/x\"'",
-    "cam.weight=[1": r"cannot read 'cam.weight=\[1'; a value with special characters",
+    "--optim.lr=1": r"--optim.lr=1: no such flag; settings are written KEY=VALUE, for instance optim.lr=1$",
+    "-seed=1": r"-seed=1: no such flag; settings are written KEY=VALUE, for instance seed=1$",
+    "dataset=folder dataset.root=~/x": r"dataset.root=~/x: there is no such folder",
+    "dataset=folder dataset.root=~no_such_account/x": r"dataset.root=~no_such_account/x: there is no such folder",
+    "cam.weight=[1": r"cannot read 'cam.weight=\[1'; cam.weight must be a number or auto$",
+    "hydra.job.name=a[1": r"cannot read .* quotes within quotes: 'hydra.job.name=\"a\[1\"'$",
+    "train": r"train: settings are written KEY=VALUE, without blanks around the =; did you mean task=train\?$",
+    "optim.lr = 1": r"optim.lr: settings are written KEY=VALUE, .*; did you mean optim.lr=VALUE\?$",
+    "task=eval": r"task: eval does not fit; it must be one of train, layers, data, evaluate, explain, report",
     "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer; it has .*layer3 \(4 x 4\)",
     "model.name=resnet19": r"model.name=resnet19: no such network",
     "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",
@@ -52,7 +68,13 @@ WRONG = {
     "cam.variant=eigencam": r"cam.variant=eigencam can be measured, by evaluate.maps=\[eigencam\], but not trained",
     "+cam.wieght=5": r"cam.wieght: no such key",
     "cam=null": r".*cam=null: a group is set to the name of one of its choices",
-    "cam.weight=1,2": r"cam.weight=1,2: several values for one key are a sweep; write camtrain -m",
+    "cam.weight=1,2": r"cam.weight=1,2: several values .* a sweep; write camtrain -m cam.weight=1,2, .*cam.weight=1.2$",
+    "seed=0,1": r"seed=0,1: several values for one key are a sweep; write camtrain -m seed=0,1$",
+    "dataset.image_size=32,48": r"dataset.image_size=32,48: .* in brackets: 'dataset.image_size=\[32,48\]'$",
+    "seed=0,1,2": r"seed=0,1,2: several values for one key are a sweep; write camtrain -m seed=0,1,2$",
+    "dataset.crop_scale=0.4,1": r"dataset.crop_scale=0.4,1: a list stands in brackets: 'dataset.crop_scale=\[0.4,1\]'$",
+    "evaluate.maps=cam": r"evaluate.maps: .* does not fit; it must be a list, .* brackets: evaluate.maps=\[\.\.\.\]$",
+    "evaluate.maps=[cam": r"cannot read .*; a list stands in brackets: 'evaluate.maps=\[cam\]'$",
     "cam.weight=null": r"cam.weight: this value does not fit; it must be a number or auto",
     "cam.weight=inf": r"cam.weight=inf is out of range: it must be at least 0 and finite",
     "model=resnet18 model.layer=layer2 dataset.image_size=64": r"model.layer=layer2: a batch norm behind it",
@@ -114,6 +136,108 @@ def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path, run_command: C
     assert done.returncode == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
     assert not list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("where", ["results/first", "first", "../mine/first"])
+def test_only_what_the_command_made_is_removed(where: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "results").mkdir(parents=True)
+    done = in_process("dataset=fake", "model.layer=layer9", f"hydra.run.dir={where}", cwd=mine)
+    assert done.returncode == 2
+    assert [entry.name for entry in mine.iterdir()] == ["results"]
+    assert not list((mine / "results").iterdir())
+
+
+def test_what_was_in_the_run_folder_stays(tmp_path: Path, run_command: Command) -> None:
+    (tmp_path / "mine" / ".hydra").mkdir(parents=True)
+    (tmp_path / "mine" / "camtrain.log").write_text("mine\n")
+    assert run_command("dataset=fake", "model.layer=layer9", "hydra.run.dir=mine").returncode == 2
+    assert (tmp_path / "mine" / ".hydra").is_dir()
+    assert (tmp_path / "mine" / "camtrain.log").read_text().startswith("mine\n")
+
+
+def test_a_folder_that_cannot_be_removed_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one on which a volume is mounted."""
+
+    def busy(_folder: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    place = place_of(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rmdir", busy)
+        place.remove_empty(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    place.remove_empty(tmp_path / "a" / "b")
+    assert tmp_path.is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_the_system_name_what_is_at_fault(tmp_path: Path) -> None:
+    place = place_of(tmp_path / "outputs" / "run")
+    denied, full = (os.strerror(number) for number in (errno.EACCES, errno.ENOSPC))
+    data, run = tmp_path / "data", tmp_path / "outputs" / "run" / "result.json"
+    another = "choose another folder with hydra.run.dir=FOLDER"
+    cases = [
+        (
+            OSError(errno.EACCES, denied, str(data)),
+            f"{data}: {denied}; allow this account to use it, or choose another",
+        ),
+        (OSError(errno.EACCES, denied, str(run)), f"{run}: {denied}; {another}"),
+        (OSError(errno.ENOSPC, full, str(run)), f"{run}: {full}; make room there, or {another}"),
+        (OSError(errno.ENOSPC, full, str(data)), f"{data}: {full}; make room there"),
+        (OSError(errno.ENOSPC, full), f"{place.target}: {full}; make room there, or {another}"),
+        (OSError(errno.EIO, "broken", str(data)), f"{data}: broken"),
+    ]
+    for error, expected in cases:
+        assert trouble(error, place) == expected
+    assert trouble(OSError(errno.ENOSPC, full), None, "standard output") == f"standard output: {full}; make room there"
+
+
+def test_a_users_paths_start_where_the_command_does(tmp_path: Path, run_command: Command) -> None:
+    for split in ("train", "val"):
+        for kind in ("cat", "it's"):
+            (tmp_path / "1e5,true" / split / kind).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(tmp_path / "1e5,true" / split / kind / "a.png")
+    data = ("task=data", "dataset=folder", "dataset.root=1e5,true", "dataset.image_size=16")
+    done = run_command(*data, "hydra.job.chdir=true", "hydra.run.dir=o,u't")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o,u't" / "contact_sheet.png").is_file()
+
+
+def test_a_signal_while_a_checkpoint_is_written(
+    tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(opened: BinaryIO) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        opened.write(b"all")
+
+    monkeypatch.setattr("camtrain.tasks.train.save_state", lambda _, folder: write_atomically(folder / "state", write))
+    done = run_command(*TINY, *QUICK, "trainer.max_steps=1", "hydra.run.dir=run")
+    run = tmp_path / "run"
+    said = f"camtrain: stopped by SIGTERM; what was done so far is in {run}\n"
+    assert (done.returncode, done.stderr) == (143, said)
+    assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
+    assert (run / "state").read_bytes() == b"all"
+    assert not list(run.rglob("*.partial"))
+
+
+def test_a_full_disk(tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written any more from the first checkpoint on."""
+
+    def save(_state: object, _folder: Path) -> None:
+        monkeypatch.setattr("os.fsync", full)
+        full()
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("camtrain.tasks.train.save_state", save)
+    done = run_command(*TINY, *QUICK, "trainer.max_steps=1", "hydra.run.dir=run")
+    assert done.returncode == 2
+    assert re.fullmatch(r"camtrain: error: .*run: No space left on device; make room there, .*\n", done.stderr)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_sweep_goes_on_after_a_job_that_cannot_run(tmp_path: Path, run_command: Command) -> None:

@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from camtrain.cli import CONF, current_name
+from camtrain.cli import CONF
+from camtrain.config.arguments import prepared
 from camtrain.config.hydra_store import register
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -54,7 +55,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 @pytest.mark.parametrize("words", [words for page in PAGES for words in commands(page)], ids=" ".join)
 def test_commands_fit_the_schema(words: list[str]) -> None:
-    parsed = OverridesParser.create().parse_overrides([current_name(word) for word in words if word != "-m"])
+    parsed = OverridesParser.create().parse_overrides([word for word in prepared(words) if word != "-m"])
     assert "-m" in words or not any(override.is_sweep_override() for override in parsed), "several values without -m"
     overrides = [
         f"{override.get_key_element()}={next(override.sweep_string_iterator())}"

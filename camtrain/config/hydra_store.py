@@ -1,12 +1,13 @@
 """Between Hydra and the dataclasses: registers the schema, and turns composed and stored trees into a :class:`Config`.
 
-The only module beside the command line and its error messages that knows Hydra and OmegaConf.
+Beside the command line, its arguments and its error messages the only module that knows Hydra and OmegaConf.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -14,10 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camtrain.config.messages import message
-from camtrain.config.options import CamConfig, DatasetName
+from camtrain.config.options import AUTO, CamConfig, DatasetName
 from camtrain.config.schema import DATASETS, RENAMED, Config
 from camtrain.config.validate import check, check_trainable, check_values
 from camtrain.errors import UserError
+from camtrain.files import absolute
+
+PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs")
+"""Keys that may hold a path which is needed again after the command."""
 
 
 def register() -> None:
@@ -35,7 +40,7 @@ def register() -> None:
 
 
 def typed(cfg: DictConfig) -> Config:
-    """The composed configuration as checked dataclasses.
+    """The composed configuration as checked dataclasses, whose paths mean the same from any folder.
 
     Raises:
         UserError: a key that does not exist, a value that is missing or out of its range, or arms that cannot be.
@@ -48,7 +53,25 @@ def typed(cfg: DictConfig) -> Config:
     assert isinstance(config, Config)
     check(config)
     cam_of_arms(config)
+    make_absolute(config)
     return config
+
+
+def make_absolute(config: Config, keys: Sequence[str] = PATHS) -> None:
+    """Replace paths that start from the present or a home folder; `model.weights` may be a name, which stays."""
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        holder = getattr(config, section) if section else config
+        value = getattr(holder, name, None)
+        if isinstance(value, list):
+            setattr(holder, name, [_absolute(key, str(path)) for path in value])
+        elif isinstance(value, str):
+            setattr(holder, name, _absolute(key, value))
+
+
+def _absolute(key: str, path: str) -> str:
+    named = key == "model.weights" and not path.startswith("~") and not Path(path).is_file()
+    return path if named or path == AUTO or "://" in path else absolute(path)
 
 
 def unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

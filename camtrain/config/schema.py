@@ -306,7 +306,8 @@ class Config:
         None, 'images to explain: a file, a folder, a pattern such as "photos/*.jpg", or a list [a.jpg,b.png] of these'
     )
     class_name: str | None = setting(
-        None, "class whose maps explain draws, on the command line also `class=NAME`; null: the predicted class"
+        None,
+        "class whose maps explain draws, on the command line also `class=NAME`; if not given, the predicted class",
     )
 
 

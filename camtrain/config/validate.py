@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from camtrain.arms import CONTROL
 from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, check_range
 from camtrain.config.schema import DATASETS, MISSING, Config, DatasetConfig, FolderConfig, PublishedConfig, keys
 from camtrain.errors import UserError
+from camtrain.files import expanded
 
 NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",)}
 """Keys that a task cannot do without."""
@@ -79,8 +79,8 @@ def check_needed(config: Config) -> None:
     for key in NEEDED.get(config.task, ()):
         if not getattr(config, key):
             raise UserError(f"{key} is not set: give it as {key}={'FOLDER' if key.startswith('run') else 'PATH'}")
-        if key == "run" and not Path(str(config.run)).expanduser().is_dir():
-            raise UserError(f"run={config.run}: there is no such folder")
+        if key == "run":
+            check_folder(key, str(config.run))
 
 
 def check_trainable(cam: CamConfig, prefix: str) -> None:
@@ -105,12 +105,22 @@ def check_dataset(dataset: DatasetConfig) -> None:
         if dataset.channels not in (1, 3):
             raise UserError(f"dataset.channels={dataset.channels}: image files have 1 (grey) or 3")
         download = isinstance(dataset, PublishedConfig) and dataset.download
-        if not download and not Path(dataset.root).expanduser().is_dir():
-            raise UserError(f"dataset.root={dataset.root}: there is no such folder")
+        if not download:
+            check_folder("dataset.root", dataset.root)
     if isinstance(dataset, FolderConfig):
         named = dataset.annotations if isinstance(dataset.annotations, list) else [dataset.annotations]
         if not all(isinstance(name, str) for name in named if name is not None):
             raise UserError(f"dataset.annotations={dataset.annotations}: it must be a file, a folder, a list or null")
+
+
+def check_folder(key: str, path: str) -> None:
+    """Raise :class:`UserError` for a path that is not that of a folder."""
+    place = expanded(path)
+    if not place.is_dir():
+        archive = place.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+        remedy = "unpack it, and give the folder" if archive else "give a folder"
+        problem = f"this is a file; {remedy}" if place.exists() else "there is no such folder"
+        raise UserError(f"{key}={path}: {problem}")
 
 
 def image_shape(dataset: DatasetConfig) -> tuple[int, int, int]:
@@ -127,7 +137,7 @@ def image_shape(dataset: DatasetConfig) -> tuple[int, int, int]:
 def crop_range(dataset: DatasetConfig) -> tuple[float, float]:
     """Smallest and largest share of the image that a training crop covers."""
     if len(dataset.crop_scale) != 2 or dataset.crop_scale[0] > dataset.crop_scale[1]:
-        raise UserError(f"dataset.crop_scale={dataset.crop_scale} must be two shares, the smaller one first: [0.4, 1]")
+        raise UserError(f"dataset.crop_scale={dataset.crop_scale} must be two shares, the smaller one first: [0.4,1]")
     return dataset.crop_scale[0], dataset.crop_scale[1]
 
 

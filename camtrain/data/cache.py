@@ -52,8 +52,18 @@ PARTIAL = re.compile(r"[0-9a-f]{32}\.\d+-[0-9a-f]{8}\.partial")
 
 
 def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/camtrain`, or `~/.cache/camtrain`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camtrain"
+    """`$XDG_CACHE_HOME/camtrain`, or `~/.cache/camtrain`.
+
+    Raises:
+        UserError: there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camtrain"
+    except RuntimeError as error:
+        raise UserError(
+            "dataset.cache=auto: this account has no home folder; give a folder (dataset.cache=FOLDER), or decode the"
+            " images in every epoch (dataset.cache=null)"
+        ) from error
 
 
 def key(listing: Listing, rule: Rule) -> str:

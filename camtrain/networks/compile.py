@@ -52,6 +52,21 @@ def compile_network(network: Classifier, layer: Layer, backend: str = "inductor"
         network.runs[mode] = cast("Callable[[Tensor], tuple[Tensor, Tensor]]", run)
 
 
+def check_compiler(device: torch.device) -> None:
+    """Compile something tiny, so that it is known before a run begins whether this machine can.
+
+    Raises:
+        UserError: it cannot, such as for want of a C++ compiler.
+    """
+    try:
+        torch.compile(lambda values: values.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever the compiler and what it calls may raise
+        raise UserError(
+            f"trainer.compile=true: torch cannot compile here ({first_line(error)}); install a C++ compiler such as"
+            " g++, or leave trainer.compile out"
+        ) from error
+
+
 def trace(network: nn.Module, name: str, layer: Layer) -> nn.Module:
     """The network rewritten to return logits and the grid of a layer, through which the logits are computed.
 

@@ -122,6 +122,8 @@ def _state(weights: str, name: str) -> dict[str, Tensor]:
     if weights not in (*names, "DEFAULT") or not names:
         choices = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"{label}: no such file; give a file of weights{choices}")
+    if torch.hub.get_dir().startswith("~"):  # torch would make a folder of that name here
+        raise UserError(f"{label}: this account has no home folder; set TORCH_HOME=FOLDER, or give a file of weights")
     entry: Any = models.get_model_weights(name)[weights]
     file = FilePath(torch.hub.get_dir(), "checkpoints", FilePath(entry.url).name)
     if os.access(file, os.F_OK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -302,6 +303,21 @@ def reserve_folder(folder: Path) -> None:
         os.close(os.open(folder / NAME, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
         raise UserError(f"{folder} already holds a run: choose another hydra.run.dir=FOLDER") from None
+
+
+def release_folder(folder: Path) -> None:
+    """Give back a folder in which nothing was done."""
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def mark(folder: Path, status: str) -> None:
+    """Set the status in the `result.json` that is there, in its own place: on a full disk it must not grow."""
+    with contextlib.suppress(OSError, ValueError), (folder / NAME).open("r+b") as opened:
+        tree = json.load(opened)
+        shorter = json.dumps(tree | {"status": status}, ensure_ascii=False)  # without what indents its lines
+        opened.seek(0)
+        opened.write(shorter.encode(errors="backslashreplace"))
+        opened.truncate()
 
 
 def write(folder: Path, result: RunResult) -> dict[str, Any]:

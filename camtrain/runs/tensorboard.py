@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -12,12 +14,21 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from camtrain.errors import UserError
+from camtrain.files import printable
+
 
 class Board:
     """Writers of a run, `<folder>/<arm>/`. The step of everything is the number of epochs done."""
 
     def __init__(self, folder: Path, arms: Sequence[str]) -> None:
-        self.writers = {arm: SummaryWriter(str(folder / arm)) for arm in arms}
+        self.writers: dict[str, SummaryWriter] = {}
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(_errors_come_back())
+            for arm in arms:
+                self.writers[arm] = SummaryWriter(str(folder / arm))
+                opened.callback(self.writers[arm].close)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Board:
         return self
@@ -25,8 +36,7 @@ class Board:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for writer in self.writers.values():
-            writer.close()
+        self._opened.__exit__(kind, error, trace)
 
     def scalars(self, figures: Mapping[str, Mapping[str, float]], epochs_done: int) -> None:
         """Every finite figure of every arm under its tag."""
@@ -48,8 +58,36 @@ class Board:
 
     def hparams(self, parameters: Mapping[str, str | float | bool], final: Mapping[str, Mapping[str, float]]) -> None:
         """Hyperparameters and final figures, through each arm's own writer: `add_hparams` would open a third run."""
+        shown = {key: printable(value) if isinstance(value, str) else value for key, value in parameters.items()}
         for arm, writer in self.writers.items():
             metrics = {tag: value for tag, value in final[arm].items() if math.isfinite(value)}
             assert writer.file_writer is not None
-            for summary in hparams({**parameters, "arm": arm}, metrics):
+            for summary in hparams({**shown, "arm": arm}, metrics):
                 writer.file_writer.add_summary(summary)
+
+
+def check_name(folder: Path) -> None:
+    """Raise :class:`UserError` for a folder that TensorBoard cannot write into because its name is not UTF-8."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder}: TensorBoard cannot write into a folder whose name is not UTF-8; choose another"
+            " hydra.run.dir=FOLDER"
+        ) from None
+
+
+@contextlib.contextmanager
+def _errors_come_back() -> Iterator[None]:
+    """A writer's thread says nothing of an error such as a full disk: its writer raises it at the next call."""
+    former = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            former(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = former

@@ -20,11 +20,10 @@ from camtrain.data.images import ImageSet, relabelled
 from camtrain.device import prepare_device, worker_threads
 from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.every_epoch import evaluate
-from camtrain.runs import result
 from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
 from camtrain.runs.facts import title as run_title
 from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
-from camtrain.runs.result import DIVERGED, ArmResult, RunResult, Timing
+from camtrain.runs.result import ArmResult, RunResult, Timing
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.checks import check_maps
@@ -51,19 +50,16 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
     """
     assert config.run is not None
     device = prepare_device(config.trainer)
-    finished = read(Path(config.run).expanduser())
+    finished = read(Path(config.run))
     own = combined(config, finished, chosen)
     trained = networks(finished, device)
     check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result.model.layer)
     val_set = fitting(own, finished)
-    result.reserve_folder(folder)
     record = RunRecord(folder, first_result(finished, own, val_set, device), {name: {} for name in trained})
     log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result.data.name)
-    session.log_introduction(record)
 
-    status = "failed"
-    record.save("running")
-    try:
+    with record.running():
+        session.log_introduction(record)
         with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
             context = session.evaluation_context(own, trained, val_set, device, bar.set_description)
             evaluated = evaluate(trained, context.batches(None), context.method, context.measured)
@@ -74,14 +70,8 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
             figures = {**evaluated.measured.means[name], **after.measured.means[name]}
             record.result.arms[name] = ArmResult([figures])
         outcome = session.write_report(record, title(own, record.result.seed))
-        status = "completed"
-    except (KeyboardInterrupt, Diverged) as error:
-        status = DIVERGED if isinstance(error, Diverged) else "interrupted"
-        raise
-    finally:
-        written = record.save(status)
     session.log_summary(folder, outcome)
-    return written
+    return record.result
 
 
 def title(config: Config, trained_seed: int) -> str:
@@ -91,24 +81,25 @@ def title(config: Config, trained_seed: int) -> str:
 
 
 def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Config:
-    """The run's configuration with what was asked for on the command line.
+    """The run's configuration with what was asked for on the command line; settings of the data set alone are changes
+    of the run's own.
 
     Raises:
-        UserError: settings of a data set without the data set.
+        UserError: images of other channels than the run's networks take.
     """
     theirs = finished.config
     dataset = theirs.dataset
-    settings = sorted(key for key in chosen if key.startswith("dataset."))
+    settings = {key.removeprefix("dataset.") for key in chosen if key.startswith("dataset.")}
     if "dataset" in chosen:
-        if "dataset.channels" in chosen and config.dataset.channels != dataset.channels:
-            raise UserError(f"dataset.channels={config.dataset.channels}: the run's networks take {dataset.channels}")
-        kept = {key for key in ("image_size", "fit", "channels") if f"dataset.{key}" not in chosen}
-        dataset = replace(config.dataset, **{key: getattr(dataset, key) for key in kept})
-        if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
-            # Nothing is trained on here: what the run was trained on stays on record.
-            dataset = replace(dataset, train=theirs.dataset.train)
-    elif settings:
-        raise UserError(f"{settings[0]}: choose the data set with it: dataset=NAME {settings[0]}=VALUE")
+        kept = {"image_size", "fit", "channels"} - settings
+        dataset = replace(config.dataset, **{name: getattr(dataset, name) for name in kept})
+    else:
+        dataset = replace(dataset, **{name: getattr(config.dataset, name) for name in settings})
+    if dataset.channels != theirs.dataset.channels:
+        raise UserError(f"dataset.channels={dataset.channels}: the run's networks take {theirs.dataset.channels}")
+    if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):
+        # Nothing is trained on here: what the run was trained on stays on record.
+        dataset = replace(dataset, train=theirs.dataset.train)
     span = finished.result.data.intensity_range
     if dataset.intensity_range is None and span is not None:
         dataset = replace(dataset, intensity_range=list(span))

@@ -7,6 +7,7 @@ import glob
 import logging
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -234,7 +235,7 @@ def chosen(places: Sequence[Path], otherwise: str, folder: str | None = None) ->
     paths = [path for path in files if is_image(path)]
     notes = list(counted("file% left out", ((path, why_left_out(path)) for path in files if not is_image(path))))
     if folder is not None and any(path.is_dir() and not is_system(path.name) for path in places):
-        notes.append(f"folders below are not looked into; 'images={folder}/**' does that as well")
+        notes.append(f"folders below are not looked into; {shlex.quote(f'images={folder}/**')} does that as well")
     if not paths:
         raise UserError("; ".join([otherwise, *notes]))
     return Chosen(paths, notes)

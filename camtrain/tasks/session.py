@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +18,18 @@ from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches, one_batch
 from camtrain.data.images import ImageSet
 from camtrain.device import memory_format, worker_threads
+from camtrain.errors import Diverged
 from camtrain.evaluation.after_training import AfterTraining, measure_after_training
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
+from camtrain.interrupts import deferred, interruption
 from camtrain.networks.build import untrained
 from camtrain.networks.classifier import Classifier
 from camtrain.report import build, console, tables
 from camtrain.report.gallery import Views, choose_gallery, write_gallery
 from camtrain.runs import result
 from camtrain.runs.images import write_images
-from camtrain.runs.result import Control, RunResult
+from camtrain.runs.result import DIVERGED, Control, RunResult
 from camtrain.streams import Stream, torch_seed
 
 log = logging.getLogger("camtrain")
@@ -73,6 +76,33 @@ class RunRecord:
         self.result.timing.seconds = time.perf_counter() - self.started
         result.write(self.folder, self.result)
         return self.result
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Take the run folder, and keep the status up to date while the block works: running, and then completed,
+        interrupted, diverged or failed.
+
+        Raises:
+            UserError: another run has the folder.
+            OSError: nothing can be written there; where that shows at once nothing is left behind.
+        """
+        result.reserve_folder(self.folder)
+        try:
+            self.save("running")
+        except OSError:
+            result.release_folder(self.folder)
+            raise
+        try:
+            yield
+            self.save("completed")
+        except BaseException as error:
+            status = DIVERGED if isinstance(error, Diverged) else "interrupted" if interruption(error) else "failed"
+            with deferred():
+                try:
+                    self.save(status)
+                except OSError:
+                    result.mark(self.folder, status)
+            raise
 
 
 def measure_final(

@@ -26,7 +26,6 @@ from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.images import ImageSet, shared_files
 from camtrain.device import compute_dtype, memory_format, prepare_device, worker_threads
-from camtrain.errors import Diverged
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
 from camtrain.loss.balance import default_share
@@ -34,16 +33,15 @@ from camtrain.loss.terms import NEED_REGIONS
 from camtrain.metrics import classification, learning_curves
 from camtrain.networks.build import Built, build
 from camtrain.networks.capture import probe_routes
-from camtrain.networks.compile import compile_network
+from camtrain.networks.compile import check_compiler, compile_network
 from camtrain.networks.head_layer import final_layer
 from camtrain.networks.weights import is_pretrained
 from camtrain.report import console, tables
 from camtrain.report.console import tensorboard_command
 from camtrain.report.gallery import strips
-from camtrain.runs import result
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
-from camtrain.runs.result import DIVERGED, ArmResult, RunResult, Timing
-from camtrain.runs.tensorboard import Board
+from camtrain.runs.result import ArmResult, RunResult, Timing
+from camtrain.runs.tensorboard import Board, check_name
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
@@ -97,18 +95,16 @@ def train(config: Config, folder: Path) -> RunResult:
         Diverged: a loss, logits or maps are no longer finite. What was measured until then is kept.
     """
     # ---- set up: everything that can be wrong is found before the run folder is taken
+    check_name(folder)
     setup = set_up(config)
-    result.reserve_folder(folder)
     state = TrainingState(setup.arms)
     networks = {arm.name: arm.network for arm in setup.arms}
     context = session.evaluation_context(config, networks, setup.val_set, setup.device)
     record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
-    session.log_introduction(record)
 
     # ---- train, measure, report
-    status = "failed"
-    record.save("running")
-    try:
+    with record.running():
+        session.log_introduction(record)
         with (
             closing(_batches(setup, config.trainer.epochs)) as batches,
             Board(folder / "tb", list(networks)) as board,
@@ -129,16 +125,10 @@ def train(config: Config, folder: Path) -> RunResult:
             for arm in state.arms:
                 save_weights(arm, folder / arm.name)
             outcome = _finish(setup, state, context, evaluated, record, board)
-        status = "completed"
-    except (KeyboardInterrupt, Diverged) as error:
-        status = DIVERGED if isinstance(error, Diverged) else "interrupted"
-        raise
-    finally:
-        finished = record.save(status)
 
     session.log_summary(folder, outcome)
     log.info("TensorBoard  %s --logdir %s", tensorboard_command(), shlex.quote(str(folder / "tb")))
-    return finished
+    return record.result
 
 
 def set_up(config: Config) -> Setup:
@@ -148,6 +138,8 @@ def set_up(config: Config) -> Setup:
         UserError: they do not.
     """
     device = prepare_device(config.trainer)
+    if config.trainer.compile:
+        check_compiler(device)
     cams = cam_of_arms(config)
     guided = any(cam.term in NEED_REGIONS for cam in cams.values())
     train_set, val_set = build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import Command
 
-from camtrain.cli import current_name
+from camtrain.config.arguments import current_name
 from camtrain.config.hydra_store import from_tree, to_tree
 from camtrain.config.schema import RENAMED, Config, FolderConfig, keys
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ def paint(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) ->
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 
 
+ODD = os.fsdecode(b'caf\xe9 \xf0\x9f\x98\x80\n"a".png')
+"""A file name that is not UTF-8, in two lines."""
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a short training on three colours, whose images are still there for validation only."""
@@ -52,8 +57,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(place: Path) -> None:
         paint(place / "set" / "train", COLOURS, 8)
         paint(place / "set" / "val", COLOURS, 3)
+        (place / "set" / "val" / "blue" / "2.png").rename(place / "set" / "val" / "blue" / ODD)
         small = ("dataset.image_size=32", "dataset.crop_scale=[1.0,1.0]", "trainer.epochs=3", "trainer.batch_size=8")
-        data = ("dataset=folder", f"dataset.root={place / 'set'}", *small)
+        data = ("dataset=folder", "dataset.root=set", *small)
         done = in_process(*data, *FEW, "hydra.run.dir=run", cwd=place)
         assert done.returncode == 0, done.stderr
         shutil.rmtree(place / "set" / "train")
@@ -104,13 +110,24 @@ def test_other_images_with_some_of_the_classes(trained: Path, run_command: Comma
     assert after["arms"]["baseline"]["final"]["accuracy/val"] == pytest.approx(accuracy)
 
 
+def test_names_that_are_not_utf_8_are_in_every_file(trained: Path) -> None:
+    with (trained / "pictures.csv").open(newline="", encoding="utf-8") as opened:
+        names = [row["picture"] for row in csv.DictReader(opened)]
+    assert str(trained.parent / "set" / "val" / "blue" / ODD).replace("\udce9", "\\udce9") in names
+    assert result_of(trained)["status"] == "completed"
+    assert "class" in (trained / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_runs_folder_of_images_is_found_from_anywhere(trained: Path) -> None:
+    assert result_of(trained)["config"]["dataset"]["root"] == str(trained.parent / "set")
+
+
 def test_a_set_of_one_class(trained: Path, run_command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "other" / "val", {"green": COLOURS["green"]}, 4)
-    done = run_command(
-        "task=evaluate", f"run={trained}", "dataset=folder", "dataset.root=other", *FEW, "hydra.run.dir=again"
-    )
+    done = run_command("task=evaluate", f"run={trained}", "dataset.root=other", *FEW, "hydra.run.dir=again")
     assert done.returncode == 0, done.stderr
     assert "training images" not in done.stdout
+    assert result_of(tmp_path / "again")["config"]["dataset"]["root"] == str(tmp_path / "other")
     assert 0 <= result_of(tmp_path / "again")["arms"]["regularised"]["final"]["accuracy/val"] <= 1
 
 
@@ -119,7 +136,7 @@ def test_mistakes_are_one_line_and_write_nothing(trained: Path, run_command: Com
     cases = {
         (f"run={trained}", "dataset=folder", "dataset.root=other"): "does not know the class violet",
         (f"run={trained}", "dataset=shapes_multi"): "it has several classes per image, the run was trained with one",
-        (f"run={trained}", "dataset.image_size=64"): "choose the data set with it",
+        (f"run={trained}", "dataset.objects=2"): "no such key of this data set, but of dataset=shapes",
         ("run=nowhere",): "there is no such folder",
         ("run=other",): "result.json",
         (): "run is not set",

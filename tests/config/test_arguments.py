@@ -1,0 +1,96 @@
+"""Arguments as users type them, and what Hydra makes of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra.errors import OverrideParseException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from camtrain.config.arguments import dataset_of_run, hint_of, is_list, jobs_to_check, parsed, prepared, raw_text
+from camtrain.config.messages import message
+
+TYPED = (
+    *("lr=0.1", "cats,dogs", "100%", "me@home", "no#1", "bob's", "a$b", "mine (1)", "a:b", "two  blanks", " before"),
+    *("C:\\pics", "end\\", "end\\\\", "x{y}", "a!b", "a&b", "a+b", "ünï", "null", "NULL", "None", "nan", "007", "1e5"),
+    *("1_0", "true", "~/x", '"', "'", '"a" b', "[x]", "choice(a,b)", "caf\udce9", "line\nbreak", "\N{GRINNING FACE}"),
+)
+
+
+@pytest.mark.parametrize("value", TYPED)
+def test_text_is_what_was_typed(value: str) -> None:
+    assert parsed(raw_text(f"dataset.root={value}", sweep=False)).value() == value
+    assert parsed(raw_text(f"run={value}", sweep=False)).value() == value
+    assert parsed(raw_text(f"++hydra.run.dir={value}", sweep=False)).value() == value
+
+
+@given(st.text(st.characters(exclude_characters="\0"), min_size=1))
+def test_any_text_is_what_was_typed(value: str) -> None:
+    written = raw_text(f"class_name={value}", sweep=False)
+    if "${" not in value and not (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+        assert parsed(written).value() == value
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *('dataset.root="my images"', "dataset.root=${oc.env:DATA}", "dataset.root=", "model.weights=null"),
+        *("optim.lr=1e-3", "evaluate.maps=[cam,gradcam]", "cam.weight=auto", "dataset=folder", "-m", "--cfg", "x,y"),
+    ],
+)
+def test_everything_else_is_left_to_hydra(argument: str) -> None:
+    assert raw_text(argument, sweep=False) == argument
+
+
+@pytest.mark.parametrize(
+    ("value", "values"),
+    [
+        ("true,1e5", ["true", "1e5"]),
+        ("bob's, cats", ["bob's", "cats"]),
+        ('"a,b",c', ["a,b", "c"]),
+        ("a\\,b,c", ["a,b", "c"]),
+        ("choice(a,b)", ["a", "b"]),
+    ],
+)
+def test_commas_of_a_sweep_keep_their_meaning(value: str, values: list[str]) -> None:
+    jobs = jobs_to_check(prepared(["dataset=folder", f"dataset.root={value}", "-m"])[1:], sweep=True)
+    assert [parsed(job[1]).value() for job in jobs] == values
+
+
+def test_a_list_of_texts_holds_what_was_typed() -> None:
+    written = raw_text("""images=[1e5,bob's.jpg,"a,b.png", x y.gif]""", sweep=False)
+    assert parsed(written).value() == ["1e5", "bob's.jpg", "a,b.png", "x y.gif"]
+    assert parsed(raw_text("images=[1].jpg", sweep=False)).value() == "[1].jpg"
+
+
+def test_advice_can_be_pasted_into_a_shell() -> None:
+    for value in ("[bob's", "[a$b", "[a`b", "[end\\", '[q"'):
+        with pytest.raises(OverrideParseException) as raised:
+            parsed(f"hydra.job.name={value}")
+        advice = message(raised.value).partition("quotes within quotes: ")[2]
+        typed = subprocess.run(["sh", "-c", f"printf %s {advice}"], capture_output=True, text=True, check=True).stdout
+        assert parsed(typed).value() == value
+
+
+def test_types_of_keys_are_known_for_every_data_set() -> None:
+    assert hint_of("dataset.root") is str
+    assert hint_of("class_name") == str | None
+    assert hint_of("nothing") is None
+    assert is_list("evaluate.image_epochs")
+    assert not is_list("dataset.root")
+
+
+def test_the_data_set_of_a_run_is_implied_by_its_settings(tmp_path: Path) -> None:
+    config = {"dataset": {"name": "folder", "root": "/it's"}}
+    (tmp_path / "result.json").write_text(json.dumps({"config": config}))
+    evaluate = ["task=evaluate", f"run={tmp_path}"]
+    assert dataset_of_run([*evaluate, "dataset.root=other"]) == ["dataset=folder"]
+    assert dataset_of_run([*evaluate, "dataset.void=1"]) == ["dataset=folder", 'dataset.root="/it\'s"']
+    assert dataset_of_run(evaluate) == []
+    assert dataset_of_run([*evaluate, "dataset=shapes", "dataset.val=8"]) == []
+    assert dataset_of_run(["task=evaluate", "run=nowhere", "dataset.val=8"]) == []
+    assert dataset_of_run([f"run={tmp_path}", "dataset.val=8"]) == []

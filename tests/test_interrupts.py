@@ -1,0 +1,57 @@
+"""Signals that ask the program to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from camtrain.interrupts import Stopped, deferred, interruption, raised
+
+
+def test_signals_become_exceptions_and_the_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped) as stopped, raised():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raised(), deferred():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_one_signal_waits_and_a_second_does_not() -> None:
+    sent = []
+
+    def work(*numbers: signal.Signals) -> None:
+        with raised(), deferred():
+            for number in numbers:
+                os.kill(os.getpid(), number)
+                sent.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        work(signal.SIGINT)
+    with pytest.raises(Stopped):
+        work(signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+    assert sent == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_the_interruption_behind_an_error_is_found() -> None:
+    def unexpected_pos() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos")
+
+    with pytest.raises(RuntimeError) as raised_error:
+        unexpected_pos()
+    assert isinstance(interruption(raised_error.value), KeyboardInterrupt)
+    assert interruption(ValueError()) is None
