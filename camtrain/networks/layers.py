@@ -26,6 +26,9 @@ _WHOLE = tuple(kind for kind in vars(ops).values() if isinstance(kind, type) and
 MOST_OTHER_TOKENS = 8
 """Tokens that may stand in front of a grid's: class token, distillation token, registers."""
 
+LARGE = 128
+"""Pixels at which the layers of any network but pooled ones have more than one cell."""
+
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Flatten)
 
 
@@ -120,7 +123,8 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
     if any(layer.grid == (1, 1) for layer in found.values()):
         # One cell whatever the size of the image: it was pooled. Networks made for one size cannot be asked.
         with suppress(UserError):
-            larger = _with_grid(network, (shape[0], 2 * shape[1], 2 * shape[2]))
+            factor = max(2, math.ceil(LARGE / min(shape[1:])))
+            larger = _with_grid(network, (shape[0], factor * shape[1], factor * shape[2]))
             found = {name: layer for name, layer in found.items() if larger[name].grid != (1, 1)}
     return found
 

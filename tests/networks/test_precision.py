@@ -93,10 +93,10 @@ def with_rounding(model: Classifier) -> Classifier:
     """A copy that computes in float32 and rounds what its layers take and return, without autocast."""
     copied = copy.deepcopy(model)
 
-    def run(images: Tensor) -> dict[str, Tensor]:
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
         with Rounding():
-            outputs: dict[str, Tensor] = copied.backbone(images)
-        return outputs
+            logits, grids = copied.grids(images)
+        return logits, grids[copied.layer]
 
     copied.runs = {True: run, False: run}
     return copied
