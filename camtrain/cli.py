@@ -24,6 +24,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+import camtrain.importing  # noqa: F401 - before Hydra changes the folder
 from camtrain.config.arguments import FOLDERS, SWEEP_FLAGS, dataset_of_run, jobs_to_check, owners, prepared, quoted
 from camtrain.config.hydra_store import make_absolute, register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message

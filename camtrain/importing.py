@@ -18,9 +18,13 @@ OTHERS = ("<", *(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "p
 OTHERS += (f"{Path(__file__).parent}{os.sep}",)
 """Beginnings of the names of files that a user did not write."""
 
+START = Path.cwd()
+"""The folder that the program was started in, as long as this module is imported before it moves to another."""
+
 
 def imported(path: str, key: str) -> Callable[..., Any]:
-    """What `package.module:function` names; the present folder is searched first, as by `python -m`.
+    """What `package.module:function` names; the present folder is searched first, as by `python -m`, then that of the
+    start, which `hydra.job.chdir` leaves.
 
     Args:
         path: the module, a colon and the name in it.
@@ -32,18 +36,17 @@ def imported(path: str, key: str) -> Callable[..., Any]:
     module_name, _, name = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise UserError(f"{key}={path}: it must be package.module:function, such as mymodule:make")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = list(dict.fromkeys((str(Path.cwd()), str(START))))
     importlib.invalidate_caches()
-    with own_code(f"{key}={path}"):
+    with own_code(f"{key}={path}"), _searched_first(here):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise  # something that it imports
             raise UserError(
-                f"{key}={path}: there is no module {error.name}, neither in {here} nor on the Python path (PYTHONPATH)"
+                f"{key}={path}: there is no module {error.name}, neither in {' or '.join(here)} nor on the Python path"
+                " (PYTHONPATH)"
             ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -51,6 +54,20 @@ def imported(path: str, key: str) -> Callable[..., Any]:
         raise UserError(f"{key}={path}: {module.__file__} {what}")
     called: Callable[..., Any] = found
     return called
+
+
+@contextmanager
+def _searched_first(folders: list[str]) -> Iterator[None]:
+    """Within the block modules are looked for in these folders first; afterwards last, for what the user's code imports
+    when it is called: a file there must not stand in for a module that a library needs."""
+    added = [folder for folder in folders if folder not in sys.path]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
+        sys.path += added
 
 
 @contextmanager

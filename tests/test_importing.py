@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from camtrain import importing
 from camtrain.errors import UserError
 from camtrain.importing import imported, own_code
 
@@ -37,6 +39,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_function_in_the_present_folder_is_found() -> None:
     assert imported("fine_own:make", "model.name")("[1]") == [1]
     assert imported("package_own.inner:make", "model.name")() == 7
+
+
+@pytest.mark.usefixtures("here")
+def test_the_folder_of_the_start_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "START", tmp_path)
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert imported("package_own.inner:make", "model.name")() == 7
+
+
+def test_a_file_in_the_present_folder_stands_in_for_no_library(here: Path) -> None:
+    (here / "colorsys.py").write_text("")
+    imported("fine_own:make", "model.name")
+    assert sys.path[-1] == str(here)
+    assert sys.path.count(str(here)) == 1
+    found = importlib.util.find_spec("colorsys")
+    assert found is not None
+    assert found.origin != str(here / "colorsys.py")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ class DatasetConfig:
         " all values of the training images",
     )
     on_error: OnError = setting(
-        OnError.fail, "an image that cannot be read; fail: stops the run; skip: is left out and listed"
+        OnError.fail, "an image file that cannot be read; fail: stops the run; skip: is left out and listed"
     )
 
 

@@ -170,8 +170,12 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _may_be_read(file: Path) -> bool:
-    names_classes = file.name in yolo.NAMES or tables.DESCRIPTIONS in file.name
-    return file.is_file() and not file.name.startswith(".") and not names_classes
+    return file.is_file() and not file.name.startswith(".") and not names_classes(file)
+
+
+def names_classes(file: Path) -> bool:
+    """Whether a file is called like those that hold the names of classes, beside annotations."""
+    return file.name in (*yolo.NAMES, *yolo.DESCRIPTIONS) or tables.DESCRIPTIONS in file.name
 
 
 def _is_yolo(file: Path) -> bool:

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,8 +64,10 @@ class Names:
 
     def __init__(self, images: Iterable[Known], root: Path) -> None:
         self.root = root
+        self.above = _parts(str(root))
         self.images = list({image.path: image for image in images}.values())  # both splits may be one folder
         self.classes = {image.class_name for image in self.images}
+        self.composed_classes = set(map(composed, self.classes))
         self.folded_classes = set(map(folded, self.classes))
         self.splits = {split_name(image.split) for image in self.images}
         self.split_by_file: dict[Path, str | None] = {}
@@ -85,6 +88,9 @@ class Names:
             label: class of the annotation.
         """
         parts = _parts(written) or [""]
+        if Path(written).is_absolute():  # the folders above the data set tell nothing, whatever they are called
+            pairs = zip(parts[:-1], self.above, strict=False)
+            parts = parts[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
         if file not in self.split_by_file:
             self.split_by_file[file] = self._split_of(file)
         split = self.split_by_file[file]
@@ -132,8 +138,7 @@ class Names:
         """Whether an annotation's class is its image's; capitals may differ where no other class is called so."""
         if composed(label) == composed(image.class_name):
             return Match(image)
-        taken = composed(label) in map(composed, self.classes)
-        if folded(label) == folded(image.class_name) and not taken:
+        if folded(label) == folded(image.class_name) and composed(label) not in self.composed_classes:
             return Match(image, other_case=True)
         return Match(None)
 

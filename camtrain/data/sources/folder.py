@@ -11,19 +11,22 @@ another class than the image's are not its region. A mask takes precedence over 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from camtrain.config.schema import FolderConfig
-from camtrain.data.annotations.find import FOLDERS
+from camtrain.data.annotations.find import FOLDERS, names_classes
 from camtrain.data.annotations.match import Known
 from camtrain.data.annotations.use import annotate
 from camtrain.data.files import below, counted, is_image, is_system, why_left_out
 from camtrain.data.listing import Listing, Mask, Region
 from camtrain.data.sources import mask_files
+from camtrain.data.sources.mask_files import Split
 from camtrain.errors import UserError
 from camtrain.regions import VOID
 
@@ -37,15 +40,36 @@ def splits(config: FolderConfig, _seed: int = 0, /) -> tuple[Listing, Listing]:
     train, in_train = _list(config, config.train_split)
     val, in_val = _list(config, config.val_split, train.classes)
     _annotate(config, [(config.train_split, train, in_train), (config.val_split, val, in_val)])
-    if all(any(isinstance(region, Mask) for region in split.regions) for split in (train, val)):
-        for value in (1, VOID):
-            if train.meaning[value] != val.meaning[value]:
-                raise UserError(
-                    f"{config.root}: the masks' value {value} seems to be {_meant(train, value)} in"
-                    f" {config.train_split} and {_meant(val, value)} in {config.val_split}; say what it is by"
-                    " dataset.void=VALUE or dataset.void=null"
-                )
+    if in_train.values and in_val.values:
+        _agree(config, (train, in_train.values), (val, in_val.values))
     return train, val
+
+
+def _agree(config: FolderConfig, of_train: tuple[Listing, Set[int]], of_val: tuple[Listing, Set[int]]) -> None:
+    """Let the masks' values that are in one split's alone mean in the other's what they mean there.
+
+    Args:
+        config: of the data set.
+        of_train: the training split, and the values that its masks hold.
+        of_val: the same of the validation split.
+
+    Raises:
+        UserError: a value that is in both seems to be void, or background, in one of them only.
+    """
+    (train, in_train), (val, in_val) = of_train, of_val
+    differ = np.flatnonzero(train.meaning != val.meaning).tolist()
+    if 1 not in differ:  # of soft edges on both sides the levels need not be equal
+        differ = [value for value in differ if value == VOID]
+    for value in reversed(differ):
+        if value in in_train and value in in_val:
+            remedy = "say what it is by dataset.void=VALUE or dataset.void=null"
+            raise UserError(
+                f"{config.root}: the masks' value {value} seems to be {_meant(train, value)} in {config.train_split}"
+                f" and {_meant(val, value)} in {config.val_split};"
+                f" {remedy if value == VOID else 'store the masks of both alike, as 0 and 255'}"
+            )
+        giver, taker = (val, train) if value in in_val else (train, val)
+        taker.meaning[value] = giver.meaning[value]
 
 
 def _meant(split: Listing, value: int) -> str:
@@ -86,11 +110,14 @@ def _list(
             needed = "one class folder is" if fewest == 1 else "two class folders are"
             raise UserError(f"{base}: at least {needed} needed, found {len(classes)}")
     found = _files(base, classes)
-    masks = mask_files.find(root, split, base, found.paths, found.masks)
-    meaning, on_masks = mask_files.judged(list(masks.of.values()), config.void)
+    others = [(name, other) for name in (config.train_split, config.val_split) if (other := _base(root, name)) != base]
+    other = next((Split(name, base, partial(_all_images, base)) for name, base in others if base), None)
+    masks = mask_files.find(root, Split(split, base, lambda: found.paths), found.masks, other)
+    meaning, values, on_masks = mask_files.judged(list(masks.of.values()), config.void)
     regions: list[Region] = [Mask(masks.of[path], stored=False) if path in masks.of else None for path in found.paths]
     targets = torch.tensor(found.targets)
-    return Listing(classes, found.paths, targets, regions, meaning, [*on_masks, *masks.notes]), found
+    listing = Listing(classes, found.paths, targets, regions, meaning, [*on_masks, *masks.notes])
+    return listing, found._replace(values=values)
 
 
 def _annotate(config: FolderConfig, splits: Sequence[tuple[str, Listing, _Files]]) -> None:
@@ -112,7 +139,7 @@ def _known(bases: Mapping[str, Path], listings: Mapping[str, Listing]) -> Iterat
             classes = [listing.classes[number] for number in listing.targets.tolist()]
             pairs = list(zip(listing.paths, classes, strict=True))
         else:
-            pairs = [(path, name) for name in _class_folders(base) for path in _images(base / name)[0]]
+            pairs = [(path, path.relative_to(base).parts[0]) for path in _all_images(base)]
         for path, name in pairs:
             yield Known(path, name, base.name, path.relative_to(base.parent).parts)
 
@@ -124,6 +151,7 @@ class _Files(NamedTuple):
     targets: list[int]  # their class numbers
     masks: list[Path]  # beside or below them
     left_out: list[tuple[Path, str]]  # with the reason
+    values: frozenset[int] = frozenset()  # of the masks
 
 
 def _files(base: Path, classes: Sequence[str]) -> _Files:
@@ -143,9 +171,14 @@ def _files(base: Path, classes: Sequence[str]) -> _Files:
         found.left_out.extend(left_out)
     if not found.paths:
         raise UserError(f"{base}: no class folders; expected {base}/CLASS/image.jpg")
-    alone = [entry for entry in sorted(base.iterdir()) if is_image(entry) and not is_system(entry.name)]
-    found.left_out.extend((entry, "in no class folder") for entry in alone if entry.is_file())
+    alone = [entry for entry in sorted(base.iterdir()) if entry.is_file() and not is_system(entry.name)]
+    found.left_out.extend((entry, "in no class folder" if is_image(entry) else why_left_out(entry)) for entry in alone)
     return found
+
+
+def _all_images(base: Path) -> list[Path]:
+    """The images of a split."""
+    return [path for name in _class_folders(base) for path in _images(base / name)[0]]
 
 
 def _images(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -158,7 +191,8 @@ def _images(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
 def _notes(base: Path, found: _Files, annotations: Collection[Path]) -> Iterator[str]:
     """What was left out, apart from annotations, and what lies deeper than it need."""
-    yield from counted("file% left out", [entry for entry in found.left_out if entry[0] not in annotations])
+    known = {path for path, _ in found.left_out if path in annotations or (annotations and names_classes(path))}
+    yield from counted("file% left out", [entry for entry in found.left_out if entry[0] not in known])
     deep = [path for path in found.paths if len(path.parts) > len(base.parts) + 2]
     if deep:
         yield f"{len(deep)} image{'s' * (len(deep) > 1)} in folders below the class folders; the first: {deep[0]}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +46,14 @@ COLOURS = 64
 
 Place = tuple[Path, str]
 """A folder relative to the class folders', and a name."""
+
+
+class Split(NamedTuple):
+    """A split of the data set."""
+
+    name: str
+    base: Path  # the folder of its class folders
+    images: Callable[[], Sequence[Path]]
 
 
 class Found(NamedTuple):
@@ -82,17 +90,19 @@ def apart(base: Path, files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return [file for file in files if file not in found], sorted(found)
 
 
-def find(root: Path, split: str, base: Path, images: Sequence[Path], inside: Sequence[Path]) -> Found:
+def find(root: Path, split: Split, inside: Sequence[Path], other: Split | None) -> Found:
     """Which mask belongs to which image.
 
     Args:
         root: of the data set.
-        split: its name.
-        base: the folder of the split's class folders.
-        images: of the split.
-        inside: masks among the class folders, from :func:`apart`.
+        split: whose masks are looked for.
+        inside: masks among its class folders, from :func:`apart`.
+        other: the other split, if it is there: where both may have masks in one folder, a mask that fits images of both
+            is not used.
     """
-    files = [(file, folder) for folder in _folders(root, split, base) for file in below(folder)]
+    base = split.base
+    folders = list(_folders(root, split))
+    files = [(file, folder) for folder in folders for file in below(folder)]
     unused = [(file, why_left_out(file)) for file, _ in files if not is_image(file) and not _is_text(file)]
     candidates = [pair for pair in files if is_image(pair[0])] + [(file, base) for file in inside]
     places: dict[Place, Path] = {}
@@ -101,17 +111,39 @@ def find(root: Path, split: str, base: Path, images: Sequence[Path], inside: Seq
         at = Path(*(part for part in parts if folder != base or not is_mask_folder(part)))
         for name in (_name(file.stem), _without_ending(file)):
             places.setdefault((at, name), file)
-    of, ambiguous = _matched(base, images, places)
-    used, first = set(of.values()), set(places.values())
-    for file, _ in candidates:
-        if file not in used:
-            several = "its name fits images of several classes" if file in ambiguous else "no image here has its name"
-            unused.append((file, several if file in first else "its image has another mask"))
+    of, ambiguous = _matched(base, split.images(), places)
+    of_other = _of_other(other, set(folders) & set(_folders(root, other)), candidates, places) if other else set()
+    of_both = of_other & set(of.values())
+    of = {image: mask for image, mask in of.items() if mask not in of_both}
+    reasons = dict.fromkeys(places.values(), "no image here has its name")
+    reasons |= dict.fromkeys(ambiguous, "its name fits images of several classes")
+    reasons |= dict.fromkeys(of_both, "its name fits images of both splits")
+    used = set(of.values()) | (of_other - of_both - ambiguous)
+    unused += [(file, reasons.get(file, "its image has another mask")) for file, _ in candidates if file not in used]
     return Found(of, [*counted("mask% not used", unused), *_shared(of)])
 
 
-def judged(used: Sequence[Path], void: int | str | None) -> tuple[np.ndarray, list[str]]:
-    """What the values of a split's masks stand for, see :func:`camtrain.data.masks.meaning`, and that in words.
+def _of_other(
+    other: Split, shared: Collection[Path], candidates: Sequence[tuple[Path, Path]], places: Mapping[Place, Path]
+) -> set[Path]:
+    """Masks in folders of both splits that fit images of the other one."""
+    there = {file for file, folder in candidates if folder in shared}
+    if not there:
+        return set()
+    of, ambiguous = _matched(other.base, other.images(), {at: file for at, file in places.items() if file in there})
+    return ambiguous | set(of.values())
+
+
+class Judged(NamedTuple):
+    """What is known of a split's masks."""
+
+    meaning: np.ndarray  # (256,) uint8, see :func:`camtrain.data.masks.meaning`
+    held: frozenset[int]  # values of the masks that were looked at
+    notes: list[str]
+
+
+def judged(used: Sequence[Path], void: int | str | None) -> Judged:
+    """What the values of a split's masks stand for.
 
     Raises:
         UserError: all that they mark is void, or some are black and white and others hold label numbers.
@@ -123,7 +155,7 @@ def judged(used: Sequence[Path], void: int | str | None) -> tuple[np.ndarray, li
         except BadImage:
             continue  # reported when it is read
     if not shapes:
-        return masks.meaning([], void), []
+        return Judged(masks.meaning([], void), frozenset(), [])
     some = list(shapes.values())
     total, kind = masks.together(some), masks.kind_together(some)
     values = np.flatnonzero(total.counts).tolist()
@@ -142,7 +174,7 @@ def judged(used: Sequence[Path], void: int | str | None) -> tuple[np.ndarray, li
                 f"{small[0]}: this mask holds no value above {_most(shapes[small[0]])}, others have grey levels up to"
                 f" {values[-1]}; store all masks alike, as 0 and 255"
             )
-    return meant, [*_words(some, void, int(meant[VOID]))]
+    return Judged(meant, frozenset(values), [*_words(some, void, int(meant[VOID]))])
 
 
 def _words(shapes: Sequence[Shape], void: int | str | None, of_255: int) -> Iterator[str]:
@@ -166,8 +198,9 @@ def _words(shapes: Sequence[Shape], void: int | str | None, of_255: int) -> Iter
         yield "masks hold no 0: all of each image counts as object; background must be 0"
 
 
-def _folders(root: Path, split: str, base: Path) -> Iterator[Path]:
+def _folders(root: Path, of: Split) -> Iterator[Path]:
     """Folders outside the split's own that may hold its masks, `masks` first."""
+    split, base = of.name, of.base
     if Path(split).is_absolute():
         root, split = base.parent, base.name
     folders = [entry for entry in root.iterdir() if entry.is_dir() and entry != base]

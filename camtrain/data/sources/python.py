@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -66,19 +68,38 @@ def validation(config: PythonConfig, seed: int, /) -> RawImages:
 
 
 def _datasets(config: PythonConfig, seed: int) -> tuple[Any, Any]:
-    """What the function returns, given `dataset.options`, and the seed if it has a parameter of that name."""
+    """What the function returns, given `dataset.options`, and the seed if it has a parameter of that name.
+
+    The global generators are seeded while it is called: what it splits at random, it splits alike in `task=evaluate`.
+    """
     said = f"dataset.source={config.source}"
     function = imported(config.source, "dataset.source")
     with own_code(said):
         parameters = inspect.signature(function).parameters
         options = {"seed": seed, **config.options} if "seed" in parameters else config.options
-        made = function(**options)
+        with _seeded(seed):
+            made = function(**options)
     if not isinstance(made, tuple | list) or len(made) != 2:
         raise UserError(f"{said}: it must return two data sets, for training and for validation, not {_kind(made)}")
     for dataset in made:
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UserError(f"{said}: {_kind(dataset)} is no map-style data set, with a length and items by number")
     return made[0], made[1]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Within the block the global generators of Python, NumPy and torch begin at the seed; then go on as before."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def _read(config: PythonConfig, dataset: Any, split: str, classes: Sequence[str] | None) -> RawImages:

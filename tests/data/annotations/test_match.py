@@ -34,6 +34,10 @@ def names() -> Names:
         ("C:\\bob\\train\\cat\\a.png", "boxes.csv", None, "train/cat/a.png"),
         ("/mnt/val/x/train/cat/a.png", "boxes.csv", None, "train/cat/a.png"),
         ("file:///mnt/train/cat/a.png", "boxes.csv", None, "train/cat/a.png"),
+        # in the data set: the folders above it, of which one is called as a class, tell nothing
+        (f"{ROOT}/labels/b", "boxes.csv", None, "train/dog/b.png"),
+        (f"{ROOT}/labels/val/d.e", "boxes.csv", None, "val/dog/d.e.png"),
+        ("/home/bob/cat/other/b", "boxes.csv", None, "train/dog/b.png"),
         # bare names
         ("b.png", "boxes.csv", None, "train/dog/b.png"),
         ("b", "boxes.csv", None, "train/dog/b.png"),

@@ -12,7 +12,8 @@ from PIL import Image, ImageFilter
 
 from camtrain.config.schema import FolderConfig
 from camtrain.data.listing import Listing, Mask
-from camtrain.data.sources.folder import list_folder
+from camtrain.data.sources.folder import list_folder, splits
+from camtrain.errors import UserError
 
 MASK = Image.fromarray(box_mask(40, 30))
 
@@ -50,6 +51,7 @@ def masks_of(listing: Listing) -> dict[str, str]:
 )
 def test_masks_in_usual_places(tmp_path: Path, place: str) -> None:
     config = write_folder(tmp_path)
+    (tmp_path / "val" / "cat" / "image 0 ä.png").unlink()  # it would have the mask of a folder without splits as well
     store(tmp_path / place)
     listing = list_folder(config, "train")
     assert masks_of(listing) == {"cat/image 0": Path(place).name}
@@ -132,3 +134,39 @@ def test_masks_are_judged_over_a_split(tmp_path: Path) -> None:
         return values
 
     assert "255 fills areas" in list_folder(fresh("areas of 255", areas), "train").notes[0]
+
+
+def test_a_mask_of_images_in_both_splits_is_not_used(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "image 0 ä.png").rename(tmp_path / "train" / "cat" / "alone.png")
+    for name in ("alone", "image 0 ä", "image 1 ä", "nobody"):  # of train, of val, of both, of none
+        store(tmp_path / "masks" / "cat" / f"{name}.png")
+    train, val = splits(config)
+    assert masks_of(train) == {"cat/alone": "alone.png"}
+    assert masks_of(val) == {"cat/image 0": "image 0 ä.png"}
+    for split in (train, val, list_folder(config, "val")):
+        (note,) = (note for note in split.notes if "not used" in note)
+        assert note.startswith("2 masks not used: 1 x .png (its name fits images of both splits), 1 x .png (no image")
+
+
+@pytest.mark.parametrize("hard", [MASK.point(lambda value: 255 * (value == 3)), Image.new("L", (40, 30))])
+def test_splits_whose_masks_hold_other_values_are_not_understood_otherwise(tmp_path: Path, hard: Image.Image) -> None:
+    config = write_folder(tmp_path)
+    soft = hard.point(lambda _: 0)
+    soft.paste(255, (10, 10, 20, 20))
+    store(tmp_path / "masks" / "train" / "cat" / "image 0 ä.png", soft.filter(ImageFilter.GaussianBlur(2)))
+    store(tmp_path / "masks" / "val" / "cat" / "image 0 ä.png", hard)
+    train, val = splits(config)
+    for split in (train, val):  # also for masks that were not looked at
+        assert split.meaning[[1, 127, 128, 255]].tolist() == [0, 0, 1, 1]
+
+
+def test_splits_whose_masks_are_understood_otherwise_are_refused(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    soft = Image.new("L", (40, 30))
+    soft.paste(255, (10, 10, 20, 20))
+    store(tmp_path / "masks" / "train" / "cat" / "image 0 ä.png", soft.filter(ImageFilter.GaussianBlur(2)))
+    labels = Image.fromarray(np.asarray(soft) // 255 * 4)
+    store(tmp_path / "masks" / "val" / "cat" / "image 0 ä.png", labels)
+    with pytest.raises(UserError, match=r"value 4 seems to be background in train and the object in val; store"):
+        splits(config)

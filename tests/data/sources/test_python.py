@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 import torch
 from image_folders import noise
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import Subset, random_split
 
 from camtrain.config.schema import PythonConfig
 from camtrain.data.build import build, validation
@@ -216,3 +217,20 @@ def test_what_is_wrong_with_a_function_is_said(source: Source, make: Make, says:
     with pytest.raises(UserError, match=says) as caught:
         build(source(make), 0)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_split_at_random_is_split_alike_each_time(source: Source) -> None:
+    def make() -> Any:
+        items = [(np.full((20, 30), value, np.uint8), value % 2) for value in range(8)]
+        random.shuffle(items)
+        drawn = np.random.permutation(8)
+        return random_split([items[number] for number in drawn], [4, 4])
+
+    config = source(make)
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    train, val = (part.gather(range(4))[0] for part in build(config, 3))
+    after = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    assert str(after) == str(state)
+    assert torch.equal(validation(config, 3).gather(range(4))[0], val)
+    assert len({int(image[0, 0, 0]) for image in (*train, *val)}) == 8
+    assert not torch.equal(validation(config, 4).gather(range(4))[0], val)
