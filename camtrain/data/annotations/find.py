@@ -72,7 +72,8 @@ def find(root: Path, given: str | Sequence[str] | None, bases: Sequence[Path]) -
         for name in names:
             sources += _named(root, name)
     rest = there - {source.file for source in sources}
-    texts = {file for file in rest if file.suffix.lower() == ".txt" and not _is_yolo(file)}
+    texts = {file for file in rest if file.suffix.lower() == ".txt"} if names else set()  # else none is looked into
+    texts = {file for file in texts if file in wrong or _yolo_lines(file) is None}
     return Found(sources, asked_for, {file: wrong.get(file, "") for file in sorted(rest - texts)})
 
 
@@ -99,12 +100,12 @@ def _chosen(files: Collection[Path], root: Path) -> tuple[list[Source], dict[Pat
     """
     empty: list[Source] = []
     wrong: dict[Path, str] = {}
-    names: dict[Path, dict[int, str]] = {}
+    known: dict[Path, yolo.Described] = {}
     for suffixes in SUFFIXES:
         by_format: dict[str, list[Source]] = {name: [] for name in FORMATS}
         for file in sorted(file for file in files if file.suffix.lower() in suffixes):
             try:
-                source = recognised(file, root, names)
+                source = recognised(file, root, known)
                 by_format[source.format].append(source)
             except UserError as error:
                 wrong[file] = str(error)
@@ -115,13 +116,13 @@ def _chosen(files: Collection[Path], root: Path) -> tuple[list[Source], dict[Pat
     return empty, wrong
 
 
-def recognised(file: Path, root: Path, names: dict[Path, dict[int, str]] | None = None) -> Source:
+def recognised(file: Path, root: Path, known: dict[Path, yolo.Described] | None = None) -> Source:
     """A file as annotations of the format that it has.
 
     Args:
         file: to look into.
         root: of the data set.
-        names: class names of YOLO by folder, as far as they are known; is added to.
+        known: what is said of YOLO's texts by folder, as far as it is known; is added to.
 
     Raises:
         UserError: it has none of the formats.
@@ -137,11 +138,11 @@ def recognised(file: Path, root: Path, names: dict[Path, dict[int, str]] | None 
         return Source(file, "COCO", partial(coco.read, file, coco.layout(file, content)))
     if suffix == ".xml":
         return Source(file, "Pascal VOC", partial(voc_xml.read, file, voc_xml.root_of(file)))
-    if suffix == ".txt" and _is_yolo(file):
-        lines = yolo.lines_of(file)
-        known = {} if names is None else names
+    lines = _yolo_lines(file) if suffix == ".txt" else None
+    if lines is not None:
         top = root if file.is_relative_to(root) else file.parent.parent
-        return Source(file, "YOLO", partial(yolo.read, file, lines, yolo.names_for(file.parent, top, known)))
+        described = yolo.description_for(file.parent, top, {} if known is None else known)
+        return Source(file, "YOLO", partial(yolo.read, file, lines, described))
     return Source(file, "table", partial(tables.read, file, tables.table(file)))
 
 
@@ -178,10 +179,9 @@ def names_classes(file: Path) -> bool:
     return file.name in (*yolo.NAMES, *yolo.DESCRIPTIONS) or tables.DESCRIPTIONS in file.name
 
 
-def _is_yolo(file: Path) -> bool:
-    """Whether a text holds annotations, or is empty, as those of images without objects are."""
+def _yolo_lines(file: Path) -> list[tuple[int, list[str]]] | None:
+    """A text's annotations, none if it is empty, as those of images without objects are; None if it is no such text."""
     try:
-        yolo.lines_of(file)
-        return True
+        return yolo.lines_of(file)
     except UserError:
-        return False
+        return None

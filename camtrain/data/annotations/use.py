@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from camtrain.data.annotations.assign import assign, check_use, report
+from camtrain.data.annotations.assign import Assigned, assign, check_use, report
 from camtrain.data.annotations.find import find
 from camtrain.data.annotations.match import Known, Names
 from camtrain.data.listing import Listing
@@ -39,6 +39,8 @@ def annotate(
         UserError: annotations that were asked for cannot be used.
     """
     found = find(root, given, bases)
+    if not found.sources:
+        return Said(list(report(found, Assigned(), 0)), set(found.unread))
     names = Names(images, root)
     regions = {path: region for part in listings for path, region in zip(part.paths, part.regions, strict=True)}
     assigned = assign(found, names, regions, {path for path, region in regions.items() if region is not None})

@@ -110,8 +110,8 @@ def _list(
             needed = "one class folder is" if fewest == 1 else "two class folders are"
             raise UserError(f"{base}: at least {needed} needed, found {len(classes)}")
     found = _files(base, classes)
-    others = [(name, other) for name in (config.train_split, config.val_split) if (other := _base(root, name)) != base]
-    other = next((Split(name, base, partial(_all_images, base)) for name, base in others if base), None)
+    bases = [(name, _base(root, name)) for name in (config.train_split, config.val_split)]
+    other = next((Split(name, at, partial(_all_images, at)) for name, at in bases if at not in (None, base)), None)
     masks = mask_files.find(root, Split(split, base, lambda: found.paths), found.masks, other)
     meaning, values, on_masks = mask_files.judged(list(masks.of.values()), config.void)
     regions: list[Region] = [Mask(masks.of[path], stored=False) if path in masks.of else None for path in found.paths]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from camtrain.data.annotations import coco, labelme, tables, via, voc_xml, yolo
-from camtrain.data.annotations.entries import ellipse, json_of, polygons, strips, text_of
+from camtrain.data.annotations.entries import Annotation, ellipse, json_of, polygons, strips, text_of
 from camtrain.data.decode import region_of
 from camtrain.data.listing import Box, Listing
 from camtrain.errors import UserError
@@ -165,8 +165,8 @@ def test_yolo(tmp_path: Path) -> None:
         "0 0.5 0.5 0.2 0.4\n\n1 .5 .5 .2 .4 0.93\n2 0 0 .5 0 .5 .5\n7 .5 .5 .2 .2\n0 30 40 5 6\n0 x 0 0 0\na 1\n"
     )
     (tmp_path / "data.yaml").write_text("names: {0: cat, 1: dog, 2: cow}\n")
-    names = yolo.names_for(file.parent, tmp_path, {})
-    box, scored, polygon, *others = yolo.read(file, yolo.lines_of(file), names)
+    described = yolo.description_for(file.parent, tmp_path, {})
+    box, scored, polygon, *others = yolo.read(file, yolo.lines_of(file), described)
     assert [entry.label for entry in (box, scored, polygon)] == ["cat", "dog", "cow"]
     assert box.boxes[0][:4] == scored.boxes[0][:4] == pytest.approx((0.4, 0.3, 0.6, 0.7))
     assert polygon.boxes[0].outline == ((0, 0, 0.5, 0, 0.5, 0.5),)
@@ -174,14 +174,31 @@ def test_yolo(tmp_path: Path) -> None:
         *("no class is numbered 7", "its coordinates are not shares of the image"),
         *("a coordinate is not a number", "its class is not a number"),
     ]
-    assert yolo.names_for(tmp_path / "elsewhere", tmp_path / "elsewhere", {}) == {}
+    assert not yolo.description_for(tmp_path / "elsewhere", tmp_path / "elsewhere", {}).names
     for content in ("", "[]", "names: 3", "names: {a: b}", "names: [", "path: x"):
         (tmp_path / "data.yaml").write_text(content)
-        assert yolo.names_for(tmp_path, tmp_path, {}) == {}
+        assert not yolo.description_for(tmp_path, tmp_path, {}).names
     for text in ("a photograph of a cat", "0 1 2", "1"):
         file.write_text(text)
         with pytest.raises(UserError, match="not in the layout of YOLO"):
             yolo.lines_of(file)
+
+
+def test_key_points_are_no_polygon(tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_text("0 .5 .5 .2 .4 .45 .5 2 .5 .5 2\n0 .5 .5 .2 .4 .45 .5 1 .5 .5 2\n0 -.05 0 1.05 0 .5 .5\n")
+
+    def found() -> list[Annotation]:
+        return list(yolo.read(file, yolo.lines_of(file), yolo.description_for(tmp_path, tmp_path, {})))
+
+    says = "its coordinates are not shares of the image (key points are known by kpt_shape in data.yaml)"
+    assert [entry.unusable for entry in found()] == [says, says, ""]
+    (tmp_path / "data.yaml").write_text("names: [person]\nkpt_shape: [2, 3]\n")
+    *people, outline = found()
+    for person in people:
+        assert person.boxes[0][:4] == pytest.approx((0.4, 0.3, 0.6, 0.7))
+        assert not person.boxes[0].outline
+    assert outline.boxes[0].outline
 
 
 @pytest.mark.parametrize(

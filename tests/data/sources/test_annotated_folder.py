@@ -11,6 +11,7 @@ from image_folders import box_mask, folder_error, training_region, write_folder
 from PIL import Image
 
 from camtrain.config.schema import FolderConfig
+from camtrain.data.annotations import yolo
 from camtrain.data.build import build
 from camtrain.data.sources.folder import list_folder, splits, validation
 
@@ -278,3 +279,22 @@ def test_class_folders_that_are_links(tmp_path: Path) -> None:
     (tmp_path / "cats" / "image 1 ä.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (tmp_path / "cats" / "again").symlink_to(tmp_path / "cats")
     assert [number for number, region in enumerate(list_folder(config, "train").regions) if region] == [1]
+
+
+def test_without_annotations_no_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "image 0 ä.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    read: list[Path] = []
+    lines_of = yolo.lines_of
+
+    def counted(file: Path) -> list[tuple[int, list[str]]]:
+        read.append(file)
+        return lines_of(file)
+
+    monkeypatch.setattr(yolo, "lines_of", counted)
+    config.annotations = None
+    assert list_folder(config, "train").notes == ["not read as annotations: 1 .txt file"]
+    assert not read
+    config.annotations = "auto"
+    assert sum(region is not None for region in list_folder(config, "train").regions) == 1
+    assert len(read) == 1

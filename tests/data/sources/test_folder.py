@@ -104,3 +104,11 @@ def test_real_photographs_with_masks(photographs: Path) -> None:
     batch = next(all_batches(val, Batching(24)))
     share = (batch.regions == 1).float().mean((1, 2))
     assert 0.05 < float(share.mean()) < 0.7
+
+
+def test_files_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
+    config = write_folder(tmp_path)
+    for name in ("alone.png", "raw.cr2", "notes.md", ".hidden", "Thumbs.db"):
+        (tmp_path / "train" / name).write_bytes(b"x")
+    (note,) = list_folder(config, "train").notes
+    assert note.startswith("3 files left out: 1 x .png (in no class folder), 1 x .md (no image), 1 x .cr2 (a raw photo")
