@@ -138,7 +138,7 @@ def run() -> None:
     try:
         sys.argv[1:] = prepared(sys.argv[1:])
         implied = dataset_of_run(sys.argv[1:])
-        sys.argv += implied
+        sys.argv[1:] = beside(sys.argv[1:], implied)
         command.implied = {override.partition("=")[0] for override in implied}
         command.place = preflight(sys.argv[1:])
         sys.argv += pinned(sys.argv[1:], command.place)
@@ -170,6 +170,12 @@ def run() -> None:
     if command.failed:
         tidy(command)
         sys.exit(min(command.failed))
+
+
+def beside(arguments: list[str], implied: list[str]) -> list[str]:
+    """The arguments with further settings behind the task: argparse accepts settings on one side of a flag only."""
+    at = next((place for place, argument in enumerate(arguments, 1) if argument.startswith("task=")), 0)
+    return [*arguments[:at], *implied, *arguments[at:]]
 
 
 def version() -> str:
@@ -276,7 +282,7 @@ def check_flag(flag: str) -> None:
     """Raise :class:`UserError` for a flag that Hydra does not have, such as a setting with dashes in front."""
     bare = flag.lstrip("-")
     section = bare.partition("=")[0].partition(".")[0]
-    is_setting = section in {key.partition(".")[0] for key in owners()}
+    is_setting = section in {key.partition(".")[0] for key in owners()} and flag not in HYDRA_FLAGS
     if is_setting or (flag.startswith("--") and flag.partition("=")[0] not in HYDRA_FLAGS):
         example = shlex.quote(bare) if "=" in bare else "trainer.epochs=3"
         raise UserError(f"{flag}: no such flag; settings are written KEY=VALUE, for instance {example}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object]
@@ -22,34 +23,48 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+class _Waiting:
+    """A handler that puts the first signal off, and hands further ones on."""
+
+    def __init__(self, handlers: Mapping[int, Handler]) -> None:
+        self.handlers = handlers
+        self.numbers: list[int] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.numbers:
+            self.handlers[number](number, frame)
+        self.numbers.append(number)
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Within the block the signals raise :class:`KeyboardInterrupt`; one that is ignored, as under nohup, is not."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    with _handled([number for number in STOPPING if signal.getsignal(number) is signal.SIG_DFL], stop):
+    with _handled([number for number in STOPPING if signal.getsignal(number) is signal.SIG_DFL], _stop):
         yield
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within the block the signals that raise an exception wait until its end; a second one does not."""
-    waiting: list[int] = []
-    handlers = {number: handler for number in STOPPING if callable(handler := signal.getsignal(number))}
+    """Within the block the signals that raise an exception wait until its end; a second one does not.
 
-    def wait(number: int, frame: FrameType | None) -> None:
-        if waiting:
-            handlers[number](number, frame)
-        waiting.append(number)
-
+    Within another such block it is that one's end.
+    """
+    handlers = {
+        number: handler
+        for number in STOPPING
+        if callable(handler := signal.getsignal(number)) and not isinstance(handler, _Waiting)
+    }
+    waiting = _Waiting(handlers)
     try:
-        with _handled(handlers, wait):
+        with _handled(handlers, waiting):
             yield
     finally:
-        if waiting:
-            signal.raise_signal(waiting[0])
+        if waiting.numbers:
+            signal.raise_signal(waiting.numbers[0])
 
 
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
@@ -71,3 +86,19 @@ def _handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
     finally:
         for number, own in former.items():
             signal.signal(number, own)
+
+
+def _in_child() -> None:
+    """Give back the handlers in a process that was forked, such as a worker of a data loader: its end is not ours."""
+    for number in STOPPING:
+        handler = own = signal.getsignal(number)
+        if isinstance(handler, _Waiting):
+            handler = handler.handlers[number]
+        if handler is _stop:
+            handler = signal.SIG_DFL
+        if handler is not own:
+            signal.signal(number, handler)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -44,6 +44,34 @@ def test_one_signal_waits_and_a_second_does_not() -> None:
     assert sent == [signal.SIGINT, signal.SIGTERM]
 
 
+def test_a_second_signal_does_not_wait_within_two_blocks() -> None:
+    sent = []
+
+    def work(*numbers: signal.Signals) -> None:
+        with raised(), deferred():
+            with deferred():
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+                    sent.append(number)
+            sent.append(signal.SIGHUP)  # the outer block ends later
+
+    with pytest.raises(KeyboardInterrupt):
+        work(signal.SIGINT)
+    with pytest.raises(Stopped):
+        work(signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
+    assert sent == [signal.SIGINT, signal.SIGHUP, signal.SIGTERM]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads
+def test_a_forked_process_has_the_handlers_of_before() -> None:
+    with raised(), deferred():
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
 def test_the_interruption_behind_an_error_is_found() -> None:
     def unexpected_pos() -> None:
         try:

@@ -20,8 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import OverrideParseException
 
-from camtrain.config.options import Task
-from camtrain.config.schema import DATASETS, RENAMED, Config
+from camtrain.config.options import DatasetName, Task
+from camtrain.config.schema import DATASETS, MISSING, RENAMED, Config
 from camtrain.errors import UserError
 from camtrain.files import expanded
 
@@ -30,16 +30,18 @@ SWEEP_FLAGS = {"-m", "--multirun"}
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Keys of Hydra that hold text."""
 
-LISTS = ("images", "dataset.annotations")
-"""Keys that hold text, or in brackets a list of texts."""
-
 SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\s*\(.*\)", re.DOTALL)
 
-ITEM = re.compile(
-    r"""\s*(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')\s*(?=,|\Z)|(?:\\.|[^,])+""",
-    re.DOTALL,
-)
+IN_QUOTES = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+
+ITEM = re.compile(rf"\s*{IN_QUOTES}\s*(?=,|\Z)|(?:\\.|[^,])+", re.DOTALL)
 """A text between commas: within quotes, and behind a backslash, a comma is part of it."""
+
+LIST = re.compile(rf"\[(?>(?<=[\[,])\s*{IN_QUOTES}|\\.|\[[^\[\]]*\]|[^\[\]\\])*\]", re.DOTALL)
+"""A list of texts in brackets, which may be patterns such as `[0-9].jpg`; that begins and ends as a list does, and is
+none, because its first bracket ends before."""
+
+LIST_OR_ITEM = re.compile(rf"\s*{LIST.pattern}\s*(?=,|\Z)|{ITEM.pattern}", re.DOTALL)
 
 
 def prepared(arguments: list[str]) -> list[str]:
@@ -74,20 +76,29 @@ def raw_text(argument: str, sweep: bool) -> str:
     """
     key, equal, value = argument.partition("=")
     name = key.lstrip("+")
-    if not equal or not value or "${" in value or not (name in FOLDERS + LISTS or is_text(name)):
+    listed = holds_texts(name)
+    text = name in FOLDERS or is_text(name) or (listed and hint_of(name) is Any)
+    if not equal or not value or "${" in value or not (text or listed):
         return argument
     if value == "null" and "." in name and hint_of(name) in (str | None, Any):
         return argument
-    if name in LISTS and value[0] == "[" and value[-1] == "]":
-        return f"{key}=[{_texts(value[1:-1])}]"
-    if not sweep:
-        return f"{key}={_text(value)}"
-    return argument if SWEEP_FUNCTION.fullmatch(value) else f"{key}={_texts(value)}"
+    if sweep and SWEEP_FUNCTION.fullmatch(value):
+        return argument
+    parts = _parts(value, LIST_OR_ITEM if listed else ITEM) if sweep else [value]
+    return f"{key}={','.join(_list_or_text(part, text, listed) for part in parts)}"
 
 
-def _texts(value: str) -> str:
-    """Values between commas that Hydra reads as these texts."""
-    return ",".join(_text(part.strip().replace("\\,", ",")) for part in ITEM.findall(value))
+def _list_or_text(value: str, text: bool, listed: bool) -> str:
+    """A value that Hydra reads as this text, or this list of texts, where the key may hold one."""
+    if listed and LIST.fullmatch(value):
+        return f"[{','.join(_text(part) for part in _parts(value[1:-1], ITEM))}]"
+    return _text(value) if text else value
+
+
+def _parts(value: str, kind: re.Pattern[str]) -> list[str]:
+    """What stands between commas."""
+    parts = [part.strip() for part in kind.findall(value)]
+    return [part if kind is LIST_OR_ITEM and LIST.fullmatch(part) else part.replace("\\,", ",") for part in parts]
 
 
 def _text(value: str) -> str:
@@ -140,6 +151,20 @@ def is_text(key: str) -> bool:
     return hint_of(key) in (str, str | None)
 
 
+@functools.cache
+def holds_texts(key: str) -> bool:
+    """Whether a key of the configuration, with whichever data set, may hold a list of texts."""
+    section, _, name = key.rpartition(".")
+    nodes = {owners()[key]} | (set(DATASETS.values()) if section == "dataset" else set()) if key in owners() else set()
+    for node in nodes:
+        for entry in dataclasses.fields(node):
+            hint = typing.get_type_hints(node)[entry.name]
+            anything = hint is Any and entry.metadata["accepts"] is None
+            if entry.name == name and (anything or hint in (list[str], list[str] | None)):
+                return True
+    return False
+
+
 def is_list(key: str) -> bool:
     """Whether a key holds a list, or null."""
     hint = hint_of(key)
@@ -161,8 +186,12 @@ def dataset_of_run(arguments: list[str]) -> list[str]:
     try:
         place = expanded(str(given.get("run"))) / "result.json"
         dataset = json.loads(place.read_text(encoding="utf-8"))["config"]["dataset"]
-        root = [f"dataset.root={quoted(dataset['root'])}"] if "root" in dataset and "dataset.root" not in given else []
-        return [f"dataset={dataset['name']}", *root]
+        needed = [
+            f"dataset.{entry.name}={quoted(dataset[entry.name])}"
+            for entry in dataclasses.fields(DATASETS[DatasetName[dataset["name"]]])
+            if entry.default == MISSING and entry.name != "name" and f"dataset.{entry.name}" not in given
+        ]
+        return [f"dataset={dataset['name']}", *needed]
     except (OSError, ValueError, LookupError, TypeError):
         return []
 

@@ -71,7 +71,8 @@ def make_absolute(config: Config, keys: Sequence[str] = PATHS) -> None:
 
 def _absolute(key: str, path: str) -> str:
     named = key == "model.weights" and not path.startswith("~") and not Path(path).is_file()
-    return path if named or path == AUTO or "://" in path else absolute(path)
+    named |= key == "dataset.cache" and path == AUTO
+    return path if named or "://" in path else absolute(path)
 
 
 def unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

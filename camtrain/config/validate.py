@@ -97,6 +97,8 @@ def check_dataset(dataset: DatasetConfig) -> None:
     """Raise :class:`UserError` for keys that are at odds with each other, or a folder that does not exist."""
     if not isinstance(dataset, DATASETS[dataset.name]):
         raise UserError(f"dataset.name={dataset.name.value}: choose the data set with dataset={dataset.name.value}")
+    if dataset.cache == "":
+        raise UserError("dataset.cache is empty: give a folder, auto, or null for none")
     if dataset.channels != 3:
         for key in ("saturation", "hue"):
             if getattr(dataset, key):

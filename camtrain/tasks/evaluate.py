@@ -85,16 +85,22 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
     of the run's own.
 
     Raises:
-        UserError: images of other channels than the run's networks take.
+        UserError: images of other channels than the run's networks take, or a key that its data set does not have.
     """
     theirs = finished.config
     dataset = theirs.dataset
-    settings = {key.removeprefix("dataset.") for key in chosen if key.startswith("dataset.")}
+    settings = {key.split(".")[1] for key in chosen if key.startswith("dataset.")}
     if "dataset" in chosen:
         kept = {"image_size", "fit", "channels"} - settings
         dataset = replace(config.dataset, **{name: getattr(dataset, name) for name in kept})
     else:
-        dataset = replace(dataset, **{name: getattr(config.dataset, name) for name in settings})
+        changes = {name: getattr(config.dataset, name) for name in settings}
+        for name, value in changes.items():
+            own = getattr(dataset, name, config)  # None is a value
+            if own is config:
+                raise UserError(f"dataset.{name}: {finished.folder} has dataset={dataset.name.value}, without this key")
+            changes[name] = {**own, **value} if isinstance(own, dict) else value
+        dataset = replace(dataset, **changes)
     if dataset.channels != theirs.dataset.channels:
         raise UserError(f"dataset.channels={dataset.channels}: the run's networks take {theirs.dataset.channels}")
     if isinstance(dataset, ShapesConfig | FakeConfig) and type(dataset) is type(theirs.dataset):

@@ -67,6 +67,25 @@ def test_a_list_of_texts_holds_what_was_typed() -> None:
     assert parsed(raw_text("images=[1].jpg", sweep=False)).value() == "[1].jpg"
 
 
+@pytest.mark.parametrize(
+    ("argument", "sweep", "values"),
+    [
+        ("images=[0-9]*[ab]", False, ["[0-9]*[ab]"]),
+        ("images=[a[0-9].jpg,b.jpg]", False, [["a[0-9].jpg", "b.jpg"]]),
+        ("images=[a.jpg],[b.jpg, 1]", True, [["a.jpg"], ["b.jpg", "1"]]),
+        ("images=[0-9]*[ab],'c,d'", True, ["[0-9]*[ab]", "c,d"]),
+        ("images=[bob's.jpg],[it's.jpg]", True, [["bob's.jpg"], ["it's.jpg"]]),
+        ("dataset.annotations=[a\\,b],c", True, [["a,b"], "c"]),
+        ("dataset.classes=[1e5,no,bob's]", False, [["1e5", "no", "bob's"]]),
+        ("dataset.classes=3,4", True, [3, 4]),
+        ("dataset.image_size=[64,96]", False, [[64, 96]]),
+    ],
+)
+def test_lists_of_texts_and_patterns_are_told_apart(argument: str, sweep: bool, values: list[object]) -> None:
+    jobs = jobs_to_check([raw_text(argument, sweep)], sweep)
+    assert [parsed(job[0]).value() for job in jobs] == values
+
+
 def test_advice_can_be_pasted_into_a_shell() -> None:
     for value in ("[bob's", "[a$b", "[a`b", "[end\\", '[q"'):
         with pytest.raises(OverrideParseException) as raised:
@@ -91,6 +110,9 @@ def test_the_data_set_of_a_run_is_implied_by_its_settings(tmp_path: Path) -> Non
     assert dataset_of_run([*evaluate, "dataset.root=other"]) == ["dataset=folder"]
     assert dataset_of_run([*evaluate, "dataset.void=1"]) == ["dataset=folder", 'dataset.root="/it\'s"']
     assert dataset_of_run(evaluate) == []
+    config = {"dataset": {"name": "python", "source": "my:make"}}
+    (tmp_path / "result.json").write_text(json.dumps({"config": config}))
+    assert dataset_of_run([*evaluate, "dataset.fit=pad"]) == ["dataset=python", 'dataset.source="my:make"']
     assert dataset_of_run([*evaluate, "dataset=shapes", "dataset.val=8"]) == []
     assert dataset_of_run(["task=evaluate", "run=nowhere", "dataset.val=8"]) == []
     assert dataset_of_run([f"run={tmp_path}", "dataset.val=8"]) == []
