@@ -18,7 +18,8 @@ import torch
 from conftest import PRESETS, QUICK, ROOT, TINY, Command, in_process
 from PIL import Image
 
-from camtrain.cli import place_of, trouble
+from camtrain.cli import beside, check_flag, place_of, trouble
+from camtrain.errors import UserError
 from camtrain.files import write_atomically
 
 
@@ -36,6 +37,7 @@ WRONG = {
     "model=ResNet50": r"model=ResNet50: no such choice \(did you mean resnet50\?\); choose one of",
     "model=tests": r"model=tests: no such choice; .*any other classifier of torchvision: model.name=tests$",
     "dataset=folder": r"dataset.root is not set",
+    "dataset.cache=": r"dataset.cache is empty: give a folder, auto, or null for none",
     "dataset=folder dataset.root=nowhere": r"dataset.root=nowhere: there is no such folder",
     "cam.wieght=1": r"cam.wieght: no such key \(did you mean cam.weight\?\); cam has variant, score, term, weight",
     "cam.weight=abc": r"cam.weight: abc does not fit; it must be a number or auto",
@@ -100,6 +102,17 @@ def test_wrong_overrides_are_one_line_and_write_nothing(overrides: str, tmp_path
     assert said.count("\n") == 1, said
     assert re.match(f"camtrain: error: {WRONG[overrides]}", said), said
     assert not list(tmp_path.iterdir())
+
+
+def test_the_flags_of_hydra_are_known_also_where_a_setting_is_called_so() -> None:
+    check_flag("--run")
+    with pytest.raises(UserError, match=r"--run=x: no such flag; settings are written KEY=VALUE, for instance run=x"):
+        check_flag("--run=x")
+
+
+def test_settings_that_follow_from_others_stand_beside_them() -> None:
+    assert beside(["-m", "task=evaluate", "--cfg", "job"], ["a=b"]) == ["-m", "task=evaluate", "a=b", "--cfg", "job"]
+    assert beside(["seed=1"], []) == ["seed=1"]
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path, run_command: Command) -> None:

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from camtrain.data import depth
 from camtrain.data.depth import Depth, Values
-from camtrain.data.files import content
+from camtrain.data.files import content, open_image
 from camtrain.data.listing import BadImage, Box, Listing, Mask, Rule, Skipped
 from camtrain.data.masks import levels
 from camtrain.data.prefetch import prefetched
@@ -165,7 +165,7 @@ def mask_values(mask: Mask) -> np.ndarray:
     """The mask's values, (height, width) uint8."""
     path = mask.path
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             if not mask.stored:
                 return levels(opened)
             _check_mask_mode(path, opened.mode)
@@ -252,7 +252,7 @@ def _area(box: Box) -> float:
 def _header(path: Path, turn: bool) -> Header:
     """An image file's header; `turn` honours the EXIF orientation."""
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             width, height = opened.size
             # A TIFF's size is given as displayed. Asking a PNG for EXIF data that it lacks would decode it.
             may_turn = turn and opened.format != "TIFF"
@@ -269,7 +269,7 @@ def _decode(path: Path, rule: Rule) -> np.ndarray:
     """The image (height, width, channels) uint8, upright; a large JPEG at a fraction of its size, but with at least
     twice the pixels along an edge that the rule asks for."""
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             mode = "L" if rule.channels == 1 else "RGB"
             if depth.is_deep(opened):
                 values = depth.pixels_of_deep(path, opened)
@@ -295,7 +295,7 @@ def _as_array(image: Image.Image, mode: str) -> np.ndarray:
 def _values(path: Path) -> Values:
     """What an image of more than 8 bits holds."""
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             return Values.of(depth.pixels_of_deep(path, opened))
     except Exception as error:
         raise BadImage(f"{path}: the image cannot be decoded ({_reason(path, error)}); repair or remove it") from error

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from camtrain.data.files import open_image
+
 Span = tuple[float, float]
 """Values that become black and white."""
 
@@ -114,7 +116,7 @@ def pixels_of_deep(path: Path, opened: Image.Image) -> np.ndarray:
         ImageOps.exif_transpose(opened, in_place=True)
         return np.asarray(opened)
     upper = _channels(opened)
-    with Image.open(path) as again:
+    with open_image(path) as again:
         other = raw_mode[:-1] + _HIGH_BYTE_FIRST[raw_mode[-1]]
         again.tile = [_with_raw_mode(tile, other) for tile in again.tile]
         try:

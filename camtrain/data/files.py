@@ -10,7 +10,7 @@ import importlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image, ImageFile
@@ -104,6 +104,14 @@ def below(folder: Path) -> list[Path]:
 def why_left_out(path: Path) -> str:
     """Why a file that is not called like an image is no image."""
     return _REASON.get(path.suffix.lower(), "no image")
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image as Pillow opens it, not decoded yet; by way of a file object, since what Pillow maps into memory by the
+    file's name it scrambles, where a TIFF lies on its side."""
+    with path.open("rb") as file, Image.open(file) as opened:
+        yield opened
 
 
 def content(path: Path) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import glob
 import logging
-import os
 import re
 import shlex
 from collections import Counter
@@ -35,7 +34,7 @@ from camtrain.device import memory_format, prepare_device, worker_threads
 from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.every_epoch import not_finite
 from camtrain.evaluation.forward import forward_maps
-from camtrain.files import write_atomically, write_csv, write_text
+from camtrain.files import printable, write_atomically, write_csv, write_text
 from camtrain.metrics import concentration
 from camtrain.networks.classifier import Classifier
 from camtrain.report import overlay
@@ -143,7 +142,8 @@ def rule_of_run(finished: Finished) -> Rule:
     Raises:
         UserError: no file holds as many channels as they take.
     """
-    rule = rule_of(finished.config.dataset)._replace(span=finished.result.data.intensity_range)
+    rule = rule_of(finished.config.dataset)
+    rule = rule._replace(span=rule.span or finished.result.data.intensity_range)
     if rule.channels not in (1, 3):
         raise UserError(f"{finished.folder}: its networks take {rule.channels} channels, which image files do not hold")
     return rule
@@ -463,9 +463,3 @@ def cut(text: str, most: int, end: bool = False) -> str:
     if len(text) <= most:
         return text
     return f"…{text[1 - most :]}" if end else f"{text[: most - 1]}…"
-
-
-def printable(text: str) -> str:
-    """A text of which every sign can be shown and written in UTF-8: the names of files may hold others."""
-    whole = os.fsencode(text).decode(errors="replace")
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in whole)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from image_folders import training_region, write_folder
 from PIL import Image, ImageOps, PngImagePlugin
 
+from camtrain.config.options import Fit
 from camtrain.config.schema import FolderConfig
 from camtrain.data.build import build
-from camtrain.data.decode import DOZEN, each, size_of
+from camtrain.data.decode import DOZEN, each, image_and_region, size_of
+from camtrain.data.listing import Listing, Rule
 from camtrain.data.sources.folder import list_folder
 
 
@@ -43,6 +46,27 @@ def test_exif_rotation_is_honoured(tmp_path: Path, suffix: str, orientation: int
     if orientation >= 5 and suffix != "malformed.jpg":
         assert upright == (20, 40)
     assert build(config, 0)[0].sizes[at].tolist() == list(upright)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "RGB"])
+@pytest.mark.parametrize(
+    ("orientation", "turn"), [(1, None), (5, Image.Transpose.TRANSPOSE), (6, Image.Transpose.ROTATE_270)]
+)
+def test_a_tiff_that_is_not_compressed_is_turned_whole(
+    tmp_path: Path, mode: str, orientation: int, turn: Image.Transpose | None
+) -> None:
+    values = np.arange(800).reshape(20, 40)
+    image = Image.fromarray(values.astype(np.uint16) if mode == "I;16" else (values % 251).astype(np.uint8))
+    image = image if mode == "I;16" else image.convert(mode)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tif", exif=exif)
+    upright = image if turn is None else image.transpose(turn)
+    upright.save(tmp_path / "a.png")
+    listing = Listing([], [tmp_path / "a.tif", tmp_path / "a.png"], torch.zeros(2), [None] * 2, np.zeros(256, np.uint8))
+    rule = Rule(upright.height, upright.width, Fit.crop)
+    turned, expected = (image_and_region(listing, number, rule, upright.size)[0] for number in range(2))
+    np.testing.assert_array_equal(turned, expected)
 
 
 def test_boxes_cover_every_pixel_that_they_touch_and_end_at_the_image(tmp_path: Path) -> None:

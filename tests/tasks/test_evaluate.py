@@ -17,7 +17,7 @@ from PIL import Image
 from runs.made import made_result
 
 from camtrain.config.options import DatasetName, Fit
-from camtrain.config.schema import Config, FakeConfig, ModelConfig, ShapesConfig
+from camtrain.config.schema import Config, FakeConfig, ModelConfig, PythonConfig, ShapesConfig
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build, validation
 from camtrain.data.images import relabelled
@@ -173,6 +173,19 @@ def test_what_the_networks_see_is_the_runs() -> None:
     assert (own.image_size, own.channels, own.fit) == ([24, 40], 1, Fit.stretch)
     with pytest.raises(UserError, match=r"dataset.channels=3: the run's networks take 1"):
         combined(asked, finished, {"dataset", "dataset.channels"})
+
+
+def test_settings_change_the_runs_own_data_set() -> None:
+    theirs = PythonConfig(name=DatasetName.python, source="my:make", options={"size": 3, "deep": {"a": 1}})
+    run = Config(dataset=theirs, model=ModelConfig(name="small_resnet"))
+    finished = Finished(Path("somewhere"), made_result(run, {"baseline": {}, "regularised": {}}, {}))
+    asked = Config(dataset=PythonConfig(name=DatasetName.python, source="other:make", options={"size": 5}))
+    own = combined(asked, finished, {"dataset.options.size"}).dataset
+    assert isinstance(own, PythonConfig)
+    assert (own.source, own.options) == ("my:make", {"size": 5, "deep": {"a": 1}})
+    # Of several runs in a sweep the first one's data set is composed.
+    with pytest.raises(UserError, match=r"dataset.val: somewhere has dataset=python, without this key"):
+        combined(Config(dataset=ShapesConfig(name=DatasetName.shapes)), finished, {"dataset.val"})
 
 
 def test_images_of_other_classes_are_not_decoded(trained: Path, run_command: Command, tmp_path: Path) -> None:

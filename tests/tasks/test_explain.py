@@ -15,11 +15,13 @@ import pytest
 import torch
 from conftest import PHOTOGRAPHS, QUICK, TINY, FinishedRun, finish, in_process
 from PIL import Image, ImageOps
+from runs.made import made_result
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from camtrain.cam.routes import GradientRoute, Routes
-from camtrain.config.options import CamVariant
+from camtrain.config.options import CamVariant, DatasetName
+from camtrain.config.schema import Config, FolderConfig, ModelConfig
 from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches
 from camtrain.data.build import build as build_data
@@ -33,6 +35,7 @@ from camtrain.networks.small_resnet import SmallResNet
 from camtrain.normalisation import DEVIATION, MEAN
 from camtrain.report import overlay
 from camtrain.runs import load
+from camtrain.runs.load import Finished
 from camtrain.tasks import explain
 from camtrain.tasks.explain import (
     ArmOutput,
@@ -42,7 +45,7 @@ from camtrain.tasks.explain import (
     explain_batch,
     find,
     number_of,
-    printable,
+    rule_of_run,
     table,
 )
 
@@ -487,10 +490,12 @@ def test_images_of_the_same_name_do_not_overwrite_each_other(run: Path, tmp_path
     assert all((folder / row[kind]).is_file() for row in rows for kind in ("png", "npy"))
 
 
-def test_names_that_cannot_be_shown_or_written() -> None:
-    assert printable("a\nb\x1b[0m") == "a�b�[0m"
-    assert printable(b"caf\xe9".decode(errors="surrogateescape")).encode() == "caf�".encode()
-    assert printable("猫 ü") == "猫 ü"
+def test_the_range_that_was_asked_for_holds_also_where_training_images_had_8_bits() -> None:
+    asked = FolderConfig(name=DatasetName.folder, intensity_range=[0, 4096])
+    run = Config(dataset=asked, model=ModelConfig(name="small_resnet"))
+    finished = Finished(Path(), made_result(run, {"baseline": {}, "regularised": {}}, {}))
+    assert finished.result.data.intensity_range is None
+    assert rule_of_run(finished).span == (0, 4096)
 
 
 # ---- captions

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from camtrain.data import masks
 from camtrain.data.decode import mask_values
-from camtrain.data.files import below, counted, is_image, why_left_out
+from camtrain.data.files import below, counted, is_image, open_image, why_left_out
 from camtrain.data.listing import BadImage, Mask
 from camtrain.data.masks import Kind, Shape
 from camtrain.errors import UserError
@@ -253,7 +252,7 @@ def _shared(of: Mapping[Path, Path]) -> Iterator[str]:
 def _looks_like_a_mask(file: Path) -> bool:
     """Whether a file that is called like a mask is none but an image: few colours, or grey."""
     try:
-        with Image.open(file) as opened:
+        with open_image(file) as opened:
             if opened.mode not in ("RGB", "RGBA", "CMYK", "YCbCr"):
                 return True
             small = opened.convert("RGB")
