@@ -18,7 +18,7 @@ from torch import Tensor
 from camtrain.analysis.comparison import rows
 from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import differences
-from camtrain.arms import contrasts
+from camtrain.arms import CONTROL, contrasts
 from camtrain.config.options import CamVariant, check_range
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
@@ -66,10 +66,10 @@ def maps(net: Captured, images: Tensor, target: Tensor | int | None = None, meth
         torch.Size([2, 16, 16])
     """
     chosen = _method(method)
-    with _evaluating(net), torch.inference_mode(False):
+    with _evaluating(net):
         images = images.clone() if images.is_inference() else images
         if isinstance(target, Tensor):
-            classes = target
+            classes = target.clone() if target.is_inference() else target
         elif target is not None:
             classes = torch.full((len(images),), target, device=images.device)
         else:
@@ -92,7 +92,7 @@ class Compared:
     """By network but the first, and tag: the difference to the first one over images, with its 95 % interval."""
 
     def __str__(self) -> str:
-        names = [name for name in self.figures if not name.startswith("control")]
+        names = [name for name in self.figures if name.split(":")[0] != CONTROL]
         return "\n\n".join(
             comparison_text(
                 contrast,
@@ -164,6 +164,9 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
         >>> sorted(found.figures), "cam/entropy" in found.intervals["other"]
         (['control', 'one', 'other'], True)
     """
+    odd = next((name for name in networks if name.split(":")[0] == CONTROL), None)
+    if odd is not None:
+        raise UserError(f"{odd}: this name is taken, the first network's sharpened maps have it; choose another one")
     made = list(_numbered(batches))
     if not made:
         raise UserError("batches: there are none; an iterator may have been used up")
@@ -178,7 +181,7 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
     context = EvaluationContext(
         networks, count, chosen_batches, _method(method), _settings(settings), seed=0, untrained=dict
     )
-    with _evaluating(*networks.values()), torch.inference_mode(False):
+    with _evaluating(*networks.values()):
         evaluated = evaluate(networks, chosen_batches(None), context.method, context.measured)
         if evaluated.not_finite:
             raise Diverged(", ".join(evaluated.not_finite.values()))
@@ -222,12 +225,14 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
 
 @contextmanager
 def _evaluating(*networks: Captured) -> Iterator[None]:
-    """Evaluation mode for as long as it lasts; then every module is in its own mode again."""
+    """Evaluation mode in the networks' own precision for as long as it lasts; then each module is in its own again."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
+    device = next(networks[0].parameters()).device.type
     try:
-        yield
+        with torch.inference_mode(False), torch.autocast(device, enabled=False):
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -242,21 +247,25 @@ def _numbered(batches: Given) -> Iterator[Batch]:
         first += len(images)
 
 
-def _method(name: str | CamVariant) -> CamVariant:
+OTHERS = ("images", "image_epochs", "sanity_images")
+"""Settings of `evaluate` that have no meaning here."""
+
+
+def _method(name: str | CamVariant, key: str = "method") -> CamVariant:
     known = {variant.name: variant for variant in CamVariant}
     found = known.get(name) if isinstance(name, str) else name
     if found is None:
-        raise UserError(f"method={name}: no such map; choose one of {', '.join(known)}")
+        raise UserError(f"{key}={name}: no such map; choose one of {', '.join(known)}")
     return found
 
 
 def _settings(settings: Mapping[str, Any]) -> EvaluateConfig:
     ours = EvaluateConfig(sanity_images=0, images=0, maps=[])
-    known = {entry.name: entry for entry in dataclasses.fields(ours) if entry.name not in ("images", "image_epochs")}
+    known = {entry.name: entry for entry in dataclasses.fields(ours) if entry.name not in OTHERS}
     for name, value in settings.items():
         if name not in known:
             raise UserError(f"{name}: no such setting; there are {', '.join(known)}")
         if name != "maps":
             check_range(name, value, known[name].metadata["range"])
-    named = {"maps": [_method(each) for each in settings["maps"]]} if "maps" in settings else {}
+    named = {"maps": [_method(each, "maps") for each in settings["maps"]]} if "maps" in settings else {}
     return dataclasses.replace(ours, **{**settings, **named})

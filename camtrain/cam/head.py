@@ -13,7 +13,10 @@ from torch import Tensor
 
 from camtrain.cam.routes import GradientRoute
 
-_ATTRIBUTE = "camtrain_head"
+_HEAD, _SOURCE = "camtrain_head", "camtrain_activations"
+
+
+LINEAR_HEAD = "global average pooling followed by one linear layer"
 
 
 class Head(NamedTuple):
@@ -23,13 +26,20 @@ class Head(NamedTuple):
     weights: Tensor | None = None  # of the last linear layer, (classes, features); needed by the closed form
 
 
-def hand_on(activations: Tensor, head: Head) -> Tensor:
-    """The same tensor, which from now on knows its head."""
-    setattr(activations, _ATTRIBUTE, head)
-    return activations
+def hand_on(logits: Tensor, activations: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """The same tensors: the activations know their head from now on, and the logits the activations."""
+    setattr(activations, _HEAD, head)
+    setattr(logits, _SOURCE, activations)
+    return logits, activations
+
+
+def handed_on(logits: Tensor, activations: Tensor) -> Tensor:
+    """The activations that a pass gave, also where an operation on them (a copy, a cast) made a new tensor since."""
+    source = getattr(logits, _SOURCE, None)
+    return source if isinstance(source, Tensor) and not hasattr(activations, _HEAD) else activations
 
 
 def head_behind(activations: Tensor) -> Head:
-    """The head that was handed on; where none was, or an operation made a new tensor, autograd: it fits any head."""
-    found = getattr(activations, _ATTRIBUTE, None)
+    """The head that was handed on; where none was, autograd: it fits any head."""
+    found = getattr(activations, _HEAD, None)
     return found if isinstance(found, Head) else Head(GradientRoute.autograd)

@@ -97,6 +97,7 @@ class Stem(enum.Enum):
 
 
 class BatchNorm(enum.Enum):
+    auto = "auto"
     batch = "batch"
     frozen = "frozen"
 

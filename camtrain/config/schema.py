@@ -183,7 +183,9 @@ class ModelConfig:
     )
     stem: Stem = setting(Stem.auto, "auto: reduce the strides of the stem until the map has 4 x 4 cells; keep: do not")
     batch_norm: BatchNorm = setting(
-        BatchNorm.batch, "batch: normalise by the batch's statistics; frozen: keep those of the pretrained weights"
+        BatchNorm.auto,
+        "batch: normalise by the batch's statistics; frozen: keep those of the pretrained weights; auto: frozen where"
+        " there are such, else batch",
     )
     mean: list[float] | None = setting(
         None, "mean of each channel (0..1) that is subtracted from images; null: as the pretrained weights expect it"

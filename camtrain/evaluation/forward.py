@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from camtrain.cam.distribution import magnitude
-from camtrain.cam.head import head_behind
+from camtrain.cam.head import LINEAR_HEAD, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.methods import eigencam, scorecam
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.targets import MapTargets
 from camtrain.config.options import EVALUATION_ONLY, CamVariant, Score
+from camtrain.errors import UserError
 from camtrain.networks.capture import Captured
 
 # The map that is measured is that of the logit, as published, whatever score was trained.
@@ -57,6 +58,8 @@ def forward_several(
     by_gradient = any(method not in EVALUATION_ONLY for method in methods)
     with torch.set_grad_enabled(by_gradient and route is not GradientRoute.closed):
         logits, activations = network(images)
+        if CamVariant.cam in methods and route is not GradientRoute.closed:
+            raise UserError(f"method=cam needs {LINEAR_HEAD}, which is not what follows the layer; use gradcam")
         made = ClassMaps(logits, activations, target, EVALUATED_SCORE, head_behind(activations))
         if by_gradient:
             made.gradient = made.gradient.detach()

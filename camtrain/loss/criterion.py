@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from camtrain.cam.head import Head, head_behind
+from camtrain.cam.head import Head, handed_on, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, cam_config
@@ -138,6 +138,8 @@ class CamLoss(nn.Module):
     classification.
 
     Args:
+        only_loss: nothing else reaches the target layer than this loss: the term's gradient there is then found as a
+            difference, which saves a backward pass through the head.
         settings: those of the configuration's section `cam`, choices as words: `variant`, `score`, `term`, `weight`
             ("auto" or a number; 0 for plain classification, bit for bit), `share`, `confidence_exponent`, `conflict`,
             `unit`, `start`, `ramp`, `path`. What is not given has the configuration's default; see docs/settings.md.
@@ -160,14 +162,16 @@ class CamLoss(nn.Module):
         (torch.Size([]), True)
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, only_loss: bool = False, **settings: Any) -> None:
         super().__init__()
+        self.only_loss = only_loss
         self.cam = cam_config(**settings)
         share = self.cam.share or default_share(pretrained=False)
         self.balance = Balance(share) if self.cam.weight == AUTO else None
         self.term_name = f"cam_{self.cam.term.value}"
         self.strength = None if self.cam.weight == 0 else "cam.share" if self.cam.weight == AUTO else "cam.weight"
         self._last: _Step | None = None
+        self._share: Tensor | None = None  # of the last pass, once it went backward
 
     def forward(
         self,
@@ -195,13 +199,16 @@ class CamLoss(nn.Module):
         Raises:
             UserError: the map cannot be made, or not trained through, at this layer.
         """
-        self._take_in()
+        activations = handed_on(logits, activations)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            classification = classification_loss(logits, target)
+            classification = classification_loss(logits, _checked(target))
             loss = classification.mean()
-            if not (torch.is_grad_enabled() and activations.requires_grad):
+            if not (torch.is_grad_enabled() and logits.requires_grad):
                 return loss
+            self._take_in()
+            if not activations.requires_grad:
+                raise UserError("activations: they are detached from the network; pass on what the captured one gave")
             head, full = self._head(activations), schedule(self.cam, epochs_done)
             active = self.cam.weight != 0 and full > 0
             term, at_layer, weight = None, None, 0.0
@@ -212,15 +219,26 @@ class CamLoss(nn.Module):
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
                     loss = loss + weight * term.mean()
                     if at_layer is not None:
+                        at_layer.weight = weight
                         loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
                 term = CamTerm(*(part.detach() for part in term))
         self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, observe)
+        self._share = None
         return loss
 
     def term(self, logits: Tensor, activations: Tensor, target: Tensor, regions: Tensor | None, train: bool) -> CamTerm:
         """The term of each map, detached from the network unless it is to be trained."""
+        if regions is None and self.cam.term in NEED_REGIONS:
+            raise UserError(f"term={self.cam.term.value} needs regions: masks or boxes of the images")
         made = ClassMaps(logits, activations, target, self.cam.score, self._head(activations), train)
-        maps = made.map(self.cam.variant)
+        try:
+            maps = made.map(self.cam.variant)
+        except RuntimeError as error:
+            if "not have been used" not in str(error):
+                raise
+            raise UserError(
+                "activations: the logits do not depend on them; pass on both as the captured network gave them"
+            ) from error
         own = made.targets.regions(regions) if regions is not None and self.cam.term in NEED_REGIONS else None
         return cam_term(maps if train else maps.detach(), made.confidence(), self.cam, own)
 
@@ -233,7 +251,7 @@ class CamLoss(nn.Module):
                 "a batch norm behind the target layer takes its statistics from the batch, so that no image has a map"
                 " of its own in training; choose a layer behind the last batch norm, or keep its statistics (eval mode)"
             )
-        if not closed and (cam.path is GradientPath.closed or (cam.variant is CamVariant.cam and cam.weight != 0)):
+        if not closed and (cam.path is GradientPath.closed or cam.variant is CamVariant.cam):
             raise UserError(
                 f"{'variant=cam' if cam.variant is CamVariant.cam else 'path=closed'} needs global average pooling and"
                 " one linear layer behind the target layer, which is not what follows it"
@@ -249,6 +267,8 @@ class CamLoss(nn.Module):
         if not (measure or project):
             return None
         (route, weights), cells = self._head(activations), activations.shape[2] * activations.shape[3]
+        by_itself = not self.only_loss or (self.balance is not None and self.balance.needs_own_backward)
+        alone = gradient_at(activations, term.mean()) if by_itself else None
         at_layer = LayerGradient(
             classification_gradient(logits, target, weights, cells)
             if route is GradientRoute.closed and weights is not None
@@ -256,20 +276,26 @@ class CamLoss(nn.Module):
             cells,
             project,
             measure,
+            None if self.only_loss else alone,
         )
-        if self.balance is not None and self.balance.needs_own_backward:
-            alone = gradient_at(activations, term.mean()).norm()
-            self.balance.update(*_as_numbers(at_layer.square.sum().sqrt(), alone, term.mean_confidence()))
+        if self.balance is not None and alone is not None:
+            norms = at_layer.square.sum().sqrt(), alone.norm()
+            self.balance.update(*_as_numbers(*norms, term.mean_confidence()))
         activations.register_hook(at_layer)  # type: ignore[no-untyped-call]
         return at_layer
 
     @torch.no_grad()
     def observed(self) -> Observed:
-        """What was seen in the last pass that went backward. See :class:`Criterion`."""
-        assert self._last is not None, "no pass went forward since the last call"
-        share = self._take_in()
+        """What was seen in the last pass with gradients. See :class:`Criterion`.
+
+        Raises:
+            UserError: there was none.
+        """
+        if self._last is None:
+            raise UserError("observed: no pass with gradients went through this criterion yet")
+        self._take_in()
         loss, classification, term, _, weight, observe = self._last
-        self._last = None
+        share = self._share if self._share is not None else torch.zeros_like(loss)
         return Observed(
             classification.mean(),
             term.mean() if term is not None and observe else None,
@@ -278,30 +304,39 @@ class CamLoss(nn.Module):
         )
 
     @torch.no_grad()
-    def _take_in(self) -> Tensor | None:
-        """Let the automatic weight learn from the last pass, once it went backward; the share that the term had."""
-        if self._last is None:
-            return None
-        loss, _, term, at_layer, weight, _ = self._last
+    def _take_in(self) -> None:
+        """Let the automatic weight learn from the last pass, once it went backward, and keep the share of its term."""
+        _, _, term, at_layer, weight, _ = self._last or (None,) * 6
+        if self._last is None or at_layer is None or weight is None or at_layer.term is None:
+            return
         self._last = self._last._replace(at_layer=None)
-        if at_layer is None or at_layer.term is None or term is None:
-            return torch.zeros_like(loss)
         norms = at_layer.norms()
-        if self.balance is not None:
+        if self.balance is not None and self.only_loss and term is not None:
             of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
             self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
-        return gradient_share(*norms)
+        self._share = gradient_share(*norms)
 
     def comparable(self, epochs_done: float) -> bool:
         """Whether a step at this time costs what the steps cost once the schedule is through."""
         return self.cam.weight == 0 or schedule(self.cam, epochs_done) > 0
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {} if self.balance is None else dataclasses.asdict(self.balance)
+    def get_extra_state(self) -> Tensor:
+        """The balance's numbers in the order of its fields: a tensor, since many checkpoints hold nothing else."""
+        self._take_in()
+        return torch.tensor([] if self.balance is None else dataclasses.astuple(self.balance), dtype=torch.float64)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
+        self._last = self._share = None
         if self.balance is not None:
-            self.balance = Balance(**state)
+            share, classification, term, confidence, bias_correction, own_backward = state.tolist()
+            self.balance = Balance(share, classification, term, confidence, bias_correction, bool(own_backward))
+
+
+def _checked(target: Tensor) -> Tensor:
+    """The target, if it is a kind that maps can be made for."""
+    if target.is_floating_point() and not bool(((target == 0) | (target == 1)).all()):
+        raise UserError("target: class numbers, or 0 and 1 for each class; soft labels (mixup) have no map of a class")
+    return target
 
 
 def _as_numbers(*scalars: Tensor) -> list[float]:

@@ -19,8 +19,8 @@ class LayerGradient:
     NeurIPS 2020, arXiv 2001.06782, there between the tasks of a network and for all weights at once.)
 
     The loss may reach the backward pass scaled, by a gradient scaler or because gradients are accumulated. What comes
-    is then :math:`\sigma (c_i + t_i)`; :meth:`take_scale`, a hook on the loss, finds :math:`\sigma`. Other losses that
-    reach the layer count as the term's.
+    is then :math:`\sigma (c_i + t_i)`; :meth:`take_scale`, a hook on the loss, finds :math:`\sigma`. Where other losses
+    may reach the layer as well, :math:`t` cannot be found as a difference: then it has to be given.
 
     Args:
         classification: :math:`c`, (batch, channels, height, width), or (batch, channels, 1, 1) if the same in every
@@ -28,9 +28,21 @@ class LayerGradient:
         cells: height times width.
         project: whether to take away what opposes.
         measure: whether the norms will be asked for.
+        alone: the gradient of the term without its weight, like the activations; None: the difference is the term's.
     """
 
-    def __init__(self, classification: Tensor, cells: int, project: bool, measure: bool = True) -> None:
+    weight = 1.0
+    """Of the term, where its gradient is given."""
+
+    def __init__(
+        self,
+        classification: Tensor,
+        cells: int,
+        project: bool,
+        measure: bool = True,
+        alone: Tensor | None = None,
+    ) -> None:
+        self.alone = alone
         self.classification, self.project, self.measure = classification, project, measure
         same = cells if classification.shape[-2:] == (1, 1) else 1
         self.square = same * self.classification.square().sum((1, 2, 3))
@@ -45,7 +57,10 @@ class LayerGradient:
     def __call__(self, gradient: Tensor) -> Tensor:
         wide, c = gradient.to(self.classification.dtype), self.classification
         self.floor = 1e-4 if gradient.dtype in (torch.float32, torch.float64) else 1e-2
-        term = torch.addcmul(wide, c, self.scale, value=-1)
+        if self.alone is None:
+            term = torch.addcmul(wide, c, self.scale, value=-1)
+        else:
+            term = self.weight * self.scale * self.alone
         if self.measure:
             self.term = torch.linalg.vector_norm(term) / self.scale.abs()
         if not self.project:
@@ -65,5 +80,7 @@ class LayerGradient:
 
 def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:
     """Gradient of a scalar loss on activations of its own graph, which is kept; in float32 or wider."""
-    (gradient,) = torch.autograd.grad(loss, activations, retain_graph=True)
-    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    # Smaller than float16 can hold, as the gradient of a mean over images and cells is, where nothing scales it.
+    factor = 2.0**12 if activations.dtype is torch.float16 else 1.0
+    (gradient,) = torch.autograd.grad(loss * factor, activations, retain_graph=True)
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / factor

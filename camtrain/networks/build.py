@@ -75,8 +75,9 @@ def build(
             f" at dataset.image_size={size_text(shape[1:])}; use dataset.image_size={needed}{other} or an earlier"
             " model.layer"
         )
-    frozen = config.batch_norm is BatchNorm.frozen
-    if frozen and not is_pretrained(config):
+    pretrained = is_pretrained(config)
+    frozen = config.batch_norm is BatchNorm.frozen or (config.batch_norm is BatchNorm.auto and pretrained)
+    if frozen and not pretrained:
         raise UserError("model.batch_norm=frozen keeps statistics that were loaded: it needs model.weights")
     scale = normalisation(config, network, shape[0])
     classifier = Classifier(network, name, linear_head(network, classes), frozen, precision, scale)

@@ -8,14 +8,15 @@ height, width) whatever the layer's own layout; their gradient is the one a map 
 from __future__ import annotations
 
 import copy
-from collections.abc import MutableMapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.hooks import RemovableHandle
 
 from camtrain.cam.head import Head, hand_on
 from camtrain.cam.routes import GradientRoute, Routes, probe
@@ -44,13 +45,13 @@ class Captured(nn.Module):
         self.backbone = backbone
         self.layers: list[str] = []
         self.linear: str | None = None  # name of the last linear layer, if there is one; found at the first pass
-        self._route: dict[bool, GradientRoute] = {}  # by mode, training or not
+        self._routes: Routes | None = None  # where somebody set them
+        self._probed: dict[int, GradientRoute] = {}  # by the modes of all modules
         self._taken: dict[str, Tensor] | None = None  # while a pass runs
         self._image = (0, 0)
+        self._hooks: list[RemovableHandle] = []
         for name in layers or ():
             self._watch(name)
-        # Only the plain attention kernel has a second derivative.
-        self.attention = any("Attention" in type(module).__name__ for module in backbone.modules())
 
     @property
     def layer(self) -> str:
@@ -59,15 +60,16 @@ class Captured(nn.Module):
 
     @property
     def routes(self) -> Routes:
-        """How the gradient of a score reaches the target layer.
+        """How the gradient of a score reaches the target layer in training and in evaluation mode, as it was set.
 
-        Probed at the first pass in either mode where nobody set it; before that a KeyError.
+        Where it was not, the route is probed at the first pass in every mode; :meth:`head` has it.
         """
-        return Routes(self._route[True], self._route[False])
+        assert self._routes is not None, "the routes of this network are probed as it is used"
+        return self._routes
 
     @routes.setter
     def routes(self, routes: Routes) -> None:
-        self._route = {True: routes.training, False: routes.evaluation}
+        self._routes = routes
 
     def forward(self, images: Tensor, *others: Any, **named: Any) -> Output:
         """One pass.
@@ -79,17 +81,36 @@ class Captured(nn.Module):
         Raises:
             UserError: the layer was not reached, or more than once, or its output has no grid.
         """
-        self.prepare(images)
+        self.prepare(images, *others, **named)
         logits, grids = self.grids(images, *others, **named)
         return self.handed_on(logits, grids[self.layer])
 
     def handed_on(self, logits: Tensor, activations: Tensor) -> Output:
-        """Both as they leave: logits in float32 at least, and activations that know their head."""
-        return Output(_wide(logits), hand_on(activations, self.head()))
+        """Both as they leave: logits in float32 at least, and what the criterion has to know."""
+        return Output(*hand_on(_wide(logits), activations, self.head()))
 
     def head(self) -> Head:
-        """What follows the layer in the present mode."""
-        return Head(self._route[self.training], self.class_weights())
+        """What follows the layer in the present mode; known after the first pass in it."""
+        route = self._route()
+        assert route is not None, "no pass went through this network in its present mode"
+        return Head(route, self.class_weights())
+
+    def _route(self) -> GradientRoute | None:
+        if self._routes is not None:
+            return self._routes.training if self.training else self._routes.evaluation
+        return self._probed.get(self._mode())
+
+    def release(self) -> None:
+        """Take the hooks off the network; after that it captures nothing."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _mode(self) -> int:
+        """The modes of all modules in one number: a network may be switched as a whole, in part, or from outside."""
+        return hash(tuple(module.training for module in self.backbone.modules()))
+
+    def _replicate_for_data_parallel(self) -> Captured:
+        raise UserError("torch.nn.DataParallel copies a network without its hooks; use DistributedDataParallel")
 
     def grids(self, images: Tensor, *others: Any, **named: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits as the network gives them, and the activations of every watched layer by its name."""
@@ -109,7 +130,8 @@ class Captured(nn.Module):
 
     def differentiable_twice(self) -> AbstractContextManager[None]:
         """What a pass has to run in: only the plain attention kernel has a second derivative."""
-        return sdpa_kernel(SDPBackend.MATH) if self.attention else nullcontext()
+        twice = torch.is_grad_enabled() and self._route() is not GradientRoute.closed
+        return sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network itself is given of images."""
@@ -133,7 +155,7 @@ class Captured(nn.Module):
         if name not in modules or not name:
             known = ", ".join(key for key in modules if key and key.count(".") < 2)
             raise UserError(f"layer={name}: the network has no such module; it has {known}")
-        modules[name].register_forward_hook(partial(self._take, name))
+        self._hooks.append(modules[name].register_forward_hook(partial(self._take, name)))
         self.layers.append(name)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # what is handed out has to be what the rest depends on, also amidst compiled code
@@ -154,40 +176,35 @@ class Captured(nn.Module):
         self._taken[name] = grid
         return _with_first(output, from_grid(grid, tensor, layer.layout.name).clone())
 
-    def prepare(self, images: Tensor) -> None:
-        """Find, before the first pass in either mode, what was left open: the layer and the route.
+    def prepare(self, images: Tensor, *others: Any, **named: Any) -> None:
+        """Find, before the first pass in any mode, what was left open: the layer and the route.
 
-        On copies of the network, with the first images.
+        By passes of the first images through the network itself, which is afterwards as it was before.
         """
-        if self.training in self._route:
+        if self._route() is not None:
             return
-        some = images[:2].detach()
-        some = torch.cat([some, some.flip(-1)])[:2]
-        devices = [some.device] if some.device.type == "cuda" else []
-        with (
-            torch.inference_mode(False),
-            torch.random.fork_rng(devices),
-            torch.autocast(some.device.type, enabled=False),
-        ):
-            some = some.clone()
-            noise = torch.randn_like(some)
+        rows = [0, min(1, len(images) - 1)]
+
+        def some(value: Any) -> Any:
+            """Two rows of what belongs to the images."""
+            of_images = isinstance(value, Tensor) and value.dim() > 0 and len(value) == len(images)
+            return value.detach()[rows].clone() if of_images else value
+
+        devices = [images.device] if images.device.type == "cuda" else []
+        full = torch.autocast(images.device.type, enabled=False)
+        with torch.inference_mode(False), torch.random.fork_rng(devices), full, _buffers_kept(self.backbone):
+            first = some(images)
+            if len(images) == 1:
+                first[1] = first[1].flip(-1)
+            given = ([some(value) for value in others], {key: some(value) for key, value in named.items()})
             if not self.layers:
-                shape = (some.shape[1], some.shape[2], some.shape[3])
-                network = copy.deepcopy(self.backbone)
-                every = Captured(network, list(find(network, shape)))
-                routes = probe_layers(every, some, Score.centred)
-                reached = [name for name in every.layers if routes[name] is not GradientRoute.unreached]
-                if not reached:
-                    raise UserError("no layer has a grid that the score of a class depends on; give another network")
-                self._watch(reached[-1])
-            probed = copy.deepcopy(self)
-            route = probe_layers(probed, some, Score.centred)[self.layer]
+                self._watch(_last_reached(self.backbone, first))
+            route = probe_layers(self, first, Score.centred, *given)[self.layer]
             if route is GradientRoute.unreached:  # or logits are 0, behind a ReLU
-                route = probe_layers(probed, noise, Score.centred)[self.layer]
-            self.linear = probed.linear
+                route = probe_layers(self, torch.randn_like(first), Score.centred, *given)[self.layer]
         if route is GradientRoute.unreached:
             raise UserError(f"layer={self.layer}: the score of a class does not depend on it; choose another layer")
-        self._route[self.training] = route
+        self._probed[self._mode()] = route
 
 
 def capture(model: nn.Module, layer: str | nn.Module | None = None) -> Captured:
@@ -224,21 +241,55 @@ def capture(model: nn.Module, layer: str | nn.Module | None = None) -> Captured:
     return Captured(model, None if layer is None else [layer])
 
 
-def probe_layers(network: Captured, images: Tensor, score: Score) -> dict[str, GradientRoute]:
+def probe_layers(
+    network: Captured,
+    images: Tensor,
+    score: Score,
+    others: Sequence[Any] = (),
+    named: Mapping[str, Any] | None = None,
+) -> dict[str, GradientRoute]:
     """How the gradient of the score reaches every watched layer, in the mode that the network is in.
 
     Args:
-        network: a copy, since a pass in training mode moves batch norm's statistics.
+        network: a pass in training mode moves its batch norm's statistics.
         images: (batch, channels, height, width), two at least.
         score: whose gradient is looked at.
+        others: further arguments of the network, like `named`.
+        named: by name.
     """
 
     def forward(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, grids = network.grids(network.normalised(batch))
+        logits, grids = network.grids(network.normalised(batch), *others, **(named or {}))
         network.linear = network.linear or linear_head(network.backbone, logits.shape[1])
         return _wide(logits), grids
 
     return probe(forward, images, score, network.class_weights)
+
+
+def _last_reached(network: nn.Module, images: Tensor) -> str:
+    """The last layer with a grid that the score of a class depends on."""
+    layers = list(find(network, (images.shape[1], images.shape[2], images.shape[3])))
+    every = Captured(network, layers)
+    try:
+        routes = probe_layers(every, images, Score.centred) if layers else {}
+    finally:
+        every.release()
+    reached = [name for name in layers if routes[name] is not GradientRoute.unreached]
+    if not reached:
+        raise UserError("no layer has a grid that the score of a class depends on; name one, or give another network")
+    return reached[-1]
+
+
+@contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Put back what passes change: statistics of batch norm and their like."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def probe_routes(network: Captured, images: Tensor, score: Score) -> Routes:
@@ -249,13 +300,23 @@ def probe_routes(network: Captured, images: Tensor, score: Score) -> Routes:
 
 
 def logits_of(output: object) -> Tensor:
-    """The logits in what a classifier returns: a tensor, or the first of an object's, mapping's or tuple's."""
-    named = getattr(output, "logits", None)
-    tensor = named if isinstance(named, Tensor) else first_tensor(output)
-    if tensor is None or tensor.dim() != 2:
-        shape = type(output).__name__ if tensor is None else " x ".join(map(str, tensor.shape))
-        raise UserError(f"the network gives {shape} and not logits (batch, classes); give a classifier")
-    return tensor
+    """The logits in what a classifier returns: a tensor, or what is called so in an object or mapping, or the only
+    (batch, classes) in it.
+
+    Raises:
+        UserError: there are none, or it is open which they are.
+    """
+    if isinstance(output, Tensor):
+        found = [output] if output.dim() == 2 else []
+    else:
+        named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+        parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else []
+        found = [named] if isinstance(named, Tensor) else [p for p in parts if isinstance(p, Tensor) and p.dim() == 2]
+    if len(found) != 1:
+        shape = " x ".join(map(str, output.shape)) if isinstance(output, Tensor) else type(output).__name__
+        several = f" with {len(found)} tensors (batch, classes) and none called logits" if found else ""
+        raise UserError(f"the network gives {shape}{several} and not logits (batch, classes); give a classifier")
+    return found[0]
 
 
 def _with_first(output: object, tensor: Tensor) -> object:

@@ -79,6 +79,18 @@ def _distortion(grid: tuple[int, int], image: tuple[int, int]) -> float:
     return abs(math.log(grid[0] * image[1] / (grid[1] * image[0]))) if min(grid) > 0 else math.inf
 
 
+def _is_regular(layer: Layer, image: tuple[int, int]) -> bool:
+    """Whether the grid may come from steps of the same size in both directions, as those of nearly all networks do."""
+    (height, width), (high, wide) = layer.grid, image
+    if high == wide:
+        return height == width
+    finest, coarsest = (
+        (high / (height + step) if height + step else math.inf, wide / (width + step) if width + step else math.inf)
+        for step in (1, -1)
+    )
+    return max(finest) < min(coarsest)
+
+
 def _fits(grid: tuple[int, int], image: tuple[int, int]) -> bool:
     """Whether the aspects are equal but for less than one cell."""
     (height, width), (high, wide) = grid, image
@@ -110,7 +122,8 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
     """Named modules whose output has a grid, in the order in which they finish.
 
     The head is left out (:func:`head_of`, and what follows global pooling): what it gives is scores, not features. So
-    are modules that are used more than once: their name does not say which output is meant.
+    are the parts of attention, whose outputs are queries and keys, and modules that are used more than once: their name
+    does not say which output is meant.
 
     Args:
         network: any classifier.
@@ -122,47 +135,53 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
     found = _with_grid(network, shape)
     if any(layer.grid == (1, 1) for layer in found.values()):
         # One cell whatever the size of the image: it was pooled. Networks made for one size cannot be asked.
-        with suppress(UserError):
+        with suppress(Exception):
             factor = max(2, math.ceil(LARGE / min(shape[1:])))
             larger = _with_grid(network, (shape[0], factor * shape[1], factor * shape[2]))
-            found = {name: layer for name, layer in found.items() if larger[name].grid != (1, 1)}
+            found = {name: layer for name, layer in found.items() if name in larger and larger[name].grid != (1, 1)}
     return found
 
 
 def _with_grid(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Layer]:
     """The modules of :func:`find`, those behind global pooling included."""
     found: dict[str, Layer] = {}
-    calls: dict[str, int] = {}
-    head = head_of(network)
+    calls: dict[str, int] = {}  # in the order in which modules first finish
 
     def record(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             calls[name] = calls.get(name, 0) + 1
             tensor = first_tensor(output)
             layer = as_layer(tuple(tensor.shape[1:]), shape[1:]) if tensor is not None and len(tensor) == 1 else None
-            if layer is not None:
+            if layer is not None and _is_regular(layer, shape[1:]):
                 found[name] = layer
 
         return hook
 
-    handles = [
-        module.register_forward_hook(record(name))
-        for name, module in network.named_modules()
-        if name
+    modules = dict(network.named_modules())
+    run_once(network, shape, [module.register_forward_hook(record(name)) for name, module in modules.items() if name])
+    head = head_of(network, list(calls))
+    return {
+        name: layer
+        for name, layer in found.items()
+        if calls[name] == 1
         and not f"{name}.".startswith(f"{head}.")
-        and not isinstance(module, _POOLS)
+        and not isinstance(modules[name], _POOLS)
         and not _hidden(network, name)
-    ]
-    run_once(network, shape, handles)
-    return {name: layer for name, layer in found.items() if calls[name] == 1}
+    }
 
 
-def head_of(network: nn.Module) -> str | None:
-    """Name of the head: the last child with weights, within the only child with weights if there is but one."""
-    name = None
+def head_of(network: nn.Module, order: Sequence[str]) -> str | None:
+    """Name of the head: the child with weights that finishes last, within the only one with weights if it is one.
+
+    Args:
+        network: any classifier.
+        order: names of its modules as they finish.
+    """
+    name, place = None, {module: number for number, module in enumerate(order)}
     while children := [key for key, child in network.named_children() if any(True for _ in child.parameters())]:
-        network = network.get_submodule(children[-1])
-        name = f"{name}.{children[-1]}" if name else children[-1]
+        start = f"{name}." if name else ""
+        last = max(children, key=lambda child, start=start: place.get(f"{start}{child}", -1))  # type: ignore[misc]
+        network, name = network.get_submodule(last), f"{start}{last}"
         if len(children) > 1:
             break
     return name
@@ -175,10 +194,11 @@ def first_tensor(output: object) -> Tensor | None:
 
 
 def _hidden(network: nn.Module, name: str) -> bool:
-    """Whether a module lies in one that the tracer takes as a single operation, as the MLP of a transformer."""
+    """Whether a module lies in one that counts as a single operation: the MLP of torchvision's transformers, which its
+    tracer takes as one, and attention."""
     parts = name.split(".")
     above = [network.get_submodule(".".join(parts[:count])) for count in range(1, len(parts))]
-    return any(isinstance(module, _WHOLE) for module in above)
+    return any(isinstance(module, _WHOLE) or "Attention" in type(module).__name__ for module in above)
 
 
 def size_text(size: tuple[int, int]) -> str:
@@ -224,7 +244,7 @@ def run_once(network: nn.Module, shape: tuple[int, int, int], handles: Sequence[
     Raises:
         UserError: the network cannot take images of this size.
     """
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     like = next(network.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
@@ -232,6 +252,7 @@ def run_once(network: nn.Module, shape: tuple[int, int, int], handles: Sequence[
     except (RuntimeError, ValueError, AssertionError) as error:
         raise wrong_size(shape[1:], error) from error
     finally:
-        network.train(was_training)
+        for module, mode in modes:
+            module.training = mode
         for handle in handles:
             handle.remove()

@@ -33,18 +33,18 @@ log = logging.getLogger("camtrain")
 def normalisation(config: ModelConfig, network: nn.Module, channels: int) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of each channel that images are normalised with.
 
-    Those of `model.mean` and `model.std`; else of the pretrained weights, as torchvision or timm describes them; else
-    ImageNet's, or 0.5 and 0.25 where images have not three channels.
+    Those of `model.mean` and `model.std`; else as timm describes the network, or torchvision its weights; else those of
+    ImageNet, or 0.5 and 0.25 where images have not three channels.
 
     Raises:
         UserError: there is not one number, or one for each channel.
     """
     mean, std = (MEAN, DEVIATION) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
     described = getattr(network, "pretrained_cfg", None) or {}
-    if is_pretrained(config) and channels == 3:
+    if channels == 3:
         if "mean" in described and "std" in described:
             mean, std = tuple(described["mean"]), tuple(described["std"])
-        elif config.name in models.list_models(module=models):
+        elif is_pretrained(config) and config.name in models.list_models(module=models):
             transforms: Any = models.get_model_weights(config.name)["DEFAULT"].transforms()
             mean, std = tuple(transforms.mean), tuple(transforms.std)
     return _each("mean", config.mean, channels) or mean, _each("std", config.std, channels) or std

@@ -49,7 +49,7 @@ def make_network(config: ModelConfig, classes: int, shape: tuple[int, int, int])
     else:
         network = _of_torchvision(config, classes, shape)
     final = final_layer(network, classes)
-    if final is not None:
+    if final is not None and ":" not in name:
         weight = cast(Tensor, network.get_submodule(final).weight)
         if not bool(weight.any()):
             # ViT starts with a head of zeros: every map would be dead, and the CAM term without a gradient. As Swin's.
@@ -96,10 +96,12 @@ def _of_timm(name: str, options: dict[str, Any], classes: int, shape: tuple[int,
             + (f"; close to it are {', '.join(TIMM + entry for entry in close)}" if close else "")
         )
     described = timm.get_pretrained_cfg(own)
+    needed: dict[str, Any] = {"model_name": own, "num_classes": classes, "in_chans": shape[0]}
     if described is not None and described.fixed_input_size:  # transformers are made for one size
-        options = {"img_size": shape[1:], **options}
-    config = ModelConfig(name=name, options=options)
-    return _called(config, timm.create_model, shape, model_name=own, num_classes=classes, in_chans=shape[0])
+        needed["img_size"] = shape[1:]
+    if options.get("pretrained"):
+        raise UserError("model.options.pretrained: leave it out and say model.weights=DEFAULT, which the rest goes by")
+    return _called(ModelConfig(name=name, options=options), timm.create_model, shape, **needed)
 
 
 def _called(
@@ -107,10 +109,8 @@ def _called(
 ) -> nn.Module:
     """What a builder makes of `model.options` and of what it is given here."""
     try:
-        return builder(**needed, **config.options)
+        return builder(**{**needed, **config.options})
     except TypeError as error:
-        if not config.options:
-            raise
         raise UserError(
             f"model.options={config.options}: {config.name} does not take them ({first_line(error)})"
         ) from error

@@ -42,7 +42,7 @@ def make_arms(
     Args:
         network: with its initial weights.
         cams: of each arm, by name, the settings of its CAM term.
-        routes: of the network, by :func:`camtrain.training.checks.probe_routes`.
+        routes: of the network, by :func:`camtrain.networks.capture.probe_routes`.
         optim: of all arms.
         rate: learning rate at the top of its schedule.
         pretrained: whether the weights are.
@@ -55,6 +55,6 @@ def make_arms(
     for number, (name, cam) in enumerate(cams.items()):
         own = network if number == 0 else copy.deepcopy(network)
         own.routes = check_routes(routes, cam, network.layer)
-        criterion = CamLoss(**{**vars(cam), "share": cam.share or default_share(pretrained)})
+        criterion = CamLoss(only_loss=True, **{**vars(cam), "share": cam.share or default_share(pretrained)})
         arms.append(Arm(name, own, make_optimiser(own, optim, rate, head), criterion))
     return arms

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from camtrain.cam.head import LINEAR_HEAD
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamConfig, CamVariant, GradientPath, Score
 from camtrain.data.batches import Batch
@@ -17,8 +18,6 @@ from camtrain.loss.layer_gradient import gradient_at
 from camtrain.loss.terms import NEED_REGIONS
 from camtrain.networks.classifier import Classifier
 from camtrain.regions import has_object
-
-LINEAR_HEAD = "global average pooling followed by one linear layer"
 
 
 def check_routes(routes: Routes, cam: CamConfig, layer: str) -> Routes:

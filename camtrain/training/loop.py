@@ -114,7 +114,7 @@ def train_epoch(
         dropout = torch_seed(plan.seed, Stream.dropout, epoch, step)
         for arm in arms if step % 2 == 0 else reversed(arms):
             for group in arm.optimiser.param_groups:
-                group["lr"] = rate * group[FACTOR]
+                group["lr"] = rate * group.get(FACTOR, 1.0)
             torch.manual_seed(dropout)  # the same dropout in every arm
             taken, seconds = _timed_step(arm, batch, done, observe, plan.device)
             records[arm.name].add(taken, batch.targets, arm.criterion.term_name)

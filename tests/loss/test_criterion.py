@@ -66,8 +66,8 @@ def test_without_a_term_nothing_is_added() -> None:
     logits, activations, target = torch.randn(3, 4), torch.rand(3, 2, 4, 4), torch.tensor([0, 3, 1])
     expected = classification_loss(logits, target).mean()
     for cam, done in ((CamConfig(weight=0), 9.0), (CamConfig(start=2.0), 1.0)):
-        known = hand_on(activations, Head(GradientRoute.closed, torch.rand(4, 2)))
-        assert torch.equal(CamLoss(**vars(cam))(logits, known, target, epochs_done=done), expected)
+        hand_on(logits, activations, Head(GradientRoute.closed, torch.rand(4, 2)))
+        assert torch.equal(CamLoss(**vars(cam))(logits, activations, target, epochs_done=done), expected)
 
 
 def test_a_criterion_may_ask_for_further_passes_over_transformed_views() -> None:

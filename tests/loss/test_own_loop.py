@@ -13,6 +13,7 @@ from torch import Tensor
 from camtrain import CamLoss, UserError, capture
 from camtrain.arms import REGULARISED
 from camtrain.cam.head import head_behind
+from camtrain.cam.routes import GradientRoute
 from camtrain.data.batches import Batch
 from camtrain.loss.classification import classification_loss
 from camtrain.networks.capture import Captured
@@ -117,8 +118,9 @@ def test_the_automatic_weight_learns_without_being_asked_and_does_not_see_the_sc
     assert len(set(plain)) > 1
     assert scaled == pytest.approx(plain, rel=1e-4)
     lower, _ = weights_of_loop(loops[2], 1.0, torch.bfloat16)
-    assert lower == pytest.approx(plain, rel=0.2)
+    assert lower[0] == pytest.approx(plain[0], rel=0.2)
     other = CamLoss()
+    assert all(isinstance(value, Tensor) for value in criterion.state_dict().values())
     other.load_state_dict(criterion.state_dict())
     assert other.balance == criterion.balance
 
@@ -134,20 +136,71 @@ def test_validation_is_plain_classification() -> None:
             )
 
 
-def test_activations_that_lost_their_head_go_by_autograd() -> None:
+def test_activations_that_were_copied_on_the_way_are_still_known() -> None:
     model, given = double("small_resnet"), made()
     net, criterion = capture(model.backbone, "layer3").eval(), CamLoss(**SETTINGS)
     images = model.normalised(given.images)
     whole = gradients(net, lambda: criterion(*net(images), given.targets).backward())
 
-    def lost() -> None:
+    def copied() -> None:
         logits, activations = net(images)
-        del activations.camtrain_head
-        assert head_behind(activations).weights is None
-        criterion(logits, activations, given.targets).backward()
+        criterion(logits, activations * 1.0, given.targets).backward()
 
-    for key, gradient in gradients(net, lost).items():
+    for key, gradient in gradients(net, copied).items():
         torch.testing.assert_close(gradient, whole[key], rtol=1e-9, atol=1e-12)
+    logits, activations = net(images)
+    with pytest.raises(UserError, match="the logits do not depend on them"):
+        criterion(logits * 1.0, activations * 1.0, given.targets)
+    with pytest.raises(UserError, match="detached"):
+        criterion(logits * 1.0, activations.detach(), given.targets)
+
+
+def test_another_loss_that_reaches_the_layer_is_not_taken_for_the_term() -> None:
+    """The automatic weight and what is taken out of the gradient are those of the loop without it."""
+    model, given = double("small_resnet"), made()
+    images = model.normalised(given.images)
+
+    def trained_beside(other: float) -> tuple[dict[str, Tensor], CamLoss]:
+        net, criterion = capture(copy.deepcopy(model.backbone), "layer3").eval(), CamLoss(confidence_exponent=0)
+
+        def run() -> None:
+            logits, activations = net(images)
+            (criterion(logits, activations, given.targets) + other * logits.square().mean()).backward()
+
+        for _ in range(3):
+            found = gradients(net, run)
+        alone = gradients(net, lambda: (other * net(images).logits.square().mean()).backward())
+        return {key: gradient - alone.get(key, 0.0) for key, gradient in found.items()}, criterion
+
+    (without, plain), (beside, criterion) = trained_beside(0.0), trained_beside(5.0)
+    assert plain.balance is not None
+    assert criterion.balance is not None
+    assert criterion.balance.weight() == pytest.approx(plain.balance.weight(), rel=1e-9)
+    assert float(criterion.observed().cam_share) == pytest.approx(0.5, abs=0.1)
+    for key, gradient in without.items():
+        torch.testing.assert_close(gradient, beside[key], rtol=1e-6, atol=1e-9)
+
+
+def test_a_network_switched_from_outside_is_probed_in_each_mode() -> None:
+    network = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 6, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+        *(torch.nn.Dropout(0.5), torch.nn.Linear(6, 3)),
+    )
+    net = capture(network, "0")
+    network.eval()
+    assert head_behind(net(batch().images).activations).route is GradientRoute.closed
+    network.train()
+    assert head_behind(net(batch().images).activations).route is GradientRoute.autograd
+
+
+def test_what_the_criterion_needs_is_said() -> None:
+    logits, activations = capture(classifier("small_resnet").backbone, "layer3").eval()(batch().images)
+    with pytest.raises(UserError, match="energy_outside needs regions"):
+        CamLoss(term="energy_outside")(logits, activations, batch().targets)
+    with pytest.raises(UserError, match="soft labels"):
+        CamLoss()(logits, activations, torch.full((4, 3), 1 / 3))
+    with pytest.raises(UserError, match="no pass with gradients"):
+        CamLoss().observed()
 
 
 def test_settings_are_checked() -> None:
