@@ -107,7 +107,7 @@ def why_left_out(path: Path) -> str:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """An image as Pillow opens it, not decoded yet; by way of a file object, since what Pillow maps into memory by the
     file's name it scrambles, where a TIFF lies on its side."""
     with path.open("rb") as file, Image.open(file) as opened:
