@@ -277,6 +277,7 @@ def test_several_classes_per_image(multilabel_run: FinishedRun, tmp_path: Path) 
         np.testing.assert_allclose(np.load(folder / row["npy"]), maps[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("photographs")
 def test_photographs(pretrained: Path) -> None:
     """The network's autograd path, and images cut and shrunk as validation's are."""
     read = load.read(pretrained)
