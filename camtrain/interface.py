@@ -66,6 +66,8 @@ def maps(net: Captured, images: Tensor, target: Tensor | int | None = None, meth
         torch.Size([2, 16, 16])
     """
     chosen = _method(method)
+    if images.dim() != 4:
+        raise UserError(f"images: {' x '.join(map(str, images.shape))}; give a batch (batch, channels, height, width)")
     with _evaluating(net):
         images = images.clone() if images.is_inference() else images
         if isinstance(target, Tensor):
@@ -133,7 +135,7 @@ def measure(net: Captured, batches: Given, method: str = "gradcam", **settings: 
         >>> 0 <= found["accuracy/val"] <= 1, found["cam/entropy"] > 0
         (True, True)
     """
-    return compare({"network": net}, batches, method, **settings).figures["network"]
+    return _measured({"network": net}, batches, method, settings).figures["network"]
 
 
 def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gradcam", **settings: Any) -> Compared:
@@ -164,6 +166,13 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
         >>> sorted(found.figures), "cam/entropy" in found.intervals["other"]
         (['control', 'one', 'other'], True)
     """
+    if not isinstance(networks, Mapping) or len(networks) < 2:
+        raise UserError("networks: two at least are compared, by name: {'one': net, 'other': net}")
+    return _measured(networks, batches, method, settings)
+
+
+def _measured(networks: Mapping[str, Captured], batches: Given, method: str, settings: Mapping[str, Any]) -> Compared:
+    """Of one network or more."""
     odd = next((name for name in networks if name.split(":")[0] == CONTROL), None)
     if odd is not None:
         raise UserError(f"{odd}: this name is taken, the first network's sharpened maps have it; choose another one")
@@ -226,6 +235,9 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
 @contextmanager
 def _evaluating(*networks: Captured) -> Iterator[None]:
     """Evaluation mode in the networks' own precision for as long as it lasts; then each module is in its own again."""
+    for network in networks:
+        if not isinstance(network, Captured):
+            raise UserError(f"{type(network).__name__}: the network is not captured; give camtrain.capture(model)")
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
@@ -243,6 +255,9 @@ def _numbered(batches: Given) -> Iterator[Batch]:
     first = 0
     for images, target, *others in batches:
         region = others[0] if others else images.new_zeros((len(images), *images.shape[2:]), dtype=torch.uint8)
+        if region.shape != (len(images), *images.shape[2:]):
+            sizes = (" x ".join(map(str, part.shape)) for part in (region, images))
+            raise UserError("regions: {} do not fit images {}; give (batch, height, width)".format(*sizes))
         yield Batch(images, target, region.to(torch.uint8), torch.arange(first, first + len(images)))
         first += len(images)
 

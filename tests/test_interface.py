@@ -88,9 +88,22 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ({"method": "gradcam+"}, r"method=gradcam\+: no such map; choose one of cam, gradcam"),
         ({"faithfulness": 3}, "faithfulness: no such setting; there are max_images"),
         ({"max_images": 0}, "max_images=0 is out of range"),
+        ({"sanity_images": 2}, "sanity_images: no such setting"),
+        ({"maps": ["nope"]}, "maps=nope: no such map"),
     ):
         with pytest.raises(camtrain.UserError, match=message):
             camtrain.compare(networks, batches, **wrong)
+    net = networks["plain"]
+    for given, message in (
+        (lambda: camtrain.compare({"one": net}, batches), "two at least are compared"),
+        (lambda: camtrain.compare({"control": net, "other": net}, batches), "this name is taken"),
+        (lambda: camtrain.measure(Untraceable(), batches), "Untraceable: the network is not captured"),  # type: ignore[arg-type]
+        (lambda: camtrain.measure(net, [(*batches[0][:2], torch.ones(4, 5, 5))]), "4 x 5 x 5 do not fit images 4 x 3"),
+        (lambda: camtrain.maps(net, batches[0][0][0]), "give a batch"),
+        (lambda: camtrain.maps(camtrain.capture(Untraceable(), "last"), batches[0][0], 0, "cam"), "method=cam needs"),
+    ):
+        with pytest.raises(camtrain.UserError, match=message):
+            given()
     with pytest.raises(camtrain.UserError, match="there are none"):
         camtrain.measure(networks["plain"], iter([]))
     images, *others = batches[0]

@@ -219,7 +219,7 @@ class CamLoss(nn.Module):
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
                     loss = loss + weight * term.mean()
                     if at_layer is not None:
-                        at_layer.weight = weight
+                        at_layer.set_weight(weight)
                         loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
                 term = CamTerm(*(part.detach() for part in term))
         self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, observe)
@@ -315,6 +315,12 @@ class CamLoss(nn.Module):
             of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
             self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
         self._share = gradient_share(*norms)
+
+    def extra_repr(self) -> str:
+        """Settings that differ from the defaults."""
+        usual = CamConfig()
+        changed = {key: value for key, value in vars(self.cam).items() if value != getattr(usual, key)}
+        return ", ".join(f"{key}={getattr(value, 'value', value)}" for key, value in changed.items())
 
     def comparable(self, epochs_done: float) -> bool:
         """Whether a step at this time costs what the steps cost once the schedule is through."""

@@ -50,6 +50,12 @@ class LayerGradient:
         self.scale = classification.new_ones(())
         self.floor = 0.0
 
+    def set_weight(self, weight: float) -> None:
+        """Of the term; where its gradient is given, its norm is known at once."""
+        self.weight = weight
+        if self.alone is not None and self.measure:
+            self.term = weight * torch.linalg.vector_norm(self.alone)
+
     def take_scale(self, gradient: Tensor) -> None:
         """Take in the gradient on the loss itself, which is what the loss was multiplied by since."""
         self.scale = gradient.detach()
@@ -61,7 +67,7 @@ class LayerGradient:
             term = torch.addcmul(wide, c, self.scale, value=-1)
         else:
             term = self.weight * self.scale * self.alone
-        if self.measure:
+        if self.measure and self.alone is None:
             self.term = torch.linalg.vector_norm(term) / self.scale.abs()
         if not self.project:
             return gradient

@@ -56,6 +56,8 @@ class Captured(nn.Module):
     @property
     def layer(self) -> str:
         """Name of the target layer."""
+        if not self.layers:
+            raise UserError("layer: none was named; the first pass finds the last one that has a grid")
         return self.layers[-1]
 
     @property
@@ -99,6 +101,10 @@ class Captured(nn.Module):
         if self._routes is not None:
             return self._routes.training if self.training else self._routes.evaluation
         return self._probed.get(self._mode())
+
+    def extra_repr(self) -> str:
+        """The target layer."""
+        return f"layer={self.layers[-1] if self.layers else None}"
 
     def release(self) -> None:
         """Take the hooks off the network; after that it captures nothing."""

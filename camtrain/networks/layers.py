@@ -209,7 +209,10 @@ def size_text(size: tuple[int, int]) -> str:
 def wrong_size(size: tuple[int, int], error: Exception) -> UserError:
     """What to say of images that a network cannot take."""
     reason = first_line(error)
-    return UserError(f"dataset.image_size={size_text(size)}: this network cannot take it ({reason}); use another size")
+    return UserError(
+        f"dataset.image_size={size_text(size)}: this network cannot take it ({reason}); use another size"
+        + (" or dataset.channels" if "channel" in reason else "")
+    )
 
 
 def outermost(layers: dict[str, Layer]) -> dict[str, Layer]:

@@ -201,6 +201,10 @@ def test_what_the_criterion_needs_is_said() -> None:
         CamLoss()(logits, activations, torch.full((4, 3), 1 / 3))
     with pytest.raises(UserError, match="no pass with gradients"):
         CamLoss().observed()
+    criterion = CamLoss(share=0.25, confidence_exponent=0)
+    criterion(logits, activations, batch().targets)
+    assert float(criterion.observed().cam_share) == pytest.approx(0.25)  # before it goes backward
+    assert repr(criterion) == "CamLoss(share=0.25, confidence_exponent=0)"
 
 
 def test_settings_are_checked() -> None:
