@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from camtrain.cam.head import Head, handed_on, head_behind
+from camtrain.cam.head import LINEAR_HEAD, Head, handed_on, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, cam_config
@@ -53,17 +53,8 @@ class Criterion(Protocol):
     strength: str | None
     """The setting that weakens the term if it is lowered; None if the term does not enter the loss."""
 
-    def __call__(
-        self,
-        logits: Tensor,
-        activations: Tensor,
-        target: Tensor,
-        regions: Tensor | None = None,
-        epochs_done: float = math.inf,
-        observe: bool = True,
-        view: View | None = None,
-    ) -> Tensor:
-        """The loss, a scalar; arguments as for :meth:`CamLoss.forward`."""
+    def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, *others: Any) -> Tensor:
+        """The loss, a scalar; arguments, and what the others are, as for :meth:`CamLoss.forward`."""
 
     def observed(self) -> Observed:
         """What was seen, once the loss went backward."""
@@ -253,8 +244,8 @@ class CamLoss(nn.Module):
             )
         if not closed and (cam.path is GradientPath.closed or cam.variant is CamVariant.cam):
             raise UserError(
-                f"{'variant=cam' if cam.variant is CamVariant.cam else 'path=closed'} needs global average pooling and"
-                " one linear layer behind the target layer, which is not what follows it"
+                f"{'variant=cam' if cam.variant is CamVariant.cam else 'path=closed'} needs {LINEAR_HEAD}, which is not"
+                " what follows the target layer"
             )
         return Head(GradientRoute.autograd) if closed and cam.path is GradientPath.autograd else head
 
