@@ -120,10 +120,10 @@ def train(config: Config, folder: Path) -> RunResult:
                 evaluated = evaluate(networks, context.batches(None), context.method, context.measured)
                 _keep_epoch(state, record, setup.plan, trained, evaluated)
                 save_state(state, folder)
+                for arm in state.arms:
+                    save_weights(arm, folder / arm.name)
                 _show_epoch(setup, state, context, evaluated, board)
                 record.save("running")
-            for arm in state.arms:
-                save_weights(arm, folder / arm.name)
             outcome = _finish(setup, state, context, evaluated, record, board)
 
     session.log_summary(folder, outcome)

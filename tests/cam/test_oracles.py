@@ -59,7 +59,7 @@ def _one_thread() -> None:
 
 
 class Pair(NamedTuple):
-    """One network twice: as camtrain builds it, and as torchvision does."""
+    """One network twice: as camtrain builds it, and as torchvision or timm does."""
 
     built: Built
     plain: nn.Module
@@ -88,8 +88,12 @@ class Pair(NamedTuple):
 
 def plain_network(built: Built, name: str, size: int) -> nn.Module:
     options = {"image_size": size} if name.startswith("vit_") else {}
-    with torch.device("meta"):  # weights of its own would take seconds to draw
-        plain = SmallResNet(CLASSES) if name == "small_resnet" else get_model(name, num_classes=CLASSES, **options)
+    if name.startswith("timm/"):
+        sized = {"img_size": size} if "vit_" in name or "swin_" in name else {}
+        plain = pytest.importorskip("timm").create_model(name[5:], num_classes=CLASSES, **sized)
+    else:
+        with torch.device("meta"):  # weights of its own would take seconds to draw
+            plain = SmallResNet(CLASSES) if name == "small_resnet" else get_model(name, num_classes=CLASSES, **options)
     state = {key: value.clone() for key, value in built.classifier.backbone.state_dict().items()}
     plain.load_state_dict(state, assign=True)
     for module in plain.modules():
@@ -224,6 +228,10 @@ def channels_to_front(cells: Tensor) -> Tensor:
         ("densenet121", None, 64, None),
         ("swin_t", "features.7.1", 128, channels_to_front),
         ("vit_b_16", None, 64, tokens_to_grid),
+        ("timm/tf_mobilenetv3_small_100", None, 64, None),
+        ("timm/convnext_atto", None, 64, None),
+        ("timm/vit_tiny_patch16_224", None, 64, tokens_to_grid),
+        pytest.param("timm/swin_tiny_patch4_window7_224", None, 128, channels_to_front, marks=pytest.mark.slow),
     ],
 )
 def test_gradcam_of_other_layouts_equals_the_grad_cam_package(
