@@ -82,7 +82,7 @@ from camtrain.evaluation.faithfulness import confidence_metrics
 from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.metrics import faithfulness, localisation
-from camtrain.metrics.equivariance import SHIFT, stability
+from camtrain.metrics.equivariance import NEAR, stability
 from camtrain.metrics.randomisation import stages
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.zoo import OWN
@@ -136,6 +136,7 @@ def prepared(run: Path, image_set: int | None) -> Case:
     if is_multilabel(found.targets):
         raise SystemExit(f"{run}: several classes per image; give a run with one")
     context = evaluation_context(config, {REGULARISED: network}, found, torch.device("cpu"))
+    network.registered = False  # the other packages draw equal tiles
     batches, left = [], image_set or len(found.targets)
     for batch in context.batches(None):
         if left > 0:
@@ -222,7 +223,7 @@ class Ours:
                 return forward_maps(self.network, changed, targets, CamVariant.gradcam).maps
 
             found.append(stability(batch.images, self.maps_of(batch), again))
-        flip, shift = zip(*found, strict=True)
+        flip, shift, _ = zip(*found, strict=True)
         return {"mirrored": nanmean(torch.cat(flip)), "moved": nanmean(torch.cat(shift))}
 
     def sanity(self) -> Values:
@@ -445,7 +446,8 @@ class Libraries:
 
     def stability(self) -> Values:
         explain = ByTorchCam(self.case.plain, self.case.layer)
-        down, right = self.height // SHIFT, self.width // SHIFT
+        strides = [side / cells for side, cells in zip((self.height, self.width), self.made.shape[1:], strict=True)]
+        down, right = (max(1, round(NEAR * stride)) for stride in strides)
         mirrored, moved = [], []
         for images, classes in zip(self.case.normalised, self.classes, strict=True):
             mirrored.append(explain(images.flip(3), classes).maps)
@@ -455,7 +457,9 @@ class Libraries:
         before = self.stretched[:, : self.height - down, : self.width - right]
         after = self.to_images(np.concatenate(moved))[:, down:, right:]
         return {
-            "mirrored": float(np.nanmean(correlation(self.made[:, :, ::-1], np.concatenate(mirrored)))),
+            "mirrored": float(
+                np.nanmean(correlation(self.stretched[:, :, ::-1], self.to_images(np.concatenate(mirrored))))
+            ),
             "moved": float(np.nanmean(correlation(before, after))),
         }
 

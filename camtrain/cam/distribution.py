@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 DEAD_BELOW = 1e-12
 """Sum of :math:`L^+` at or below which a map is dead, whatever its scale."""
@@ -107,15 +106,3 @@ def likeness(before: Tensor, after: Tensor) -> Tensor:
     """:func:`correlation` of maps before and after a change, (maps,); 0 where it killed a map that was alive."""
     killed = is_dead(after) & ~is_dead(before)
     return correlation(before, after).masked_fill(killed, 0)
-
-
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """:math:`L^+` stretched bilinearly to the image's size, (maps, *size)."""
-    return interpolate(positive_part(maps)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def rank(stretched: Tensor) -> Tensor:
-    """Place of each pixel in the descending order of its map, 0 the highest; equal ones row by row; same shape."""
-    order = stretched.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places).reshape(stretched.shape)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from camtrain.cam.routes import GradientRoute
+from camtrain.cam.stretch import Placement
 
 _HEAD, _SOURCE = "camtrain_head", "camtrain_activations"
 
@@ -24,6 +25,7 @@ class Head(NamedTuple):
 
     route: GradientRoute
     weights: Tensor | None = None  # of the last linear layer, (classes, features); needed by the closed form
+    placement: Placement | None = None  # where the cells lie in the image; None: in equal tiles
 
 
 def hand_on(logits: Tensor, activations: Tensor, head: Head) -> tuple[Tensor, Tensor]:

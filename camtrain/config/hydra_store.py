@@ -130,6 +130,8 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         section, _, name = former.rpartition(".")
         if name in sections.get(section, {}):
             sections[section][key.rpartition(".")[2]] = sections[section].pop(name)
+    if "registered" not in sections["evaluate"]:  # a former version
+        sections["evaluate"]["registered"] = False
     schema = OmegaConf.structured(Config(dataset=DATASETS[DatasetName[sections["dataset"]["name"]]]()))
     if "arms" in sections:
         schema.arms = {}  # a default arm that was removed does not come back

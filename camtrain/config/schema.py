@@ -247,6 +247,11 @@ class EvaluateConfig:
         2000, "validation images whose maps are measured, a random choice that stays the same in every epoch", low=1
     )
     images: int = setting(8, "validation images whose maps are drawn", low=0, high=64)
+    registered: bool = setting(
+        True,
+        "maps are stretched to the image from where the centres of their cells lie; false: as other tools do, as if"
+        " the cells were equal tiles of the image",
+    )
     maps: list[CamVariant] = setting(
         [CamVariant.gradcam, CamVariant.gradcampp, CamVariant.layercam, CamVariant.eigencam],
         "held-out maps: class activation maps that are measured after the last epoch without being trained through",

@@ -18,7 +18,7 @@ from camtrain.networks.capture import Captured
 
 
 def measure_equivariance(context: EvaluationContext, evaluated: Evaluated, batches: Iterable[Batch]) -> Measured:
-    """`stability/flip` and `stability/shift` of every arm; see :mod:`camtrain.metrics.equivariance`.
+    """The tags of :class:`camtrain.metrics.equivariance.Stability`, of every arm.
 
     Args:
         context: the networks.
@@ -29,7 +29,7 @@ def measure_equivariance(context: EvaluationContext, evaluated: Evaluated, batch
     for batch in batches:
         for name, network in context.networks.items():
             maps_of = partial(_maps, network, batch.targets, context.method)
-            figures = stability(batch.images, evaluated.maps_of(name, batch), maps_of)
+            figures = stability(batch.images, evaluated.maps_of(name, batch), maps_of, network.placement(batch.images))
             values.add(name, image_of_each_map(batch), tagged("stability", figures._asdict()))
     return values.measured()
 

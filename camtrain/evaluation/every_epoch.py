@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import MapTargets, is_multilabel
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
@@ -84,7 +85,7 @@ def evaluate(
             rows = mapped.targets.expand(chosen)
             regions = mapped.targets.regions(batch.regions)
             values.add(name, numbers, dict(classification_metrics(mapped.logits, batch.targets)))
-            figures = tagged("cam", map_metrics(mapped.maps[rows], regions[rows]))
+            figures = tagged("cam", map_metrics(mapped.maps[rows], regions[rows], network.placement(batch.images)))
             values.add(name, mapped.targets.expand(numbers)[rows], figures)
             faults[name].append(mapped.faults().sum(1))
             kept[name].append(mapped.maps[rows])
@@ -151,11 +152,12 @@ def classification_metrics(logits: Tensor, target: Tensor) -> Iterator[tuple[str
     yield "confidence/margin", top[:, 0] - top[:, 1]
 
 
-def map_metrics(maps: Tensor, regions: Tensor) -> dict[str, Tensor]:
+def map_metrics(maps: Tensor, regions: Tensor, placement: Placement | None = None) -> dict[str, Tensor]:
     """Every indicator of each map, (maps,) by name.
 
     Args:
         maps: (maps, height, width), before ReLU.
         regions: of each map, (maps, image height, image width) uint8.
+        placement: where the cells lie in the image; None: in equal tiles.
     """
-    return {name: measure(maps, regions) for name, measure in map_indicators().items()}
+    return {name: measure(maps, regions, placement) for name, measure in map_indicators().items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from camtrain.cam.scores import probability
+from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import MapTargets
 from camtrain.data.batches import Batch
 from camtrain.evaluation.accumulate import Measured, Values, tagged
@@ -58,7 +59,7 @@ def measure_faithfulness(
             if len(some.rows):
                 normalised, of_class = class_probability(network, batch.images, some)
                 for shown, maps in seen.items():
-                    found = road(normalised, maps[rows], of_class, noise[some.rows])
+                    found = road(normalised, maps[rows], of_class, noise[some.rows], network.placement(batch.images))
                     values.add(shown, of_map[rows], {"faithfulness/road": found})
     return values.measured()
 
@@ -77,21 +78,25 @@ def confidence_metrics(
 ) -> list[dict[str, Tensor]]:
     """Every figure of :mod:`camtrain.metrics.faithfulness` by name, (maps,) each; for each of several kinds of maps."""
     normalised, of_class = class_probability(network, images, targets)
-    known = faithfulness.ends(normalised, of_class)
+    known, placement = faithfulness.ends(normalised, of_class), network.placement(images)
     return [
         {
-            **faithfulness.confidence(normalised, maps, of_class, known.whole)._asdict(),
-            **curve_areas(normalised, maps, of_class, known),
+            **faithfulness.confidence(normalised, maps, of_class, known.whole, placement)._asdict(),
+            **curve_areas(normalised, maps, of_class, known, placement),
         }
         for maps in several
     ]
 
 
 def curve_areas(
-    normalised: Tensor, maps: Tensor, of_class: Callable[[Tensor], Tensor], known: faithfulness.Ends
+    normalised: Tensor,
+    maps: Tensor,
+    of_class: Callable[[Tensor], Tensor],
+    known: faithfulness.Ends,
+    placement: Placement | None,
 ) -> dict[str, Tensor]:
     """The areas under the deletion and the insertion curve, by name, (maps,) each."""
-    found = faithfulness.curves(normalised, maps, of_class, known)
+    found = faithfulness.curves(normalised, maps, of_class, known, placement)
     return {name: faithfulness.area_under(curve) for name, curve in found._asdict().items()}
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import MapTargets
 from camtrain.data.batches import Batch
 from camtrain.evaluation.accumulate import Measured, Values, tagged
@@ -69,9 +70,12 @@ def measure_localisation(context: EvaluationContext, evaluated: Evaluated, batch
         of_map = image_of_each_map(batch).to(batch.images.device)
         own = MapTargets.of(batch.targets).regions(batch.regions)
         found = {name: evaluated.maps_of(name, batch) for name in context.networks}
+        placed = {name: network.placement(batch.images) for name, network in context.networks.items()}
         for contrast in context.contrasts:
             found[contrast.control] = sharpened(found[contrast.reference], powers[contrast.treatment])
-            values.add(contrast.control, of_map, tagged("cam", map_metrics(found[contrast.control], own)))
+            measured = map_metrics(found[contrast.control], own, placed[contrast.reference])
+            values.add(contrast.control, of_map, tagged("cam", measured))
+            placed[contrast.control] = placed[contrast.reference]
         for name, trivial in trivial_maps(next(iter(found.values()))).items():
             found[name] = trivial
             plain = {"energy_in_mask": energy_in_mask(trivial, own), "pointing": pointing(trivial, own)}
@@ -79,7 +83,7 @@ def measure_localisation(context: EvaluationContext, evaluated: Evaluated, batch
         shares.add("object", of_map, {"share": localisation.size_share(own)})
         rows = has_object(own)
         for name, those in found.items():
-            curves[name].add(those[rows], own[rows], of_map[rows])
+            curves[name].add(those[rows], own[rows], of_map[rows], placed.get(name))
     for name in names:
         values.add(name, *curves[name].figures())
     whole = values.measured()
@@ -111,11 +115,11 @@ class _Curves:
         self.boxes: list[Tensor] = []
         self.pixels: list[Tensor] = []
 
-    def add(self, maps: Tensor, regions: Tensor, numbers: Tensor) -> None:
+    def add(self, maps: Tensor, regions: Tensor, numbers: Tensor, placement: Placement | None) -> None:
         self.numbers.append(numbers)
-        self.overlap.append(localisation.overlap(maps, regions))
-        self.boxes.append(localisation.box_overlap(maps, regions))
-        self.pixels.append(localisation.pixel_counts(maps, regions))
+        self.overlap.append(localisation.overlap(maps, regions, placement))
+        self.boxes.append(localisation.box_overlap(maps, regions, placement))
+        self.pixels.append(localisation.pixel_counts(maps, regions, placement))
 
     def figures(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Numbers of the maps' images, and by tag a value of each map."""

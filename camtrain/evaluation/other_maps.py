@@ -38,17 +38,17 @@ def measure_other_maps(
         for name, network in context.networks.items():
             _, targets, maps = forward_several(network, images, target, [context.method, *methods])
             of_map, rows = targets.expand(numbers.to(images.device)), targets.expand(chosen)
-            own = targets.regions(regions)
+            own, placement = targets.regions(regions), network.placement(images)
             normalised, of_class = class_probability(network, images, targets.select(rows))
             known = faithfulness.ends(normalised, of_class) if len(normalised) else None
             for at, method in enumerate(methods):
                 group = f"other_maps/{method.value}"
-                figures = map_metrics(maps[method], own)
+                figures = map_metrics(maps[method], own, placement)
                 figures["with_trained"] = correlation(maps[method], maps[context.method])
                 for other in methods[:at]:
                     figures[f"like_{other.value}"] = correlation(maps[method], maps[other])
                 values.add(name, of_map, tagged(group, figures))
                 if known is not None:
-                    found = curve_areas(normalised, maps[method][rows], of_class, known)
+                    found = curve_areas(normalised, maps[method][rows], of_class, known, placement)
                     values.add(name, of_map[rows], tagged(group, found))
     return values.measured()

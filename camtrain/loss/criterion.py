@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from camtrain.cam.head import LINEAR_HEAD, Head, handed_on, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
+from camtrain.cam.stretch import Placement
 from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, cam_config
 from camtrain.errors import UserError
 from camtrain.loss.balance import Balance, default_share, gradient_share
@@ -84,7 +85,13 @@ class CamTerm(NamedTuple):
         return (self.confidence * self.counts).sum() / self.counts.sum().clamp_min(1)
 
 
-def cam_term(maps: Tensor, probability: Tensor, cam: CamConfig, regions: Tensor | None = None) -> CamTerm:
+def cam_term(
+    maps: Tensor,
+    probability: Tensor,
+    cam: CamConfig,
+    regions: Tensor | None = None,
+    placement: Placement | None = None,
+) -> CamTerm:
     """The CAM term of each map, in float32 or wider even under autocast.
 
     Args:
@@ -92,8 +99,9 @@ def cam_term(maps: Tensor, probability: Tensor, cam: CamConfig, regions: Tensor 
         probability: (maps,) of each map's class, detached.
         cam: term, unit and confidence exponent.
         regions: of each map, (maps, image height, image width) uint8; needed by terms of :data:`NEED_REGIONS` alone.
+        placement: where the cells lie in the image, for the same terms; None: in equal tiles.
     """
-    value, counts = term_values(cam.term, maps, regions, cam.unit)
+    value, counts = term_values(cam.term, maps, regions, cam.unit, placement)
     return CamTerm(value, probability**cam.confidence_exponent, counts)
 
 
@@ -231,7 +239,9 @@ class CamLoss(nn.Module):
                 "activations: the logits do not depend on them; pass on both as the captured network gave them"
             ) from error
         own = made.targets.regions(regions) if regions is not None and self.cam.term in NEED_REGIONS else None
-        return cam_term(maps if train else maps.detach(), made.confidence(), self.cam, own)
+        return cam_term(
+            maps if train else maps.detach(), made.confidence(), self.cam, own, head_behind(activations).placement
+        )
 
     def _head(self, activations: Tensor) -> Head:
         """What follows the layer, by the route that the settings ask for."""
@@ -257,7 +267,7 @@ class CamLoss(nn.Module):
         measure = observe or self.balance is not None
         if not (measure or project):
             return None
-        (route, weights), cells = self._head(activations), activations.shape[2] * activations.shape[3]
+        (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]
         by_itself = not self.only_loss or (self.balance is not None and self.balance.needs_own_backward)
         alone = gradient_at(activations, term.mean()) if by_itself else None
         at_layer = LayerGradient(

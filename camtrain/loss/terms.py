@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from camtrain.cam.distribution import covariance_determinant, distribution, shannon
+from camtrain.cam.stretch import Placement, weights
 from camtrain.config.options import EntropyUnit, Term
 from camtrain.regions import has_object, known_mask, object_mask
 
@@ -74,7 +74,7 @@ def total_variation(shares: Tensor) -> Tensor:
     return (down + right) / 4
 
 
-def energy_outside(shares: Tensor, region: Tensor) -> Tensor:
+def energy_outside(shares: Tensor, region: Tensor, placement: Placement | None = None) -> Tensor:
     r"""One less the energy in mask, 0..1: the share of the stretched map outside the object.
 
     Guided training: needs masks or boxes of the training images. The stretch is linear, so the region is brought down
@@ -85,6 +85,7 @@ def energy_outside(shares: Tensor, region: Tensor) -> Tensor:
     Args:
         shares: (maps, height, width).
         region: (maps, image height, image width) uint8, 0 background, 255 void, other values the object.
+        placement: where the cells lie in the image; None: in equal tiles.
 
     Returns:
         (maps,); 0 where the map is dead or the region holds no object.
@@ -93,8 +94,10 @@ def energy_outside(shares: Tensor, region: Tensor) -> Tensor:
     that of Wang et al., CVPR-W 2020.
     """
     inside, known = object_mask(region), known_mask(region)
-    rows = _stretching(region.shape[1], shares.shape[1], shares)
-    columns = _stretching(region.shape[2], shares.shape[2], shares)
+    rows, columns = (
+        weights(pixels, cells, axis, shares)
+        for pixels, cells, axis in zip(region.shape[1:], shares.shape[1:], placement or (None, None), strict=True)
+    )
     on_object, on_known = (rows.mT @ mask.to(shares.dtype) @ columns for mask in (inside, known))
     total = (shares * on_known).sum((1, 2))
     nothing = (total <= torch.finfo(total.dtype).tiny) | ~has_object(region)
@@ -102,26 +105,23 @@ def energy_outside(shares: Tensor, region: Tensor) -> Tensor:
     return (1 - share).masked_fill(nothing, 0.0)
 
 
-def _stretching(pixels: int, cells: int, like: Tensor) -> Tensor:
-    """Matrix (pixels, cells) of bilinear interpolation along one axis."""
-    unit = torch.eye(cells, dtype=like.dtype, device=like.device)[:, None, :, None]
-    return interpolate(unit, (pixels, 1), mode="bilinear", align_corners=False)[:, 0, :, 0].mT
-
-
-TERMS: dict[Term, Callable[[Tensor, EntropyUnit, Tensor | None], Tensor]] = {
-    Term.entropy: lambda shares, unit, _: entropy(shares, unit),
+TERMS: dict[Term, Callable[[Tensor, EntropyUnit, Tensor | None, Placement | None], Tensor]] = {
+    Term.entropy: lambda shares, unit, *_: entropy(shares, unit),
     Term.area: lambda shares, *_: area(shares),
     Term.dispersion: lambda shares, *_: dispersion(shares),
     Term.total_variation: lambda shares, *_: total_variation(shares),
-    Term.energy_outside: lambda shares, _, region: energy_outside(shares, _needed(region)),
+    Term.energy_outside: lambda shares, _, region, placement: energy_outside(shares, _needed(region), placement),
 }
-"""From a map's distribution (maps, height, width), the entropy's unit and each map's region to (maps,)."""
+"""From a map's distribution (maps, height, width), the entropy's unit, each map's region and where its cells lie in the
+image to (maps,)."""
 
 NEED_REGIONS = frozenset({Term.energy_outside})
 """Terms that are defined only where the object is known."""
 
 
-def term_values(kind: Term, maps: Tensor, region: Tensor | None, unit: EntropyUnit) -> tuple[Tensor, Tensor]:
+def term_values(
+    kind: Term, maps: Tensor, region: Tensor | None, unit: EntropyUnit, placement: Placement | None = None
+) -> tuple[Tensor, Tensor]:
     """The chosen term of each map, (maps,), and which maps it is defined for, (maps,) bool.
 
     Dead maps are left out, and for a term of :data:`NEED_REGIONS` maps of images without a region.
@@ -131,10 +131,11 @@ def term_values(kind: Term, maps: Tensor, region: Tensor | None, unit: EntropyUn
         maps: (maps, height, width), before ReLU.
         region: of each map, (maps, image height, image width) uint8; for a term of :data:`NEED_REGIONS` alone.
         unit: of the entropy.
+        placement: where the cells lie in the image, for the same; None: in equal tiles.
     """
     shares, dead = distribution(maps)
     defined = ~dead & has_object(_needed(region)) if kind in NEED_REGIONS else ~dead
-    return TERMS[kind](shares, unit, region), defined
+    return TERMS[kind](shares, unit, region, placement), defined
 
 
 def _needed(region: Tensor | None) -> Tensor:

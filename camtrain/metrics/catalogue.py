@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from camtrain.cam.distribution import is_dead
+from camtrain.cam.stretch import Placement
 from camtrain.metrics import concentration, pointing
 from camtrain.metrics.classification import ACCURACY, BALANCED, PRECISION
 
-MapMeasure = Callable[[Tensor, Tensor], Tensor]
-"""From maps (maps, height, width), before ReLU, and regions (maps, image height, image width) uint8 to (maps,)."""
+MapMeasure = Callable[[Tensor, Tensor, Placement | None], Tensor]
+"""From maps (maps, height, width), before ReLU, regions (maps, image height, image width) uint8, and where the cells
+lie in the image to (maps,)."""
 
 
 class Place(enum.Enum):
@@ -63,7 +65,7 @@ class Indicator:
 
 def _of_map(measure: Callable[[Tensor], Tensor]) -> MapMeasure:
     """A measure that needs no region."""
-    return lambda maps, _: measure(maps)
+    return lambda maps, *_: measure(maps)
 
 
 def _at(**order: int) -> dict[Place, int]:
@@ -289,7 +291,7 @@ FAMILIES = {
             "mirrored",
             "higher",
             "likeness of the map of the mirrored image and the mirrored map",
-            "correlation of the cells of both maps",
+            "correlation of both stretched maps",
             "−1 to 1",
             places=_at(fronts=5),
         ),
@@ -297,8 +299,16 @@ FAMILIES = {
             "stability/shift",
             "moved",
             "higher",
-            "the same for an image moved by an eighth of its side",
-            "correlation of the cells of both maps",
+            "the same for an image moved by half a stride of the map",
+            "correlation of the stretched maps where both show the same",
+            "−1 to 1",
+        ),
+        Indicator(
+            "stability/shift_far",
+            "moved further",
+            "higher",
+            "the same for an image moved by one and a half strides",
+            "correlation of the stretched maps where both show the same",
             "−1 to 1",
         ),
     ),

@@ -12,10 +12,11 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import pad
 
-from camtrain.cam.distribution import likeness, upsample
+from camtrain.cam.distribution import likeness
+from camtrain.cam.stretch import Placement, tiles, upsample
 
-SHIFT = 8
-"""Images are moved by their side over this number."""
+NEAR, FAR = 0.5, 1.5
+"""Images are moved by so many strides. A whole stride would put the image in front of the next cells unchanged."""
 
 
 class Stability(NamedTuple):
@@ -24,23 +25,34 @@ class Stability(NamedTuple):
 
     flip: Tensor
     shift: Tensor
+    shift_far: Tensor
 
 
-def stability(images: Tensor, maps: Tensor, maps_of: Callable[[Tensor], Tensor]) -> Stability:
+def stability(
+    images: Tensor, maps: Tensor, maps_of: Callable[[Tensor], Tensor], placement: Placement | None = None
+) -> Stability:
     r"""Correlation of the mirrored map with the map of the mirrored image, and the same for a moved one.
 
-    Where :math:`T` mirrors or moves, the correlation of :math:`T(L^+(x))` and :math:`L^+(T(x))`. A moved image goes
-    right and down by an eighth of its side, its first row and column repeated; what both show is compared, of maps
-    stretched to the image's size, so that the move need not be one of whole cells.
+    Where :math:`T` mirrors or moves, the correlation of :math:`T(L^+(x))` and :math:`L^+(T(x))`, pixel by pixel of
+    stretched maps. A moved image goes right and down by half a stride of the map, or one and a half, its first row and
+    column repeated; what both show is compared.
 
     Args:
         images: (batch, 3, height, width).
         maps: (maps, rows, columns) of these images, before ReLU.
         maps_of: from changed images to the maps of the same classes.
+        placement: where the cells lie in the image; None: in equal tiles.
     """
     height, width = images.shape[2:]
-    down, right = height // SHIFT, width // SHIFT
-    moved = pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width]
-    before = upsample(maps, (height, width))[:, : height - down, : width - right]
-    after = upsample(maps_of(moved), (height, width))[:, down:, right:]
-    return Stability(likeness(maps.flip(2), maps_of(images.flip(3))), likeness(before, after))
+    rows, columns = placement or tiles((height, width), (maps.shape[1], maps.shape[2]))
+    stretched = upsample(maps, (height, width), placement)
+
+    def drawn(changed: Tensor) -> Tensor:
+        return upsample(maps_of(changed), (height, width), placement)
+
+    def moved(strides: float) -> Tensor:
+        down, right = (max(1, round(strides * axis.step)) for axis in (rows, columns))
+        after = drawn(pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width])
+        return likeness(stretched[:, : height - down, : width - right], after[:, down:, right:])
+
+    return Stability(likeness(stretched.flip(2), drawn(images.flip(3))), moved(NEAR), moved(FAR))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from camtrain.cam.distribution import is_dead, rank, upsample
+from camtrain.cam.distribution import is_dead
+from camtrain.cam.stretch import Placement, rank, upsample
 
 Probability = Callable[[Tensor], Tensor]
 
@@ -45,7 +46,9 @@ class Confidence(NamedTuple):
     increase: Tensor
 
 
-def confidence(images: Tensor, maps: Tensor, probability: Probability, whole: Tensor) -> Confidence:
+def confidence(
+    images: Tensor, maps: Tensor, probability: Probability, whole: Tensor, placement: Placement | None = None
+) -> Confidence:
     r"""Average drop and increase in confidence (Chattopadhay et al., WACV 2018).
 
     .. math:: \text{drop} = \frac{\max(0, p(x) - p(x \odot M))}{p(x)}, \quad \text{increase} = [p(x \odot M) > p(x)]
@@ -59,8 +62,9 @@ def confidence(images: Tensor, maps: Tensor, probability: Probability, whole: Te
         maps: (maps, rows, columns), before ReLU.
         probability: of each map's class.
         whole: (maps,), that of the unchanged images.
+        placement: where the cells lie in the image; None: in equal tiles.
     """
-    shown = upsample(maps, (images.shape[2], images.shape[3]))
+    shown = upsample(maps, (images.shape[2], images.shape[3]), placement)
     shown = shown / shown.amax((1, 2), keepdim=True).clamp_min(torch.finfo(shown.dtype).tiny)
     left = probability(images * shown[:, None].to(images.dtype))
     drop = (whole - left).relu() / whole.clamp_min(torch.finfo(whole.dtype).tiny)
@@ -74,7 +78,14 @@ class Curves(NamedTuple):
     insertion: Tensor
 
 
-def curves(images: Tensor, maps: Tensor, probability: Probability, known: Ends, steps: int = STEPS) -> Curves:
+def curves(
+    images: Tensor,
+    maps: Tensor,
+    probability: Probability,
+    known: Ends,
+    placement: Placement | None = None,
+    steps: int = STEPS,
+) -> Curves:
     """Deletion and insertion (RISE, Petsiuk et al., BMVC 2018).
 
     Pixels change in the descending order of the stretched map: to the mean colour in deletion, from a blurred image
@@ -85,10 +96,11 @@ def curves(images: Tensor, maps: Tensor, probability: Probability, known: Ends, 
         maps: (maps, rows, columns), before ReLU.
         probability: of each map's class.
         known: of these images and classes, by :func:`ends`.
+        placement: where the cells lie in the image; None: in equal tiles.
         steps: intervals; after each of them the same number of pixels more has changed, but for rounding.
     """
     height, width = images.shape[2:]
-    places = rank(upsample(maps, (height, width)))[:, None]
+    places = rank(upsample(maps, (height, width), placement))[:, None]
     mean, blurred = torch.zeros((), dtype=images.dtype, device=images.device), blur(images)
     deleted, inserted = [known.whole], [known.blurred]
     for step in range(1, steps):

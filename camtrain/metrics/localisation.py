@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from camtrain.cam.distribution import is_dead, upsample
+from camtrain.cam.distribution import is_dead
+from camtrain.cam.stretch import Placement, upsample
 from camtrain.regions import VOID, has_object, known_mask, object_mask
 
 THRESHOLDS = 100
@@ -39,7 +40,7 @@ _RANK_BITS, _INDEX_BITS = 23, 31
 _LEVEL_SHIFT = _RANK_BITS + 1 + _INDEX_BITS
 
 
-def scaled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def scaled(maps: Tensor, size: tuple[int, int], placement: Placement | None = None) -> Tensor:
     r""":math:`s = (u - \min u) / (\max u - \min u)` of the stretched :math:`L^+`, u; 0..1 (WSOL's normalize_scoremap).
 
     A constant live map is 1 everywhere: it marks the whole image. WSOL makes it 0, that is, no mark at all; then the
@@ -49,11 +50,12 @@ def scaled(maps: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         maps: (maps, height, width), before ReLU.
         size: height and width of the image.
+        placement: where the cells lie in it; None: in equal tiles.
 
     Returns:
         (maps, *size), float32 or wider.
     """
-    stretched = upsample(maps, size)
+    stretched = upsample(maps, size, placement)
     bottom, top = stretched.amin((1, 2), keepdim=True), stretched.amax((1, 2), keepdim=True)
     spread = top - bottom
     # Not <= 0: interpolation between equal cells differs in the last digit, which must not be blown up to 0..1.
@@ -65,7 +67,7 @@ def scaled(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.where(live, normal, 0.0).contiguous()
 
 
-def overlap(maps: Tensor, region: Tensor) -> Tensor:
+def overlap(maps: Tensor, region: Tensor, placement: Placement | None = None) -> Tensor:
     r"""Intersection over union of the mask and the object's pixels at every threshold, 0..1.
 
     .. math:: \mathrm{IoU}(\tau) = \frac{|\{s > \tau\} \cap O|}{|\{s > \tau\} \cup O|}
@@ -75,11 +77,12 @@ def overlap(maps: Tensor, region: Tensor) -> Tensor:
     Args:
         maps: (maps, height, width).
         region: (maps, image height, image width) uint8, 0 background, 255 void, other values the object.
+        placement: as for :func:`scaled`.
 
     Returns:
         (maps, THRESHOLDS); 0 for dead maps, nan in the whole row where the region holds no object.
     """
-    marks = scaled(maps, (region.shape[-2], region.shape[-1]))
+    marks = scaled(maps, (region.shape[-2], region.shape[-1]), placement)
     counts = _counts(_passed(marks), region, THRESHOLDS + 1)
     # Column t: pixels that pass more than t thresholds, that is, whose value is above the t-th.
     above = counts.flip(2).cumsum(2).flip(2)[:, :, 1:]
@@ -89,7 +92,7 @@ def overlap(maps: Tensor, region: Tensor) -> Tensor:
     return ratio.masked_fill(~has_object(region)[:, None], torch.nan).to(marks.dtype)
 
 
-def box_overlap(maps: Tensor, region: Tensor) -> Tensor:
+def box_overlap(maps: Tensor, region: Tensor, placement: Placement | None = None) -> Tensor:
     r"""Best overlap of a box drawn around the mask with a box around an object at every threshold, 0..1 (MaxBoxAccV2).
 
     .. math:: \max_{i, j}\ \mathrm{IoU}(B_i(\tau), G_j)
@@ -108,11 +111,12 @@ def box_overlap(maps: Tensor, region: Tensor) -> Tensor:
     Args:
         maps: (maps, height, width).
         region: as for :func:`overlap`.
+        placement: as for :func:`scaled`.
 
     Returns:
         (maps, THRESHOLDS) on the device of the maps; 0 for dead maps, nan in the whole row without an object.
     """
-    marks = scaled(maps, (region.shape[-2], region.shape[-1]))
+    marks = scaled(maps, (region.shape[-2], region.shape[-1]), placement)
     keys = _keys(marks).cpu().numpy()
     inside = object_mask(region).cpu().numpy()
     curves = np.full((len(keys), THRESHOLDS), np.nan)
@@ -160,7 +164,7 @@ def box_accuracy(curves: Tensor) -> Tensor:
     return torch.stack(correct).mean(0)
 
 
-def pixel_counts(maps: Tensor, region: Tensor, bins: int = 1000) -> Tensor:
+def pixel_counts(maps: Tensor, region: Tensor, placement: Placement | None = None, bins: int = 1000) -> Tensor:
     r"""Histogram of s over background pixels [0] and object pixels [1], summed over the maps that have an object.
 
     Bin l holds :math:`l / bins \le s < (l + 1) / bins`, the last one 1 as well. In WSOL, 1 has a bin of its own; that
@@ -170,12 +174,13 @@ def pixel_counts(maps: Tensor, region: Tensor, bins: int = 1000) -> Tensor:
     Args:
         maps: (maps, height, width).
         region: as for :func:`overlap`.
+        placement: as for :func:`scaled`.
         bins: as many as WSOL has by default.
 
     Returns:
         (2, bins) int64.
     """
-    marks = scaled(maps, (region.shape[-2], region.shape[-1]))
+    marks = scaled(maps, (region.shape[-2], region.shape[-1]), placement)
     edges = (torch.arange(bins, dtype=torch.float64, device=marks.device) / bins).to(marks.dtype)
     # By the edges, as in np.histogram; s * bins would round.
     number = torch.bucketize(marks, edges, right=True) - 1

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from camtrain.cam.distribution import is_dead, rank, upsample
+from camtrain.cam.distribution import is_dead
+from camtrain.cam.stretch import Placement, rank, upsample
 from camtrain.metrics.faithfulness import Probability
 
 NOISE = 0.01
@@ -91,6 +92,7 @@ def road(
     maps: Tensor,
     probability: Probability,
     noise: Tensor | None = None,
+    placement: Placement | None = None,
     percentiles: Sequence[float] = PERCENTILES,
 ) -> Tensor:
     r"""ROAD, combined over both orders of removal.
@@ -111,12 +113,13 @@ def road(
         maps: (maps, rows, columns), before ReLU.
         probability: of each map's class.
         noise: (maps, 3, height, width) standard normal draws, the same at each percentile; none if left out.
+        placement: where the cells lie in the image; None: in equal tiles.
         percentiles: 0..100 each.
 
     Returns:
         (maps,); nan for dead maps.
     """
-    places = rank(upsample(maps, (images.shape[2], images.shape[3])))
+    places = rank(upsample(maps, (images.shape[2], images.shape[3]), placement))
     cells = images.shape[2] * images.shape[3]
     differences = []
     for percentile in percentiles:

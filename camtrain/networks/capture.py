@@ -20,8 +20,10 @@ from torch.utils.hooks import RemovableHandle
 
 from camtrain.cam.head import Head, hand_on
 from camtrain.cam.routes import GradientRoute, Routes, probe
+from camtrain.cam.stretch import Placement
 from camtrain.config.options import Score
 from camtrain.errors import UserError
+from camtrain.networks.geometry import placements
 from camtrain.networks.head_layer import linear_head
 from camtrain.networks.layers import as_layer, find, first_tensor, from_grid, to_grid
 
@@ -50,6 +52,8 @@ class Captured(nn.Module):
         self._taken: dict[str, Tensor] | None = None  # while a pass runs
         self._image = (0, 0)
         self._hooks: list[RemovableHandle] = []
+        self.registered = True  # maps are placed where their cells lie, and not in equal tiles
+        self._placements: dict[tuple[int, int], dict[str, Placement]] = {}  # by height and width of the image
         for name in layers or ():
             self._watch(name)
 
@@ -85,11 +89,12 @@ class Captured(nn.Module):
         """
         self.prepare(images, *others, **named)
         logits, grids = self.grids(images, *others, **named)
-        return self.handed_on(logits, grids[self.layer])
+        return self.handed_on(logits, grids[self.layer], images)
 
-    def handed_on(self, logits: Tensor, activations: Tensor) -> Output:
+    def handed_on(self, logits: Tensor, activations: Tensor, images: Tensor) -> Output:
         """Both as they leave: logits in float32 at least, and what the criterion has to know."""
-        return Output(*hand_on(_wide(logits), activations, self.head()))
+        head = self.head()._replace(placement=self._known_placement(images))
+        return Output(*hand_on(_wide(logits), activations, head))
 
     def head(self) -> Head:
         """What follows the layer in the present mode; known after the first pass in it."""
@@ -105,6 +110,35 @@ class Captured(nn.Module):
     def extra_repr(self) -> str:
         """The target layer."""
         return f"layer={self.layers[-1] if self.layers else None}"
+
+    def placement(self, images: Tensor) -> Placement | None:
+        """Where the target layer's cells lie in images of this size; None where these are not to be `registered`.
+
+        Args:
+            images: (batch, channels, height, width).
+        """
+        return self.placements(images)[self.layer] if self.registered else None
+
+    def _known_placement(self, images: Tensor) -> Placement | None:
+        """The same where it was asked for before: it takes a pass of its own."""
+        known = self._placements.get((images.shape[-2], images.shape[-1]))
+        return known[self.layer] if known is not None and self.registered else None
+
+    def placements(self, images: Tensor) -> dict[str, Placement]:
+        """Where the cells of every watched layer lie, see :mod:`camtrain.networks.geometry`; found once per size."""
+        self.prepare(images)
+        size = (images.shape[-2], images.shape[-1])
+        if size not in self._placements:
+            modes = [(module, module.training) for module in self.modules()]
+            full = torch.autocast(images.device.type, enabled=False)
+            with torch.inference_mode(False), torch.random.fork_rng([]), full:
+                try:
+                    image = self.eval().normalised(images[:1].detach().clone())
+                    self._placements[size] = placements(lambda given: self.grids(given)[1], image)
+                finally:
+                    for module, mode in modes:
+                        module.training = mode
+        return self._placements[size]
 
     def release(self) -> None:
         """Take the hooks off the network; after that it captures nothing."""

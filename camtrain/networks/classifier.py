@@ -64,7 +64,7 @@ class Classifier(Captured):
             else:
                 logits, grids = self.grids(images)
                 activations = grids[self.layer]
-        return self.handed_on(logits, activations)
+        return self.handed_on(logits, activations, images)
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy: compiled code belongs to the original."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from camtrain.arms import Contrast
+from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import MapTargets
 from camtrain.data.batches import Batch
 from camtrain.data.images import ImageSet, image_name
@@ -39,13 +40,21 @@ class Views(NamedTuple):
     multilabel: bool  # images may have several classes
     maps: Mapping[str, Tensor]  # by arm: (maps, height, width), before ReLU
     logits: Mapping[str, Tensor]  # by arm: (images, classes)
+    placement: Placement | None = None  # where the maps' cells lie in the images; None: in equal tiles
 
     @classmethod
-    def of(cls, batch: Batch, maps: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> Views:
+    def of(
+        cls,
+        batch: Batch,
+        maps: Mapping[str, Tensor],
+        logits: Mapping[str, Tensor],
+        placement: Placement | None = None,
+    ) -> Views:
         """The images of a batch, with the maps of all their classes, and logits, by arm."""
         targets = MapTargets.of(batch.targets)
         numbers, regions = batch.indices.tolist(), targets.regions(batch.regions)
-        return cls(numbers, batch.images, targets.rows, targets.classes, regions, targets.multilabel, maps, logits)
+        which = targets.rows, targets.classes, regions, targets.multilabel
+        return cls(numbers, batch.images, *which, maps, logits, placement)
 
 
 def draw(views: Views, class_names: Sequence[str], prefer: Gain | None = None) -> dict[int, overlay.Drawn]:
@@ -59,7 +68,7 @@ def draw(views: Views, class_names: Sequence[str], prefer: Gain | None = None) -
     """
     figures = {
         arm: {
-            indicator.tag: indicator.measure(maps, views.regions)
+            indicator.tag: indicator.measure(maps, views.regions, views.placement)
             for indicator in at(Place.captions)
             if indicator.measure is not None
         }
@@ -87,6 +96,7 @@ def draw(views: Views, class_names: Sequence[str], prefer: Gain | None = None) -
             {arm: class_names[best[place][0]] for arm, best in predicted.items()},
             {arm: best[place][1] for arm, best in predicted.items()},
             {arm: {tag: float(values[number]) for tag, values in tags.items()} for arm, tags in figures.items()},
+            views.placement,
         )
         for place, (row, number) in enumerate(zip(rows, numbers, strict=True))
     }

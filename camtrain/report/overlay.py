@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from camtrain.cam.distribution import distribution
+from camtrain.cam.stretch import Placement, upsample
 from camtrain.regions import object_mask
 
 TILE = 192
@@ -36,6 +36,7 @@ class Drawn(NamedTuple):
     predicted: Mapping[str, str]  # by arm
     probability: Mapping[str, float]  # by arm, of the predicted class
     figures: Mapping[str, Mapping[str, float]]  # by arm and tag; nan where not defined
+    placement: Placement | None = None  # where the maps' cells lie in the image; None: in equal tiles
 
 
 def density(maps: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def strip(drawn: Drawn, view: View | None = None) -> Pixels:
     outline = _outline(drawn.region, view)
     tiles = [_with_outline(plain, outline)]
     for cells in drawn.density.values():
-        high = _stretch(cells, drawn.image.shape[1:], view).clip(1)
+        high = _stretch(cells, drawn, view).clip(1)
         level = (np.log(high) / np.log(max(largest, 1.01))).clip(0, 1)[..., None]
         colours = COLOURS(level[..., 0])[..., :3] * 255
         grey = plain.mean(2, keepdims=True) * 0.55
@@ -178,12 +179,14 @@ def _tile(image: Tensor, view: View) -> Pixels:
     return np.asarray(part.resize(view.size[::-1], Image.Resampling.BICUBIC))
 
 
-def _stretch(cells: Tensor, size: Sequence[int], view: View) -> NDArray[np.float32]:
-    """A map over an input of this height and width, where it is viewed."""
+def _stretch(cells: Tensor, drawn: Drawn, view: View) -> NDArray[np.float32]:
+    """A map over the input, where that is viewed."""
+    size, placed = drawn.image.shape[1:], drawn.placement
     left, top, right, bottom = view.box
     down, across = view.size[0] / (bottom - top), view.size[1] / (right - left)
     whole = round(size[0] * down), round(size[1] * across)
-    stretched = interpolate(cells[None, None].float().cpu(), whole, mode="bilinear", align_corners=False)[0, 0]
+    larger = placed and Placement(placed.rows.scaled(whole[0] / size[0]), placed.columns.scaled(whole[1] / size[1]))
+    stretched = upsample(cells[None].cpu(), whole, larger)[0]
     row, column = min(round(top * down), whole[0] - view.size[0]), min(round(left * across), whole[1] - view.size[1])
     part = stretched[row : row + view.size[0], column : column + view.size[1]]
     return np.asarray(part.numpy(), np.float32)

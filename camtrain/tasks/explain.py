@@ -23,6 +23,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.cam import distribution
+from camtrain.cam.stretch import Placement
 from camtrain.config.options import CamVariant, Fit
 from camtrain.config.schema import Config
 from camtrain.data.build import rule_of
@@ -99,6 +100,8 @@ def explain_images(config: Config, folder: Path) -> None:
     paths, left_out = find(config.images)
     names = distinct(paths)
     trained = networks(finished, device)
+    for network in trained.values():
+        network.registered = config.evaluate.registered
     for label, text in introduction(finished, len(paths), config.class_name):
         log.info("%-9s %s", label, text)
     for note in left_out:
@@ -116,6 +119,7 @@ def explain_images(config: Config, folder: Path) -> None:
             images = pixels.to(device).float().div_(255)
             images = images.contiguous(memory_format=memory_format(finished.config.trainer))
             seen = explain_by_arm(trained, images, finished, kind)
+            placement = next(iter(trained.values())).placement(images)
             faulty = torch.stack([part.faults for part in seen.values()])
             faults += faulty.sum(2)
             for at, number in enumerate(numbers):
@@ -124,7 +128,8 @@ def explain_images(config: Config, folder: Path) -> None:
                     continue
                 found.append(describe(seen, at, paths[number], names[number], classes))
                 maps = {arm: part.maps[at] for arm, part in seen.items()}
-                png = drawn(images[at], maps, view_of(sizes[at], rule), found[-1], kind is not None)
+                seen_as = view_of(sizes[at], rule)
+                png = drawn(images[at], maps, placement, seen_as, found[-1], kind is not None)
                 write(folder, png, maps, found[-1])
             bar.update(numbers[-1] + 1 - bar.n)
     wrong = not_finite(dict(zip(trained, faults.tolist(), strict=True)), f"{len(paths)} images")
@@ -359,20 +364,26 @@ def view_of(size: tuple[int, int], rule: Rule) -> overlay.View:
 
 
 def drawn(
-    image: Tensor, maps: Mapping[str, Tensor], view: overlay.View, of_image: Sequence[Explanation], asked: bool
+    image: Tensor,
+    maps: Mapping[str, Tensor],
+    placement: Placement | None,
+    view: overlay.View,
+    of_image: Sequence[Explanation],
+    asked: bool,
 ) -> overlay.Pixels:
     """The image of an image's maps.
 
     Args:
         image: (channels, height, width), 0..1.
         maps: by arm, (height, width) float32, before ReLU.
+        placement: where their cells lie in the image; None: in equal tiles.
         view: what is drawn of them.
         of_image: the explanation by each arm.
         asked: the map's class was, rather than predicted.
     """
     nowhere = torch.zeros(image.shape[1:], dtype=torch.uint8)
     density = {arm: overlay.density(cells[None])[0] for arm, cells in maps.items()}
-    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}), view)
+    strip = overlay.strip(overlay.Drawn(image, nowhere, "", density, {}, {}, {}, placement), view)
     captions = [[file_name(Path(of_image[0].image).name)], *(caption(entry, asked) for entry in of_image)]
     return overlay.captioned(strip, captions)
 

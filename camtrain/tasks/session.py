@@ -43,6 +43,8 @@ def evaluation_context(
     progress: Callable[[str], object] = lambda _: None,
 ) -> EvaluationContext:
     """Networks by arm in front of the validation images of a run."""
+    for network in networks.values():
+        network.registered = config.evaluate.registered
     trainer = config.trainer
     batching = Batching(trainer.batch_size, device, memory_format(trainer), worker_threads(trainer))
     classes, multilabel = len(val_set.classes), is_multilabel(val_set.targets)
@@ -139,7 +141,8 @@ def views_of(context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet
     batch = one_batch(val_set, numbers, next(next(iter(context.networks.values())).parameters()).device)
     maps = {name: evaluated.maps_of(name, batch) for name in context.networks}
     logits = {name: evaluated.logits_of(name, batch) for name in context.networks}
-    return Views.of(batch, maps, logits)
+    placement = next(iter(context.networks.values())).placement(batch.images)
+    return Views.of(batch, maps, logits, placement)
 
 
 @dataclass(frozen=True)

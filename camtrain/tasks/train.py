@@ -164,6 +164,8 @@ def set_up(config: Config) -> Setup:
         first = list(islice(early, PROBED_BATCHES))
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
+        network.registered = config.evaluate.registered
+        network.placement(first[0].images)  # which the arms' copies know then
         routes = probe_routes(network, first[0].images, config.cam.score)
         head = built.fresh or (
             final_layer(network.backbone, len(train_set.classes)) if config.optim.head_lr_factor else None

@@ -25,7 +25,7 @@ from torchcam.methods import CAM as TorchCam
 from torchcam.methods import GradCAM as TorchGradCam
 from torchvision.models import get_model
 
-from camtrain.cam import distribution, methods
+from camtrain.cam import distribution, methods, stretch
 from camtrain.cam.gradients import autograd_gradient, head_gradient
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.cam.targets import MapTargets
@@ -108,7 +108,7 @@ def make_pair(name: str, layer: str | None = None, size: int = 64, sharper: floa
     """Both networks in evaluation mode; `sharper` multiplies the logits."""
     generator = torch.Generator().manual_seed(1)
     # Coarse noise: unlike white noise it does not look the same everywhere.
-    images = distribution.upsample(torch.rand(6, 4, 4, generator=generator), (size, size)).unflatten(0, (2, 3))
+    images = stretch.upsample(torch.rand(6, 4, 4, generator=generator), (size, size)).unflatten(0, (2, 3))
     built = build(ModelConfig(name=name, layer=layer, stem=Stem.auto), CLASSES, (3, size, size), SEED)
     model = built.classifier
     for module in model.modules():
@@ -179,7 +179,7 @@ def deviation(ours: Tensor, exact: np.ndarray) -> float:
 
 def finish(maps: Tensor, size: int) -> Tensor:
     """ReLU, resized to the image, scaled to 0..1."""
-    stretched = distribution.upsample(maps, (size, size))
+    stretched = stretch.upsample(maps, (size, size))
     stretched = stretched - stretched.amin((1, 2), keepdim=True)
     return stretched / stretched.amax((1, 2), keepdim=True).clamp_min(1e-30)
 

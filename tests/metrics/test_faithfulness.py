@@ -15,7 +15,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import Tensor, nn
 from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
-from camtrain.cam import distribution
+from camtrain.cam import stretch
 from camtrain.metrics import faithfulness
 
 COUNT, SIZE = 6, 32
@@ -67,7 +67,7 @@ class Case:
 
 def test_drop_and_increase_equal_torch_cam() -> None:
     case = Case()
-    shown = distribution.upsample(case.maps, (SIZE, SIZE))
+    shown = stretch.upsample(case.maps, (SIZE, SIZE))
     extractor = Given(case.model, shown / shown.amax((1, 2), keepdim=True))
     metric = ClassificationMetric(extractor, partial(torch.softmax, dim=-1))
     metric.update(case.images, case.classes)
@@ -79,7 +79,7 @@ def test_drop_and_increase_equal_torch_cam() -> None:
 
 def test_drop_is_that_of_grad_cam_over_the_probability() -> None:
     case = Case()
-    whole = distribution.upsample(case.maps, (SIZE, SIZE))
+    whole = stretch.upsample(case.maps, (SIZE, SIZE))
     cams = (whole / whole.amax((1, 2), keepdim=True)).numpy()
     targets = [ClassifierOutputSoftmaxTarget(number) for number in case.classes]
     drop, increase = (
@@ -94,7 +94,7 @@ def test_drop_is_that_of_grad_cam_over_the_probability() -> None:
 def test_curves_equal_torch_cam(blurred: bool) -> None:
     case = Case()
     metric = DeletionInsertionMetric(
-        Given(case.model, distribution.upsample(case.maps, (SIZE, SIZE))),
+        Given(case.model, stretch.upsample(case.maps, (SIZE, SIZE))),
         partial(torch.softmax, dim=-1),
         steps=16,
         baseline=faithfulness.blur if blurred else None,

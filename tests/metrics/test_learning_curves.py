@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from camtrain.cam import distribution
+from camtrain.cam import distribution, stretch
 from camtrain.evaluation.sharpened import HIGHEST, LOWEST, power_for, sharpened
 from camtrain.metrics import concentration, learning_curves
 from camtrain.metrics.classification import calibration_error, prediction_entropy
@@ -146,4 +146,4 @@ def test_a_map_that_a_change_kills_has_nothing_in_common_with_the_one_before() -
 
 
 def test_rank_is_descending_and_row_by_row() -> None:
-    assert distribution.rank(torch.tensor([[[0.2, 0.9], [0.2, 0.5]]])).tolist() == [[[2, 0], [3, 1]]]
+    assert stretch.rank(torch.tensor([[[0.2, 0.9], [0.2, 0.5]]])).tolist() == [[[2, 0], [3, 1]]]

@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 from torch import Tensor, nn
 
-from camtrain.cam import distribution
+from camtrain.cam import stretch
 from camtrain.metrics import road
 
 COUNT, SIZE = 6, 32
@@ -207,7 +207,7 @@ class Case:
         self.images = noise_images(COUNT, SIZE, SIZE)
         # Maps as large as the images with no two values equal, not even subtracted from 1, as grad-cam does.
         generator = torch.Generator().manual_seed(1)
-        stretched = distribution.upsample(torch.rand(COUNT, 4, 4, generator=generator), (SIZE, SIZE))
+        stretched = stretch.upsample(torch.rand(COUNT, 4, 4, generator=generator), (SIZE, SIZE))
         stretched = stretched + 0.05 * torch.rand(COUNT, SIZE, SIZE, generator=generator)
         rank = stretched.flatten(1).argsort(1).argsort(1).reshape(COUNT, SIZE, SIZE)
         self.maps = (rank + 1) / SIZE**2
