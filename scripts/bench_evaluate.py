@@ -446,8 +446,8 @@ class Libraries:
 
     def stability(self) -> Values:
         explain = ByTorchCam(self.case.plain, self.case.layer)
-        strides = [side / cells for side, cells in zip((self.height, self.width), self.made.shape[1:], strict=True)]
-        down, right = (max(1, round(NEAR * stride)) for stride in strides)
+        rows, columns = self.made[0].shape
+        down, right = (max(1, round(NEAR * stride)) for stride in (self.height / rows, self.width / columns))
         mirrored, moved = [], []
         for images, classes in zip(self.case.normalised, self.classes, strict=True):
             mirrored.append(explain(images.flip(3), classes).maps)

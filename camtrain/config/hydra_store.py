@@ -132,6 +132,8 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
             sections[section][key.rpartition(".")[2]] = sections[section].pop(name)
     if "registered" not in sections["evaluate"]:  # a former version
         sections["evaluate"]["registered"] = False
+        if sections["model"]["name"] == "small_resnet":
+            sections["model"]["options"] = {"tiles": False, **sections["model"].get("options", {})}
     schema = OmegaConf.structured(Config(dataset=DATASETS[DatasetName[sections["dataset"]["name"]]]()))
     if "arms" in sections:
         schema.arms = {}  # a default arm that was removed does not come back

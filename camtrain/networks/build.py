@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from camtrain.cam.routes import GradientRoute, Routes
+from camtrain.cam.stretch import Placement
 from camtrain.config.options import BatchNorm, Score, Stem
 from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError
@@ -94,15 +95,17 @@ def untrained(
 
 def survey(
     config: ModelConfig, classes: int, shape: tuple[int, int, int]
-) -> tuple[str, dict[str, tuple[Layer, Routes]]]:
-    """The layer that a map is made of, and every layer that has a grid with the route by which the gradient reaches it.
+) -> tuple[str, dict[str, tuple[Layer, Routes, Placement | None]]]:
+    """The layer that a map is made of, and every layer that has a grid with the route by which the gradient reaches it,
+    and where its cells lie, if that can be followed.
 
     Raises:
         UserError: as for :func:`build`.
     """
     network, layers, name, *_ = _prepare(config, classes, shape, seed=0, load=True)
     training, evaluation = (_routes(network, list(layers), shape, mode) for mode in (True, False))
-    return name, {key: (layer, Routes(training[key], evaluation[key])) for key, layer in layers.items()}
+    placed = Captured(copy.deepcopy(network), list(layers)).placements(torch.zeros(1, *shape))
+    return name, {key: (layer, Routes(training[key], evaluation[key]), placed[key]) for key, layer in layers.items()}
 
 
 def _prepare(

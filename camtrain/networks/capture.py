@@ -23,7 +23,7 @@ from camtrain.cam.routes import GradientRoute, Routes, probe
 from camtrain.cam.stretch import Placement
 from camtrain.config.options import Score
 from camtrain.errors import UserError
-from camtrain.networks.geometry import placements
+from camtrain.networks.geometry import Forward, followed, measured
 from camtrain.networks.head_layer import linear_head
 from camtrain.networks.layers import as_layer, find, first_tensor, from_grid, to_grid
 
@@ -53,7 +53,7 @@ class Captured(nn.Module):
         self._image = (0, 0)
         self._hooks: list[RemovableHandle] = []
         self.registered = True  # maps are placed where their cells lie, and not in equal tiles
-        self._placements: dict[tuple[int, int], dict[str, Placement]] = {}  # by height and width of the image
+        self._placements: dict[tuple[int, int], Placement] = {}  # by height and width of the image
         for name in layers or ():
             self._watch(name)
 
@@ -93,8 +93,9 @@ class Captured(nn.Module):
 
     def handed_on(self, logits: Tensor, activations: Tensor, images: Tensor) -> Output:
         """Both as they leave: logits in float32 at least, and what the criterion has to know."""
-        head = self.head()._replace(placement=self._known_placement(images))
-        return Output(*hand_on(_wide(logits), activations, head))
+        # Where it was asked for before: it takes a pass of its own.
+        placement = self._placements.get((images.shape[-2], images.shape[-1])) if self.registered else None
+        return Output(*hand_on(_wide(logits), activations, self.head()._replace(placement=placement)))
 
     def head(self) -> Head:
         """What follows the layer in the present mode; known after the first pass in it."""
@@ -112,33 +113,39 @@ class Captured(nn.Module):
         return f"layer={self.layers[-1] if self.layers else None}"
 
     def placement(self, images: Tensor) -> Placement | None:
-        """Where the target layer's cells lie in images of this size; None where these are not to be `registered`.
+        """:meth:`cells`, by which maps are stretched; None where they are not to be `registered`."""
+        return self.cells(images) if self.registered else None
 
-        Args:
-            images: (batch, channels, height, width).
+    def cells(self, images: Tensor) -> Placement:
+        """Where the target layer's cells lie in images of this size, (batch, channels, height, width).
+
+        Found once per size, see :mod:`camtrain.networks.geometry`.
         """
-        return self.placements(images)[self.layer] if self.registered else None
-
-    def _known_placement(self, images: Tensor) -> Placement | None:
-        """The same where it was asked for before: it takes a pass of its own."""
-        known = self._placements.get((images.shape[-2], images.shape[-1]))
-        return known[self.layer] if known is not None and self.registered else None
-
-    def placements(self, images: Tensor) -> dict[str, Placement]:
-        """Where the cells of every watched layer lie, see :mod:`camtrain.networks.geometry`; found once per size."""
-        self.prepare(images)
         size = (images.shape[-2], images.shape[-1])
         if size not in self._placements:
-            modes = [(module, module.training) for module in self.modules()]
-            full = torch.autocast(images.device.type, enabled=False)
-            with torch.inference_mode(False), torch.random.fork_rng([]), full:
-                try:
-                    image = self.eval().normalised(images[:1].detach().clone())
-                    self._placements[size] = placements(lambda given: self.grids(given)[1], image)
-                finally:
-                    for module, mode in modes:
-                        module.training = mode
+            if not self.layers:
+                self.prepare(images)
+            with self._looked_at(images) as (forward, image):
+                found = followed(forward, image)[self.layer]
+                self._placements[size] = found or measured(lambda given: forward(given)[self.layer], image)
         return self._placements[size]
+
+    def placements(self, images: Tensor) -> dict[str, Placement | None]:
+        """Of every watched layer; None of those of which it would have to be measured."""
+        with self._looked_at(images) as (forward, image):
+            return followed(forward, image)
+
+    @contextmanager
+    def _looked_at(self, images: Tensor) -> Iterator[tuple[Forward, Tensor]]:
+        """A pass in evaluation mode and full precision, and the first image as the network takes it."""
+        modes = [(module, module.training) for module in self.modules()]
+        full = torch.autocast(images.device.type, enabled=False)
+        with torch.inference_mode(False), torch.random.fork_rng([]), full:
+            try:
+                yield lambda given: self.grids(given)[1], self.eval().normalised(images[:1].detach().clone())
+            finally:
+                for module, mode in modes:
+                    module.training = mode
 
     def release(self) -> None:
         """Take the hooks off the network; after that it captures nothing."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +36,8 @@ NOISE = 8
 """Images of noise by which a centre is measured."""
 
 
-def placements(forward: Forward, image: Tensor) -> dict[str, Placement]:
-    """Where the cells of layers lie.
+def followed(forward: Forward, image: Tensor) -> dict[str, Placement | None]:
+    """Where the cells of layers lie; None of those that could not be followed.
 
     Args:
         forward: a network's pass in evaluation mode.
@@ -47,19 +46,11 @@ def placements(forward: Forward, image: Tensor) -> dict[str, Placement]:
     follower = _Follower(image)
     with torch.no_grad(), follower:
         layers = forward(image)
-    found = {}
-    for name, grid in layers.items():
-        cells = follower.of(grid) or follower.grids.get((grid.shape[2], grid.shape[3]))
-        found[name] = (
-            Placement(cells.spans[0].axis(), cells.spans[1].axis())
-            if cells is not None
-            else measured(partial(_one, forward, name), image)
-        )
-    return found
-
-
-def _one(forward: Forward, name: str, images: Tensor) -> Tensor:
-    return forward(images)[name]
+    found = {name: follower.of(grid) or follower.grids.get(_grid(grid.shape, (2, 3))) for name, grid in layers.items()}
+    return {
+        name: None if cells is None else Placement(*(span.axis() for span in cells.spans))
+        for name, cells in found.items()
+    }
 
 
 def measured(forward: Callable[[Tensor], Tensor], image: Tensor) -> Placement:

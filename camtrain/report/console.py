@@ -17,6 +17,9 @@ from camtrain.report.tables import short
 from camtrain.runs.facts import pixels
 from camtrain.runs.result import RunResult
 
+NOTICED = 0.05
+"""Pixels below which it is not worth saying that maps lie elsewhere."""
+
 SPLITS = {"train": "training", "val": "validation"}
 
 
@@ -45,6 +48,9 @@ def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
         f"{model.name}, {model.parameters:,} weights; map of {model.layer}: {model.grid[0]} x {model.grid[1]} cells,"
         f" gradient: {model.gradient_path.training.value}{stem}{relu}",
     )
+    if apart := offset(result):
+        drawn = "are drawn there" if result.config.evaluate.registered else "are drawn in equal tiles all the same"
+        yield "", f"the cells lie {apart} of equal tiles of the image, and {drawn}"
     cams = cam_of_arms(result.config)
     for number, (name, share) in enumerate(result.cam_shares.items()):
         arm = f"{name}: " if len(result.cam_shares) > 1 else ""
@@ -60,6 +66,20 @@ def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
     if trainer.precision.value in result.environment:
         lower += ", for which this CPU has no instructions: float32 is many times faster here"
     yield "machine", f"{result.environment['device']}, torch {result.environment['torch']}{lower}"
+
+
+def offset(result: RunResult) -> str:
+    """How far, in words, the map's cells lie from equal tiles of the image; nothing where that is no pixel's tenth."""
+    cells = result.model.cells
+    if cells is None:
+        return ""
+    size, words = image_shape(result.config.dataset)[1:], (("up", "down"), ("to the left", "to the right"))
+    parts = [
+        f"{abs(apart):.3g} px {before if apart < 0 else behind}"
+        for axis, side, number, (before, behind) in zip(cells, size, result.model.grid, words, strict=True)
+        if abs(apart := axis.offset(side, number)) >= NOTICED
+    ]
+    return " and ".join(parts)
 
 
 def _about_data(result: RunResult) -> Iterator[tuple[str, str]]:

@@ -65,8 +65,10 @@ def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> Da
     )
 
 
-def model_facts(name: str, built: Built, routes: Routes) -> ModelFacts:
-    """What was built under a network's name, and how the gradient reaches its target layer."""
+def model_facts(name: str, built: Built, routes: Routes, shape: tuple[int, int, int]) -> ModelFacts:
+    """What was built under a network's name for such images, and how the gradient reaches its target layer."""
+    network = built.classifier
+    like = next(network.parameters())
     return ModelFacts(
         name,
         built.layer,
@@ -74,8 +76,9 @@ def model_facts(name: str, built: Built, routes: Routes) -> ModelFacts:
         built.output.channels,
         list(built.stem),
         built.relu_left_out,
-        sum(parameter.numel() for parameter in built.classifier.parameters()),
+        sum(parameter.numel() for parameter in network.parameters()),
         routes,
+        network.cells(torch.zeros(1, *shape, device=like.device, dtype=like.dtype)),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from camtrain.arms import Contrast, contrasts
 from camtrain.cam.routes import GradientRoute, Routes
+from camtrain.cam.stretch import Axis, Placement
 from camtrain.config.hydra_store import from_tree, to_tree
 from camtrain.config.schema import Config
 from camtrain.data.depth import ALL_16_BITS, Span
@@ -68,6 +69,7 @@ class ModelFacts:
     relu_left_out: str | None
     parameters: int
     gradient_path: Routes
+    cells: Placement | None = None  # where the map's cells lie in the image; former versions did not look
 
 
 @dataclass
@@ -168,6 +170,8 @@ class RunResult:
                 **vars(self.model),
                 "grid": list(self.model.grid),
                 "gradient_path": {mode: route.value for mode, route in self.model.gradient_path._asdict().items()},
+                "cells": self.model.cells
+                and {name: axis._asdict() for name, axis in self.model.cells._asdict().items()},
             },
             "learning_rate": self.learning_rate,
             "cam_share": self.cam_shares.get(first.treatment),
@@ -204,6 +208,7 @@ class RunResult:
         data["intensity_range"] = _span(data.get("intensity_range", ALL_16_BITS))
         data["skipped"] = {name: [Skipped(**entry) for entry in some] for name, some in data["skipped"].items()}
         model["grid"] = tuple(model["grid"])
+        model["cells"] = _placement(model.get("cells"))
         model["gradient_path"] = Routes(GradientRoute(route["training"]), GradientRoute(route["evaluation"]))
         controls = tree.get("controls") or ({first: tree["control"]} if "control" in tree else {})
         return cls(
@@ -231,6 +236,14 @@ class RunResult:
             gallery=[_read_entry(entry, names) for entry in tree["wall"]] if "wall" in tree else None,
             gallery_by=tree.get("wall_by"),
         )
+
+
+def _placement(tree: Mapping[str, Any] | None) -> Placement | None:
+    """JSON has no infinite field either."""
+    if tree is None:
+        return None
+    axes = {name: Axis(**{**axis, "field": axis["field"] or math.inf}) for name, axis in tree.items()}
+    return Placement(**axes)
 
 
 def _data(data: DataFacts) -> dict[str, Any]:

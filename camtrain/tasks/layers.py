@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from camtrain.cam.routes import GradientRoute
+from camtrain.cam.stretch import Placement
 from camtrain.config.schema import Config
 from camtrain.config.validate import image_shape
 from camtrain.networks.build import survey
@@ -10,6 +11,12 @@ from camtrain.report.tables import aligned
 
 CLASSES = 10
 """Which layers there are does not depend on the number of classes."""
+
+MEANING = (
+    "stride: pixels from cell to cell. field: pixels that a cell depends on. offset: how far the middle of the map lies"
+    " from the\nmiddle of the image, in pixels, -: up and left; maps are drawn where they lie, other tools leave that"
+    " out. A dash: it could\nnot be followed; of the layer that is used it is measured."
+)
 
 ROUTES = {GradientRoute.mixed: "model.batch_norm=frozen only"}
 """In words, where those of the route do not say what to do."""
@@ -25,9 +32,22 @@ def list_layers(config: Config) -> str:
     """
     shape = image_shape(config.dataset)
     chosen, found = survey(config.model, CLASSES, shape)
-    lines = [("", "layer", "channels", "grid", "training", "evaluation")]
-    for name, (layer, routes) in found.items():
+    lines = [("", "layer", "channels", "grid", "stride", "field", "offset", "training", "evaluation")]
+    for name, (layer, routes, placement) in found.items():
         mark, grid = "->" if name == chosen else "", f"{layer.height} x {layer.width}"
         training = ROUTES.get(routes.training, routes.training.value)
-        lines.append((mark, name, str(layer.channels), grid, training, routes.evaluation.value))
-    return f"{config.model.name} at {shape[1]} x {shape[2]} pixels\n\n{aligned(lines)}"
+        where = lies(placement, (shape[1], shape[2]), layer.grid)
+        lines.append((mark, name, str(layer.channels), grid, *where, training, routes.evaluation.value))
+    return f"{config.model.name} at {shape[1]} x {shape[2]} pixels\n\n{aligned(lines)}\n\n{MEANING}"
+
+
+def lies(placement: Placement | None, image: tuple[int, int], grid: tuple[int, int]) -> tuple[str, str, str]:
+    """Stride, field and offset of the cells, of rows and columns where these differ."""
+    if placement is None:
+        return "-", "-", "-"
+    parts = [
+        (f"{axis.step:.4g}", f"{axis.field:.4g}", f"{round(axis.offset(side, cells), 2) + 0.0:+.3g}")
+        for axis, side, cells in zip(placement, image, grid, strict=True)
+    ]
+    stride, field, offset = (" x ".join(dict.fromkeys(of_both)) for of_both in zip(*parts, strict=True))
+    return stride, field, offset

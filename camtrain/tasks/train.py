@@ -165,7 +165,7 @@ def set_up(config: Config) -> Setup:
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
         network.registered = config.evaluate.registered
-        network.placement(first[0].images)  # which the arms' copies know then
+        network.cells(first[0].images)  # which the arms' copies know then
         routes = probe_routes(network, first[0].images, config.cam.score)
         head = built.fresh or (
             final_layer(network.backbone, len(train_set.classes)) if config.optim.head_lr_factor else None
@@ -201,7 +201,7 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
         config=config,
         arms={name: ArmResult(rows) for name, rows in state.history.items()},
         data=data_facts(data_name(config.dataset), setup.train_set, setup.val_set),
-        model=model_facts(config.model.name, setup.built, network.routes),
+        model=model_facts(config.model.name, setup.built, network.routes, image_shape(config.dataset)),
         learning_rate=setup.plan.rate,
         cam_shares={
             name: (cam.share or share) if cam.weight == AUTO else None
