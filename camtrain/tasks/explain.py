@@ -99,9 +99,7 @@ def explain_images(config: Config, folder: Path) -> None:
     kind = None if config.class_name is None else number_of(config.class_name, classes)
     paths, left_out = find(config.images)
     names = distinct(paths)
-    trained = networks(finished, device)
-    for network in trained.values():
-        network.registered = config.evaluate.registered
+    trained = networks(finished, device, config.evaluate.registered)
     for label, text in introduction(finished, len(paths), config.class_name):
         log.info("%-9s %s", label, text)
     for note in left_out:
@@ -128,8 +126,8 @@ def explain_images(config: Config, folder: Path) -> None:
                     continue
                 found.append(describe(seen, at, paths[number], names[number], classes))
                 maps = {arm: part.maps[at] for arm, part in seen.items()}
-                seen_as = view_of(sizes[at], rule)
-                png = drawn(images[at], maps, placement, seen_as, found[-1], kind is not None)
+                view = view_of(sizes[at], rule)
+                png = drawn(images[at], maps, placement, view, found[-1], kind is not None)
                 write(folder, png, maps, found[-1])
             bar.update(numbers[-1] + 1 - bar.n)
     wrong = not_finite(dict(zip(trained, faults.tolist(), strict=True)), f"{len(paths)} images")
