@@ -97,7 +97,9 @@ def environment(device: torch.device, trainer: TrainerConfig) -> dict[str, str]:
 
 def data_name(dataset: DatasetConfig) -> str:
     """The data set's name; for a folder of images, the folder's; with the fold, if it is divided into some."""
-    return _name(dataset) if dataset.fold is None else f"{_name(dataset)}, fold {dataset.fold}"
+    if dataset.fold is None:
+        return _name(dataset)
+    return f"{_name(dataset)}, fold{'s' * (not dataset.fold.partition('/')[0].isdecimal())} {dataset.fold}"
 
 
 def _name(dataset: DatasetConfig) -> str:
