@@ -129,8 +129,6 @@ def _data(parts: Sequence[DataFacts], name: str) -> DataFacts:
         val=sum(part.val for part in parts),
         val_with_region=sum(part.val_with_region for part in parts),
         val_per_class=[sum(of_class) for of_class in zip(*counts, strict=True)] if all(counts) else None,
-        if len(per_class) == len(parts)
-        else None,
     )
 
 
