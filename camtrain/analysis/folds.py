@@ -36,13 +36,15 @@ def join_folds(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     for by_number in found.values():
         numbers, parts = sorted(by_number), [by_number[number] for number in sorted(by_number)]
         fold = fold_of(parts[0].result.config.dataset)
-        missing = ", ".join(str(number) for number in range(fold[1] if fold else 0) if number not in by_number)
+        missing = (
+            ", ".join(f"{number}/{fold[1]}" for number in range(fold[1]) if number not in by_number) if fold else ""
+        )
         if fold and missing:
-            seeds.setdefault(f"fold {missing} of {fold[1]}", {})[parts[0].result.seed] = None
+            seeds.setdefault(missing, {})[parts[0].result.seed] = None
         whole = f"0-{numbers[-1]}" if not missing else ",".join(map(str, numbers))
         joined.append(_joined(parts, f"{whole}/{fold[1]}") if fold and len(parts) > 1 else parts[0])
     return joined, [
-        f"without {folds} for seed {', '.join(map(str, some))}: the figures are of the other folds' images."
+        f"fold {folds} of seed {', '.join(map(str, some))} is missing: the figures are of the other folds' images."
         for folds, some in seeds.items()
     ]
 

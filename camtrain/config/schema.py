@@ -250,7 +250,9 @@ class EvaluateConfig:
     """What is measured and drawn."""
 
     max_images: int = setting(
-        2000, "validation images whose maps are measured, a random choice that stays the same in every epoch", low=1
+        2000,
+        "validation images whose maps are measured, a random choice, stratified by class, that stays the same in every epoch",
+        low=1,
     )
     images: int = setting(8, "validation images whose maps are drawn", low=0, high=64)
     maps: list[CamVariant] = setting(

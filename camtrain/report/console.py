@@ -72,7 +72,10 @@ def _about_data(result: RunResult) -> Iterator[tuple[str, str]]:
         f" {len(data.classes)} classes, {pixels(config.dataset)}",
     )
     if data.val > config.evaluate.max_images:
-        yield "", f"maps of {config.evaluate.max_images} of the validation images are measured, a random choice"
+        yield (
+            "",
+            f"maps of {config.evaluate.max_images} of the validation images are measured, a random choice from every class",
+        )
     if 2 * data.middle_side <= min(image_shape(config.dataset)[1:]):
         yield (
             "",
