@@ -31,20 +31,21 @@ def join_folds(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         own = {key: value for key, value in settings(config).items() if key != "dataset.fold"}
         key = at if fold is None else (fold[1], config.seed, run.result.seed, tuple(sorted(own.items())))
         found.setdefault(key, {})[0 if fold is None else fold[0]] = run
-    joined = []
+    joined: list[Run] = []
     seeds: dict[str, dict[int, None]] = {}
     for by_number in found.values():
-        numbers, parts = sorted(by_number), [by_number[number] for number in sorted(by_number)]
+        parts = [by_number[number] for number in sorted(by_number)]
         fold = fold_of(parts[0].result.config.dataset)
-        missing = (
-            ", ".join(f"{number}/{fold[1]}" for number in range(fold[1]) if number not in by_number) if fold else ""
-        )
-        if fold and missing:
-            seeds.setdefault(missing, {})[parts[0].result.seed] = None
-        whole = f"0-{numbers[-1]}" if not missing else ",".join(map(str, numbers))
-        joined.append(_joined(parts, f"{whole}/{fold[1]}") if fold and len(parts) > 1 else parts[0])
+        if fold is None:
+            joined += parts
+            continue
+        lacking = [f"{number}/{fold[1]}" for number in range(fold[1]) if number not in by_number]
+        if lacking:
+            seeds.setdefault(", ".join(lacking), {})[parts[0].result.seed] = None
+        there = ",".join(map(str, sorted(by_number))) if lacking else f"0-{fold[1] - 1}"
+        joined.append(_joined(parts, f"{there}/{fold[1]}") if len(parts) > 1 else parts[0])
     return joined, [
-        f"fold {folds} of seed {', '.join(map(str, some))} is missing: the figures are of the other folds' images."
+        f"missing: fold {folds} of seed {', '.join(map(str, some))}; the figures are of the other folds' images."
         for folds, some in seeds.items()
     ]
 

@@ -251,7 +251,8 @@ class EvaluateConfig:
 
     max_images: int = setting(
         2000,
-        "validation images whose maps are measured, a random choice, stratified by class, that stays the same in every epoch",
+        "validation images whose maps are measured, a random choice, stratified by class, that stays the same in every"
+        " epoch",
         low=1,
     )
     images: int = setting(8, "validation images whose maps are drawn", low=0, high=64)
