@@ -75,14 +75,14 @@ def test_missing_folds_are_named_and_set_apart() -> None:
     runs = [fold(seed, number) for seed in range(3) for number in range(3)]
     del runs[7], runs[4]
     joined, lines = join_folds(runs)
-    assert lines == ["fold 1/3 of seed 1, 2 is missing: the figures are of the other folds' images."]
+    assert lines == ["missing: fold 1/3 of seed 1, 2; the figures are of the other folds' images."]
     groups = group_by_settings(joined)
     assert list(groups) == ["dataset.fold=0-2/3", "dataset.fold=0,2/3"]
     assert [[run.result.seed for run in group] for group in groups.values()] == [[0], [1, 2]]
     alone = [fold(0, 1)]
     joined, lines = join_folds(alone)
     assert joined == alone
-    assert lines == ["fold 0/3, 2/3 of seed 0 is missing: the figures are of the other folds' images."]
+    assert lines == ["missing: fold 0/3, 2/3 of seed 0; the figures are of the other folds' images."]
 
 
 def test_other_settings_and_numbers_of_folds_stay_apart() -> None:
