@@ -179,7 +179,7 @@ def _measured(networks: Mapping[str, Captured], batches: Given, method: str, set
     made = list(_numbered(batches))
     if not made:
         raise UserError("batches: there are none; an iterator may have been used up")
-    count = int(made[-1].indices[-1]) + 1
+    targets = torch.cat([batch.targets.cpu() for batch in made])
 
     def chosen_batches(chosen: Tensor | None) -> Iterator[Batch]:
         for batch in made:
@@ -188,7 +188,7 @@ def _measured(networks: Mapping[str, Captured], batches: Given, method: str, set
                 yield Batch(*(part[rows.to(part.device)] for part in batch))
 
     context = EvaluationContext(
-        networks, count, chosen_batches, _method(method), _settings(settings), seed=0, untrained=dict
+        networks, targets, chosen_batches, _method(method), _settings(settings), seed=0, untrained=dict
     )
     with _evaluating(*networks.values()):
         evaluated = evaluate(networks, chosen_batches(None), context.method, context.measured)

@@ -31,11 +31,10 @@ def context_of(
     networks: Mapping[str, Classifier], images: ImageSet, measured: Tensor, method: CamVariant = CamVariant.gradcam
 ) -> EvaluationContext:
     """These networks in front of these images, of which those given are measured, (images,) bool."""
-    count = len(images.targets)
     weights = network(True, len(images.classes), seed=5).backbone.state_dict()
     context = EvaluationContext(
         networks,
-        count,
+        images.targets,
         lambda chosen: all_batches(images, Batching(4), chosen),
         method,
         EvaluateConfig(),

@@ -36,6 +36,11 @@ class Run:
     folder: Path
     result: RunResult
     each: Each
+    joined: Sequence[Path] = ()  # folders of the runs of several folds that it is made of
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return self.joined or [self.folder]
 
 
 @dataclass(frozen=True)

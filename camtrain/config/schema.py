@@ -93,6 +93,12 @@ class DatasetConfig:
         "values that become black and white in images of more than 8 bits; null: 0 and the smallest power of two above"
         " all values of the training images",
     )
+    fold: str | None = setting(
+        None,
+        "k/n: divide all images, of both splits together, into n folds, validate on fold k (from 0) and train on the"
+        " others; a sweep `dataset.fold=0/5,1/5,2/5,3/5,4/5` validates every image once; null: the splits as they are",
+        accepts="k/n with 0 <= k < n, or null",
+    )
     on_error: OnError = setting(
         OnError.fail, "an image file that cannot be read; fail: stops the run; skip: is left out and listed"
     )
@@ -244,7 +250,10 @@ class EvaluateConfig:
     """What is measured and drawn."""
 
     max_images: int = setting(
-        2000, "validation images whose maps are measured, a random choice that stays the same in every epoch", low=1
+        2000,
+        "validation images whose maps are measured, a random choice, stratified by class, that stays the same in every"
+        " epoch",
+        low=1,
     )
     images: int = setting(8, "validation images whose maps are drawn", low=0, high=64)
     registered: bool = setting(

@@ -53,6 +53,7 @@ def check(config: Config) -> None:
     check_needed(config)
     crop_range(config.dataset)
     intensity_range(config.dataset)
+    fold_of(config.dataset)
     check_trainable(config.cam, "cam.")
     check_dataset(config.dataset)
     check_arms(config.arms)
@@ -151,6 +152,16 @@ def intensity_range(dataset: DatasetConfig) -> tuple[float, float] | None:
     if len(given) != 2 or not given[0] < given[1]:
         raise UserError(f"dataset.intensity_range={given} must be two values, black first: [0, 4096]")
     return given[0], given[1]
+
+
+def fold_of(dataset: DatasetConfig) -> tuple[int, int] | None:
+    """k and n of `dataset.fold=k/n`; None where there are no folds."""
+    if dataset.fold is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", dataset.fold, re.ASCII)
+    if found is None or not int(found[1]) < int(found[2]) >= 2:
+        raise UserError(f"dataset.fold={dataset.fold}: give k/n with 0 <= k < n and n of 2 or more, such as 0/5")
+    return int(found[1]), int(found[2])
 
 
 def check_arms(arms: Mapping[str, Any]) -> None:

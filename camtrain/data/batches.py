@@ -106,7 +106,7 @@ def training_batches(
         if not on_cpu:
             return *train_set.gather(plan.indices), draws
         stored = [train_set.item(number) for number in plan.indices]
-        images, regions = move_each(stored, draws, size, train_set.with_region > 0)
+        images, regions = move_each(stored, draws, size, bool(train_set.has_region.any()))
         return vary(images, regions, draws), regions, draws
 
     begun = _begun(batching, (train_set.shape[0], *size))

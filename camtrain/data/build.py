@@ -12,10 +12,11 @@ from torch import Tensor
 
 from camtrain.config.options import AUTO, DatasetName, Fit, OnError
 from camtrain.config.schema import DATASETS, DatasetConfig
-from camtrain.config.validate import crop_range, image_shape, intensity_range
+from camtrain.config.validate import crop_range, fold_of, image_shape, intensity_range
 from camtrain.data import cache
 from camtrain.data.augment import Augmentation
 from camtrain.data.decode import each, image_and_region, prepared, size_of
+from camtrain.data.folds import Fold, Splits, folded
 from camtrain.data.images import (
     ImageSet,
     RawImages,
@@ -68,13 +69,28 @@ def build(config: DatasetConfig, seed: int, threads: int = 1, guided: bool = Fal
         UserError: files are missing, or cannot be read.
     """
     train, val = SOURCES[_name(config)].splits(config, seed)
-    if isinstance(train, Listing) and not guided:
-        train = train.without_regions()
-    train_rule, val_rule = rule_for_crops(config) if augmentation(config).crops else rule_of(config), rule_of(config)
-    train_set = opened(config, train, train_rule, threads, "training")
-    if val_rule.span is None and train_set.depth is not None:
-        val_rule = val_rule._replace(span=train_set.depth.span)
-    return train_set, opened(config, val, val_rule, threads, "validation")
+    crops, fold = augmentation(config).crops, fold_of(config)
+    rule = rule_for_crops(config) if crops else rule_of(config)
+    if fold is None:
+        return _both(config, (_unguided(train, guided), val), (rule, rule_of(config)), threads)
+    for_validation = for_training = _both(config, (train, val), (rule_of(config), rule_of(config)), threads)
+    if crops and not isinstance(train, StoredImages):  # stored images are of one size, crops or not
+        for_training = _both(config, (_unguided(train, guided), _unguided(val, guided)), (rule, rule), threads)
+    return folded(for_training, for_validation, Fold(*fold))
+
+
+def _unguided(split: Split, guided: bool) -> Split:
+    """A split to be trained on, without masks and boxes unless they are needed."""
+    return split.without_regions() if isinstance(split, Listing) and not guided else split
+
+
+def _both(config: DatasetConfig, splits: tuple[Split, Split], rules: tuple[Rule, Rule], threads: int) -> Splits:
+    """The images of both splits; of those of more than 8 bits, the training split's range holds for both."""
+    train = opened(config, splits[0], rules[0], threads, "training")
+    rule = rules[1]
+    if rule.span is None and train.depth is not None:
+        rule = rule._replace(span=train.depth.span)
+    return train, opened(config, splits[1], rule, threads, "validation")
 
 
 def rule_of(config: DatasetConfig) -> Rule:
@@ -110,7 +126,13 @@ def validation(
         threads: number of threads that decode.
         check: called with class names and targets before any file is decoded; may raise to refuse them.
     """
-    val = SOURCES[_name(config)].validation(config, seed)
+    source, fold = SOURCES[_name(config)], fold_of(config)
+    if fold is not None:  # some of its images are of the training split
+        splits = source.splits(config, seed)
+        check(splits[1].classes, splits[1].targets)
+        both = _both(config, splits, (rule_of(config), rule_of(config)), threads)
+        return folded(both, both, Fold(*fold))[1]
+    val = source.validation(config, seed)
     check(val.classes, val.targets)
     return opened(config, val, rule_of(config), threads, "validation")
 

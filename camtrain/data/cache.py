@@ -104,7 +104,7 @@ def load(folder: Path, listing: Listing) -> StoredImages | None:
             kept.targets,
             regions,
             torch.tensor(found["sizes"], dtype=torch.int64).reshape(-1, 2),
-            sum(bool(region) for region in kept.regions),
+            torch.tensor([bool(region) for region in kept.regions], dtype=torch.bool),
             kept.paths,
             [Skipped(*entry) for entry in found["skipped"]],
             kept.notes,

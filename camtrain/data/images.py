@@ -33,12 +33,16 @@ class ImageSet(Protocol):
         """(images, 2) int64, width and height of the images before that."""
 
     @property
-    def with_region(self) -> int:
-        """How many images have a mask or a box."""
+    def has_region(self) -> Tensor:
+        """Which images have a mask or a box, (images,) bool."""
 
     @property
     def files(self) -> Sequence[Path]:
         """The file of each image; empty where they have none."""
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The number of each image in the set that they were chosen from; empty where they are a set of their own."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -76,7 +80,7 @@ class RawImages:
     classes: Sequence[str]
     targets: Tensor
     sizes: Tensor
-    with_region: int
+    has_region: Tensor
     raw: Callable[[int], Raw]  # (height, width, channels) uint8, (height, width) uint8 or None
 
 
@@ -96,11 +100,12 @@ class StoredImages:
     targets: Tensor
     regions: Tensor | None  # (images, height, width) uint8
     sizes: Tensor
-    with_region: int
+    has_region: Tensor
     files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
     notes: Sequence[str] = ()
     depth: Depth | None = None
+    numbers: Sequence[int] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,8 +125,8 @@ class StoredImages:
 
 def in_memory(classes: Sequence[str], images: Tensor, targets: Tensor, regions: Tensor | None = None) -> StoredImages:
     """Images of one size, all of them with a region or none."""
-    sizes = _sizes(images)
-    return StoredImages(classes, images, targets, regions, sizes, with_region=0 if regions is None else len(targets))
+    sizes, has_region = _sizes(images), torch.full((len(targets),), regions is not None)
+    return StoredImages(classes, images, targets, regions, sizes, has_region)
 
 
 def as_asked(image_set: StoredImages, rule: Rule) -> StoredImages:
@@ -143,13 +148,14 @@ class FetchedImages:
     classes: Sequence[str]
     targets: Tensor
     sizes: Tensor
-    with_region: int
+    has_region: Tensor
     shape: tuple[int, int, int]
     fetch: Callable[[int], Raw]  # an image and its region, of that shape
     files: Sequence[Path] = ()
     skipped: Sequence[Skipped] = ()
     notes: Sequence[str] = ()
     depth: Depth | None = None
+    numbers: Sequence[int] = ()
 
     def item(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         return self.fetch(number)
@@ -162,7 +168,7 @@ class FetchedImages:
             images[row], region = self.item(number)
             if region is not None:
                 regions[row] = region
-        known = torch.from_numpy(regions) if self.with_region else None
+        known = torch.from_numpy(regions) if bool(self.has_region.any()) else None
         return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
 
@@ -175,10 +181,10 @@ def decoded(
         width, height = sizes[number].tolist()
         return image_and_region(listing, number, rule, (width, height))
 
-    with_region = sum(bool(region) for region in listing.regions)
+    has_region = torch.tensor([bool(region) for region in listing.regions], dtype=torch.bool)
     shape = (rule.channels, *rule.size)
     about = listing.paths, skipped, listing.notes, depth
-    return FetchedImages(listing.classes, listing.targets, sizes, with_region, shape, fetch, *about)
+    return FetchedImages(listing.classes, listing.targets, sizes, has_region, shape, fetch, *about)
 
 
 def as_fetched(images: RawImages, rule: Rule) -> FetchedImages:
@@ -189,7 +195,7 @@ def as_fetched(images: RawImages, rule: Rule) -> FetchedImages:
         return fitted(*images.raw(number), rule, (width, height))
 
     shape = (rule.channels, *rule.size)
-    return FetchedImages(images.classes, images.targets, images.sizes, images.with_region, shape, fetch)
+    return FetchedImages(images.classes, images.targets, images.sizes, images.has_region, shape, fetch)
 
 
 def relabelled(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
@@ -212,7 +218,9 @@ def shows(targets: Tensor, class_number: int) -> Tensor:
 
 def image_name(image_set: ImageSet, number: int) -> str:
     """What to call an image: its file, or its number where it has none; in pictures.csv, whose words stay."""
-    return str(image_set.files[number]) if image_set.files else f"picture {number}"
+    if image_set.files:
+        return str(image_set.files[number])
+    return f"picture {image_set.numbers[number] if image_set.numbers else number}"
 
 
 def shared_files(first: ImageSet, second: ImageSet) -> set[str]:
@@ -225,6 +233,18 @@ def class_names(image_set: ImageSet, number: int) -> list[str]:
     target = image_set.targets[number]
     shown = [int(target)] if target.dim() == 0 else target.nonzero().flatten().tolist()
     return [image_set.classes[class_number] for class_number in shown]
+
+
+def rarest_class(targets: Tensor) -> Tensor:
+    """The class of each image, of several the one that fewest images show; (images,) int64, -1 where there is none.
+
+    Args:
+        targets: (images,) class numbers, or (images, classes) of 0 and 1.
+    """
+    if targets.dim() == 1:
+        return targets
+    count = targets.sum(0).expand_as(targets).masked_fill(targets == 0, len(targets) + 1)
+    return count.argmin(1).masked_fill(targets.sum(1) == 0, -1)
 
 
 def per_class(targets: Tensor, count: int) -> list[int]:

@@ -94,6 +94,7 @@ def summarise(image_set: ImageSet, scanned: Scan) -> Summary:
     """Figures of a split that was scanned."""
     one_class = image_set.targets.dim() == 1
     present = per_class(image_set.targets, len(image_set.classes))
+    with_region = int(image_set.has_region.sum())
     by_area = image_set.sizes[image_set.sizes.prod(1).argsort()].tolist()
     chosen = (by_area[0], by_area[len(by_area) // 2], by_area[-1])
     return Summary(
@@ -101,8 +102,8 @@ def summarise(image_set: ImageSet, scanned: Scan) -> Summary:
         len(image_set.targets),
         0 if one_class else int((image_set.targets.sum(1) == 0).sum()),
         tuple((width, height) for width, height in chosen),
-        image_set.with_region,
-        max(0, image_set.with_region - int(scanned.has_object.sum())),
+        with_region,
+        max(0, with_region - int(scanned.has_object.sum())),
         len(image_set.skipped),
     )
 

@@ -17,7 +17,6 @@ from camtrain.evaluation.faithfulness import measure_faithfulness
 from camtrain.evaluation.localisation import SizeGroup, measure_localisation
 from camtrain.evaluation.other_maps import measure_other_maps
 from camtrain.evaluation.randomisation import randomisation_test
-from camtrain.evaluation.subset import evenly_spaced
 
 
 @dataclass
@@ -43,10 +42,10 @@ def measure_after_training(context: EvaluationContext, evaluated: Evaluated) -> 
     progress("measuring localisation")
     lies = measure_localisation(context, evaluated, context.batches(measured))
     parts.append(lies.measured)
-    faithfully = evenly_spaced(measured, wanted.faithfulness_images)
+    faithfully = context.some(measured, wanted.faithfulness_images)
     if wanted.faithfulness_images:
         progress("measuring faithfulness")
-        imputed = evenly_spaced(faithfully, wanted.road_images)
+        imputed = context.some(faithfully, wanted.road_images)
         parts.append(measure_faithfulness(context, evaluated, context.batches(faithfully), lies.powers, imputed))
     others = [method for method in dict.fromkeys(wanted.maps) if method is not context.method]
     quick = [method for method in others if method is not CamVariant.scorecam]
@@ -55,12 +54,12 @@ def measure_after_training(context: EvaluationContext, evaluated: Evaluated) -> 
         parts.append(measure_other_maps(context, context.batches(measured), quick, faithfully))
     if CamVariant.scorecam in others:
         progress("measuring scorecam")
-        some = evenly_spaced(measured, wanted.scorecam_images)
+        some = context.some(measured, wanted.scorecam_images)
         parts.append(measure_other_maps(context, context.batches(some), [CamVariant.scorecam], faithfully))
     curves = {}
     if wanted.sanity_images:
         progress("measuring randomisation")
-        some = evenly_spaced(measured, wanted.sanity_images)
+        some = context.some(measured, wanted.sanity_images)
         checked = randomisation_test(context, evaluated, list(context.batches(some)), context.untrained())
         parts.append(checked.measured)
         curves = checked.curves

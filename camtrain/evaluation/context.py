@@ -12,7 +12,8 @@ from camtrain.arms import Contrast, contrasts
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
-from camtrain.evaluation.subset import choose_images
+from camtrain.data.images import rarest_class
+from camtrain.evaluation.subset import choose_images, stratified
 from camtrain.networks.capture import Captured
 
 
@@ -22,7 +23,7 @@ class EvaluationContext:
 
     Args:
         networks: by arm, the reference first; each with the route of its gradients.
-        count: of validation images.
+        targets: of the validation images, (images,) class numbers or (images, classes) of 0 and 1, on the CPU.
         batches: the validation images, or the chosen ones, (images,) bool, in ascending order of their numbers.
         method: of the maps that are measured.
         settings: how many images each measurement takes.
@@ -32,7 +33,7 @@ class EvaluationContext:
     """
 
     networks: Mapping[str, Captured]
-    count: int
+    targets: Tensor
     batches: Callable[[Tensor | None], Iterable[Batch]]
     method: CamVariant
     settings: EvaluateConfig
@@ -41,7 +42,16 @@ class EvaluationContext:
     progress: Callable[[str], object] = lambda _: None
 
     def __post_init__(self) -> None:
-        self.measured, self.shown = choose_images(self.count, self.settings, self.seed)
+        self.measured, self.shown = choose_images(self.targets, self.settings, self.seed)
+
+    @property
+    def count(self) -> int:
+        """Of validation images."""
+        return len(self.targets)
+
+    def some(self, chosen: Tensor, count: int) -> Tensor:
+        """`count` of the chosen images, (images,) bool, stratified by class."""
+        return stratified(chosen, count, rarest_class(self.targets), self.seed)
 
     @cached_property
     def contrasts(self) -> list[Contrast]:

@@ -92,7 +92,8 @@ def _about_data(result: RunResult) -> Iterator[tuple[str, str]]:
         f" {len(data.classes)} classes, {pixels(config.dataset)}",
     )
     if data.val > config.evaluate.max_images:
-        yield "", f"maps of {config.evaluate.max_images} of the validation images are measured, a random choice"
+        chosen = "a random choice, stratified by class"
+        yield "", f"maps of {config.evaluate.max_images} of the validation images are measured, {chosen}"
     if 2 * data.middle_side <= min(image_shape(config.dataset)[1:]):
         yield (
             "",

@@ -32,7 +32,7 @@ def data_facts(name: str, train: ImageSet, val: ImageSet) -> DataFacts:
         list(train.classes),
         len(train.targets),
         len(val.targets),
-        val.with_region,
+        int(val.has_region.sum()),
         int(train.sizes.amin(1).median()),
         is_multilabel(train.targets),
         {"train": list(train.skipped), "val": list(val.skipped)},
@@ -55,7 +55,7 @@ def data_facts_of_evaluation(name: str, classes: list[str], val: ImageSet) -> Da
         classes,
         None,
         len(val.targets),
-        val.with_region,
+        int(val.has_region.sum()),
         side,
         is_multilabel(val.targets),
         {"train": [], "val": list(val.skipped)},
@@ -99,7 +99,13 @@ def environment(device: torch.device, trainer: TrainerConfig) -> dict[str, str]:
 
 
 def data_name(dataset: DatasetConfig) -> str:
-    """The data set's name; for a folder of images, the folder's."""
+    """The data set's name; for a folder of images, the folder's; with the fold, if it is divided into some."""
+    if dataset.fold is None:
+        return _name(dataset)
+    return f"{_name(dataset)}, fold{'s' * (not dataset.fold.partition('/')[0].isdecimal())} {dataset.fold}"
+
+
+def _name(dataset: DatasetConfig) -> str:
     if isinstance(dataset, FolderConfig):
         return Path(dataset.root).expanduser().resolve().name
     if isinstance(dataset, PythonConfig):

@@ -46,6 +46,9 @@ def inspect_data(config: Config, folder: Path) -> None:
     }
     duplicates = inspect.find_duplicates(train_set, val_set, scans)
     log.info("%s, %s\n", facts.data_name(config.dataset), facts.pixels(config.dataset))
+    if config.dataset.fold is not None:
+        count = len(val_set.targets)
+        log.info("%d of %d images are in fold %s\n", count, count + len(train_set.targets), config.dataset.fold)
     log.info("%s\n", inspect.describe(summaries, duplicates))
     if duplicates:
         write_csv(folder / inspect.DUPLICATES, inspect.HEADING, (duplicate.row() for duplicate in duplicates))

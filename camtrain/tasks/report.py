@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from camtrain.analysis.folds import join_folds
 from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import Comparison, Run, Summary, group_by_settings, summarise
 from camtrain.analysis.over_seeds import notes as notes_on
@@ -42,13 +43,14 @@ def report_runs(config: Config, folder: Path) -> None:
     """
     assert config.runs is not None
     runs, left_out, diverged = collect(config.runs)
-    summaries = [summarise(label, group, config.report) for label, group in group_by_settings(runs).items()]
+    joined, incomplete = join_folds(runs)
+    summaries = [summarise(label, group, config.report) for label, group in group_by_settings(joined).items()]
     several = len(summaries) > 1
     notes = [] if several else notes_on(summaries[0])
-    notes += [f"left out: {reason}" for reason in left_out]
+    notes += [*incomplete, *(f"left out: {reason}" for reason in left_out)]
     if diverged:
         notes.append(f"{len(diverged)} diverged run{'s' * (len(diverged) > 1)} left out: {', '.join(diverged)}.")
-    repeated = len(runs) - sum(len(one.runs) for one in summaries)
+    repeated = len(runs) - sum(len(run.folders) for one in summaries for run in one.runs)
     if repeated:
         notes.append(f"{repeated} run{'s' * (repeated > 1)} left out: later ones have the same settings and seed.")
     if several and len({measured_on(run) for one in summaries for run in one.runs}) > 1:
@@ -135,7 +137,7 @@ def _natural(path: Path) -> tuple[str, int, str]:
 def title(summaries: Sequence[Summary]) -> str:
     names = dict.fromkeys(data_name(run.result.config.dataset) for one in summaries for run in one.runs)
     networks = dict.fromkeys(run.result.config.model.name for one in summaries for run in one.runs)
-    runs = sum(len(one.runs) for one in summaries)
+    runs = sum(len(run.folders) for one in summaries for run in one.runs)
     return f"{', '.join(names)}; {', '.join(networks)}; {runs} run{'s' * (runs > 1)}"
 
 
@@ -146,7 +148,7 @@ def as_json(one: Summary) -> dict[str, Any]:
     return {
         "label": one.label,
         "seeds": one.seeds,
-        "runs": [str(run.folder) for run in one.runs],
+        "runs": [str(folder) for run in one.runs for folder in run.folders],
         **first,
         **({"treatments": treatments} if len(treatments) > 1 else {}),
         "final": one.final,

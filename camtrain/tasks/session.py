@@ -51,7 +51,7 @@ def evaluation_context(
     seed = torch_seed(config.seed, Stream.sanity)
     return EvaluationContext(
         networks,
-        len(val_set.targets),
+        val_set.targets,
         lambda chosen: all_batches(val_set, batching, chosen),
         config.cam.variant,
         config.evaluate,

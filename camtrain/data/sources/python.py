@@ -71,7 +71,9 @@ def _datasets(config: PythonConfig, seed: int) -> tuple[Any, Any]:
     """What the function returns, given `dataset.options`, and the seed if it has a parameter of that name.
 
     The global generators are seeded while it is called: what it splits at random, it splits alike in `task=evaluate`.
+    With folds the seed is always 0, because they divide the same images for all seeds of a run.
     """
+    seed = seed if config.fold is None else 0
     said = f"dataset.source={config.source}"
     function = imported(config.source, "dataset.source")
     with own_code(said):
@@ -127,15 +129,15 @@ def _read(config: PythonConfig, dataset: Any, split: str, classes: Sequence[str]
     if not count:
         raise UserError(f"{said} are none")
     kept: dict[int, Raw] = {}
-    targets, sizes, with_region, values, room = [], [], 0, set[int](), KEPT
+    targets, sizes, has_region, values, room = [], [], [], set[int](), KEPT
     for number in range(count):
         image, target, region = item(number)
         if number < ASKED_TWICE and not np.array_equal(item(number).image, image):
             _not_the_same(said, number, split)
         targets.append(target)
         sizes.append(image.shape[1::-1])
+        has_region.append(region is not None and bool(has_object(torch.from_numpy(region)[None])))
         if region is not None:
-            with_region += bool(has_object(torch.from_numpy(region)[None]))
             values |= set(np.unique(region).tolist())
         room -= image.nbytes + (0 if region is None else region.nbytes)
         if room >= 0:
@@ -152,7 +154,7 @@ def _read(config: PythonConfig, dataset: Any, split: str, classes: Sequence[str]
         return image, region
 
     names, numbers = _classes(config, dataset, targets, said, classes)
-    return RawImages(names, numbers, torch.tensor(sizes), with_region, raw)
+    return RawImages(names, numbers, torch.tensor(sizes), torch.tensor(has_region), raw)
 
 
 def _not_the_same(said: str, number: int, split: str) -> None:
