@@ -101,7 +101,10 @@ def hierarchical(
     """
     values, known = _checked(differences, shared)
     finite = [np.where(there, each, 0.0) for there, each in zip(known, values, strict=True)]
-    sums, squares, cubes = (np.sum([(each**power).sum(0) for each in finite], axis=0) for power in (1, 2, 3))
+    sums, squares, cubes = (
+        np.sum([power.sum(0) for power in powers], axis=0)
+        for powers in (finite, [each**2 for each in finite], [each * each * each for each in finite])
+    )
     rare = np.zeros(len(sums), dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
     skew = np.where(rare, np.where(squares > 0, np.abs(cubes) / np.where(squares > 0, squares, 1.0), 1.0), np.nan)
     # Products of two seeds' changes of one image, over pairs of seeds.
@@ -315,7 +318,7 @@ def _reaching(estimates: Floats, half: Callable[[Floats], Floats]) -> Floats:
     """The level at which intervals of half width `half(level)`, falling in the level, just reach 0."""
     # Logarithms; below 1e-100 the quantiles are not reliable, and nobody asks.
     low, high = np.full(len(estimates), math.log(1e-100)), np.zeros(len(estimates))
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         wider = half(np.exp(middle)) > np.abs(estimates)
         low, high = np.where(wider, middle, low), np.where(wider, high, middle)
