@@ -4,10 +4,10 @@
     scripts/simulate_verdict.py [--trials T] [--seeds 3 5] [--images 64 298 1000] [--seed 0]
 
 The difference of image i in the network of seed k is drawn as D_ki = D + S_k + I_i + E_ki, normal, and that of a rate
-as -1, 0 or 1: whether it changes, from a probability that varies over images (beta distribution, by which the changes
-of one image in two seeds correlate) and over seeds (gamma distribution); in which direction, from a share that varies
-over seeds. All seeds have the same images. Spreads are about those of runs of the default experiment; indicators are
-drawn independently of each other. Every row of the table says a share of the trials:
+as -1, 0 or 1: whether it changes, with a probability that varies over seeds (gamma distribution) and so that the changes
+of one image in two seeds correlate; in which direction, by a share that varies over seeds. All seeds have the same
+images. Spreads are about those of runs of the default experiment, and indicators are drawn independently of each other.
+Every row of the table says a share of the trials:
 
 - coverage: 95 % intervals that hold the true difference, of a mean, of a rate that changes in both directions, as
   accuracy does, and of rates that change in one direction, as the dead rate does;
@@ -70,15 +70,15 @@ class Rate(NamedTuple):
         return self.up - self.down - 0.1 * self.bad
 
     def draw(self, rng: np.random.Generator, seeds: int, images: int, trials: int) -> Floats:
-        share = self.up + self.down
-        scale = 1 / self.alike - 1
-        likely = rng.beta(share * scale, (1 - share) * scale, (1, images, trials))
+        share, size = self.up + self.down, (seeds, images, trials)
+        # A seed's network sees the image's own draw with probability sqrt(alike): two of them, with alike.
+        common = rng.random(size) < self.alike**0.5
+        place = np.where(common, rng.random((1, images, trials)), rng.random(size))
         shape = 1 / self.seeds**2
-        likely = np.minimum(likely * rng.gamma(shape, 1 / shape, (seeds, 1, trials)), 1)
+        changed = place < share * rng.gamma(shape, 1 / shape, (seeds, 1, trials))
         downwards = rng.normal(self.down / share, self.turn, (seeds, 1, trials))
-        changed = rng.random((seeds, images, trials)) < likely
-        values = np.where(rng.random(changed.shape) < downwards, -1.0, 1.0) * changed
-        fell = (rng.random((seeds, 1, trials)) < self.bad) & (rng.random(changed.shape) < 0.1 / (1 - share))
+        values = np.where(rng.random(size) < downwards, -1.0, 1.0) * changed
+        fell = (rng.random((seeds, 1, trials)) < self.bad) & (rng.random(size) < 0.1 / (1 - share))
         return np.where(fell & ~changed, -1.0, values)
 
 
