@@ -4,15 +4,16 @@
     scripts/simulate_verdict.py [--trials T] [--seeds 3 5] [--images 64 298 1000] [--seed 0]
 
 The difference of image i in the network of seed k is drawn as D_ki = D + S_k + I_i + E_ki, normal, and that of a rate
-as -1, 0 or 1: whether it changes, with a probability that varies over seeds (gamma distribution) and so that the changes
-of one image in two seeds correlate; in which direction, by a share that varies over seeds. All seeds have the same
-images. Spreads are about those of runs of the default experiment, and indicators are drawn independently of each other.
+as -1, 0 or 1: whether it changes, with a probability that varies over seeds (gamma distribution), where the changes of
+one image in two seeds correlate; in which direction, by a share that varies over seeds. All seeds have the same images.
+Spreads are about those of runs of the default experiment, and indicators are drawn independently of each other.
 Every row of the table says a share of the trials:
 
 - coverage: 95 % intervals that hold the true difference, of a mean, of a rate that changes in both directions, as
   accuracy does, and of rates that change in one direction, as the dead rate does;
 - false: the statement is made although one of its conditions lies exactly at its limit, where the others hold for
-  certain; or although 15 % of all seeds lose ten points of accuracy, and so the mean more than its margin;
+  certain (of accuracy also where the number of images that change varies over seeds by half of its mean instead of a
+  fifth); or although 15 % of all seeds lose ten points of accuracy, and so the mean more than its margin;
 - false refutation: *nothing lost* is called refuted although no figure lies beyond its margin (each lies at it);
 - power: the statements are made where energy rises by 0.03 over the sharpened baseline's and nothing is lost.
 
@@ -135,7 +136,8 @@ SPREAD = {
 LIMITS: dict[str, tuple[str, float, Mean | Rate, bool]] = {
     "entropy": ("cam/entropy", 0.0, Mean(0.0, *SPREAD["cam/entropy"]), True),
     "energy over the sharpened baseline's": (ENERGY, 0.0, Mean(0.0, *SPREAD[ENERGY]), False),
-    "accuracy": (ACCURACY, -0.01, Rate(0.045, 0.055, turn=0.05), True),
+    "accuracy, if changes vary by half": (ACCURACY, -0.01, Rate(0.045, 0.055, turn=0.05), True),
+    "accuracy": (ACCURACY, -0.01, Rate(0.045, 0.055, seeds=0.2, turn=0.05), True),
     "faithfulness, trained map": (GAIN, -0.02, Mean(-0.02, *SPREAD[GAIN]), True),
     "faithfulness, held-out maps": (HELD_OUT_GAIN, -0.02, Mean(-0.02, *SPREAD[HELD_OUT_GAIN]), True),
     "mirrored": (FLIP, -0.02, Mean(-0.02, *SPREAD[FLIP]), False),
@@ -147,7 +149,7 @@ LIMITS: dict[str, tuple[str, float, Mean | Rate, bool]] = {
 LIKELY: dict[str, Mean | Rate] = {
     "cam/entropy": Mean(-1.0, *SPREAD["cam/entropy"]),
     ENERGY: Mean(0.03, *SPREAD[ENERGY]),
-    ACCURACY: Rate(0.055, 0.045, turn=0.05),
+    ACCURACY: Rate(0.055, 0.045, seeds=0.2, turn=0.05),
     GAIN: Mean(0.0, *SPREAD[GAIN]),
     HELD_OUT_GAIN: Mean(0.0, *SPREAD[HELD_OUT_GAIN]),
     FLIP: Mean(0.0, *SPREAD[FLIP]),
@@ -231,7 +233,7 @@ def false(rng: np.random.Generator, size: Size, trials: int) -> Shares:
         statement = BETTER if limit == 0 else NOTHING_LOST
         former = float(np.mean([keeps(one, limit, low) for one in part.found])) if had else 1.0
         shares[f"false {statement}: {name}"] = said(claims({tag: part}, trials), statement), former
-    part = drawn(Rate(0.055, 0.045, turn=0.05, bad=0.15), rng, size, trials)
+    part = drawn(Rate(0.055, 0.045, seeds=0.2, turn=0.05, bad=0.15), rng, size, trials)
     former = float(np.mean([keeps(one, -0.01, False) for one in part.found]))
     shares["false nothing lost: a cliff in 15 % of seeds"] = (
         said(claims({ACCURACY: part}, trials), NOTHING_LOST),
