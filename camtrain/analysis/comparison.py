@@ -108,7 +108,7 @@ def rows(
 
 
 def _scaled(found: Interval, scale: float) -> Interval:
-    return Interval(found.estimate * scale, found.margin * scale, found.p)
+    return Interval(found.estimate * scale, found.margin * scale, found.p, found.bound * scale)
 
 
 def primary_tag(figures: Figures) -> str:

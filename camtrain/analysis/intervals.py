@@ -11,21 +11,28 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.05
 """One less the confidence of every interval."""
 
-CELLS = 2**20
-"""Numbers held at once in an array of draws; only the memory depends on it."""
+ALIKE = 0.25
+"""Correlation that is assumed of the changes of a rate on one image in different seeds, where few have been seen."""
+
+PRIOR_CHANGES = 4.0
+"""Number of observed changes as which the assumed correlation counts, about the z^2 of the score interval."""
 
 
 class Interval(NamedTuple):
+    """An estimate with half of its 95 % interval."""
+
     estimate: float
     margin: float  # half of the 95 % interval; nan where too few values
     p: float  # two-sided, of no difference; nan with the margin
+    bound: float = math.nan  # half of the 90 % interval: either of its ends is a one-sided bound at 5 %
+    spread: Spread | None = None  # what the margins follow from, for planning
 
     @property
     def low(self) -> float:
@@ -41,11 +48,7 @@ NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 def hierarchical(
-    differences: Sequence[np.ndarray],
-    shared: bool,
-    seed: int = 0,
-    replicates: int = 2000,
-    rates: Sequence[bool] | None = None,
+    differences: Sequence[np.ndarray], shared: bool, rates: Sequence[bool] | None = None
 ) -> list[Interval]:
     r"""Mean difference of each tag, with its 95 % interval over seeds and images.
 
@@ -57,9 +60,10 @@ def hierarchical(
        c = \mathrm{var}\Big(\tfrac1n \sum_k m_k\Big)
 
     s is the standard deviation of the seeds' means; variance and covariance are those of the seeds' means m when the
-    images are drawn again, with replacement (bootstrap). If the images are `shared`, one draw serves all seeds, and
-    b is the part of their variation that all seeds have in common. Otherwise every seed has its own draw, and b is 0.
-    The margin is
+    images are drawn again, to first order (exactly, where every value is known):
+    :math:`\mathrm{cov}(m_j, m_k) = \sum_i r_{ji} r_{ki}` with :math:`r_{ki} = (d_{ki} - m_k) / \sqrt{N_k (N_k - 1)}`
+    of the N_k images known of seed k. If the images are `shared`, one draw serves all seeds, and b is the part of
+    their variation that all seeds have in common. Otherwise every seed has its own images, and b is 0. The margin is
 
     .. math:: \max\left(\frac{a\, t_{n-1} + b\, t_{N-1}}{\sqrt{a + b}},\; t_{N-1} \sqrt{c}\right)
 
@@ -67,11 +71,10 @@ def hierarchical(
     just reach 0. The second term: what the images alone leave open is known well, and seeds that agree by luck do not
     undo it.
 
-    This is the hierarchical bootstrap, seeds with replacement and images within (Davison & Hinkley 1997;
-    Saravanan et al. 2020; for crossed designs the pigeonhole bootstrap, Owen 2007), except that
+    This is the variance that a hierarchical bootstrap simulates, seeds with replacement and images within (Davison &
+    Hinkley 1997; Saravanan et al. 2020; for crossed designs the pigeonhole bootstrap, Owen 2007), except that
 
-    - the variance from drawing seeds, :math:`s^2 (n - 1) / n^2`, is not simulated but written down, without the bias
-      (n - 1) / n, which at three seeds is a third;
+    - it is written down, without the bias (n - 1) / n of drawing seeds, which at three seeds is a third;
     - the variation of the images that is already in s is not added again. Both bootstraps do: they are conservative, up
       to twice the variance if nested, thrice if crossed;
     - there are no percentiles. With three or five seeds the draws know only these few means and the percentiles are
@@ -82,40 +85,49 @@ def hierarchical(
     The weighted mean of the quantiles (Cochran & Cox 1957; Cochran 1964) keeps 95 % from three seeds on, 94 % at two.
 
     With one seed only images are drawn, b = c and a = 0: *the interval does not include the variation between seeds.*
-
-    The margin of a rate is that of :func:`rate_margin` with all images, and with those of one seed at least
-    :func:`unseen`: that none of a few networks has dead maps, say, does not make these rarer.
+    The margin of a rate is that of :func:`rate_margin`, and its p is at least that of McNemar's (asymptotic) test,
+    which matters where all of two or three images changed.
 
     Args:
         differences: of each seed, (images, tags), treatment minus reference; nan where not defined.
         shared: the same images in the same order in all seeds.
-        seed: of the draws.
-        replicates: number of draws.
         rates: (tags,) which are shares of images, each having 0 or 1 or a mean of such; none if not given.
 
     Returns:
-        One interval per tag; margin and p are nan for fewer than two values in all.
+        One interval per tag; margins and p are nan for fewer than two values in all.
+
+    Raises:
+        ValueError: no seed, other shapes, or shared images of different number.
     """
     values, known = _checked(differences, shared)
-    spread = _spread(values, known, shared, seed, replicates)
-    rare = np.zeros(values[0].shape[1], dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
     finite = [np.where(there, each, 0.0) for there, each in zip(known, values, strict=True)]
-    sums, squares, cubes = (np.sum([(each**power).sum(0) for each in finite], axis=0) for power in (1, 2, 3))
-    skew = _skew(cubes, squares)
+    sums, squares, cubes = (
+        np.sum([power.sum(0) for power in powers], axis=0)
+        for powers in (finite, [each**2 for each in finite], [each * each * each for each in finite])
+    )
+    rare = np.zeros(len(sums), dtype=bool) if rates is None else np.asarray(rates, dtype=bool)
+    skew = np.where(rare, np.where(squares > 0, np.abs(cubes) / np.where(squares > 0, squares, 1.0), 1.0), np.nan)
+    # Products of two seeds' changes of one image, over pairs of seeds.
+    pairs = (np.sum(finite, axis=0) ** 2).sum(0) - squares if shared else np.zeros_like(squares)
+    estimates, spread = _spread(values, known, shared)
+    others = np.maximum(spread.seeds - 1, 1)
+    alike = (pairs / others + PRIOR_CHANGES * ALIKE) / (squares + PRIOR_CHANGES)
+    alike = np.clip(alike, 0.0, 1.0) if shared else np.zeros_like(alike)
+    spread = spread._replace(
+        skew=skew, alike=np.where(rare, alike, 0.0), changes=squares / np.maximum(spread.values, 1)
+    )
 
-    def half(level: Floats) -> Floats:
-        widest = spread.half(level)
-        widened = np.maximum(rate_margin(widest, spread.images + 1, skew, level), unseen(spread.largest, level))
-        return np.where(rare, widened, widest)
-
-    enough, estimates = spread.values > 1, spread.estimates
-    margin = np.where(enough, half(np.full(len(estimates), LEVEL)), np.nan)
-    p = np.where(enough, _reaching(estimates, half), np.nan)
-    test = np.where(rare & enough, _mcnemar(sums, squares), 0.0)
-    margin, p = np.where(test >= LEVEL, np.maximum(margin, np.abs(estimates)), margin), np.maximum(p, test)
+    enough = spread.values > 1
+    test = np.where(rare & enough, 2 * ndtr(-np.abs(sums) / np.sqrt(np.where(squares > 0, squares, 1.0))), 0.0)
+    margin, bound = (
+        np.where(enough, np.maximum(spread.half(level), np.where(test >= level, np.abs(estimates), 0.0)), np.nan)
+        for level in (LEVEL, 2 * LEVEL)
+    )
+    p = np.where(enough, np.maximum(_reaching(estimates, spread.half), test), np.nan)
     p = np.where(margin == 0, 0.0, p)  # nothing varies: half() is 0 at all levels
     p = np.where(enough & (estimates == 0), 1.0, p)
-    return [Interval(*map(float, found)) for found in zip(estimates, margin, p, strict=True)]
+    rows = np.array([estimates, margin, p, bound, *spread]).T.tolist()
+    return [Interval._make([*row[:4], Spread._make(row[4:])]) for row in rows]
 
 
 def _checked(differences: Sequence[np.ndarray], shared: bool) -> tuple[list[Floats], list[NDArray[np.bool_]]]:
@@ -132,75 +144,97 @@ def _checked(differences: Sequence[np.ndarray], shared: bool) -> tuple[list[Floa
     return values, [np.isfinite(each) for each in values]
 
 
-class _Spread(NamedTuple):
-    """Estimates and what they may vary by, (tags,) each; letters are those of :func:`hierarchical`."""
+class Spread(NamedTuple):
+    """What an estimate may vary by, (tags,) each or numbers; letters are those of :func:`hierarchical`."""
 
-    estimates: Floats
     between: Floats  # a
     common: Floats  # b
     alone: Floats  # c
-    seeds: NDArray[np.int_]  # that have a value
-    images: NDArray[np.int_]  # degrees of freedom, N - 1
-    values: NDArray[np.int_]  # in all
-    largest: NDArray[np.int_]  # values of the seed that has most
+    seeds: Floats  # n, those that have a value
+    degrees: Floats  # of freedom of the images, N - 1
+    values: Floats  # in all
+    skew: Floats  # of a rate, k of :func:`rate_margin`; nan of what is no rate
+    alike: Floats  # correlation of a rate's changes on one image in different seeds, rho
+    changes: Floats  # share of the values that changed, r of :func:`rate_margin`
 
-    def half(self, level: Floats) -> Floats:
-        """Half width of the interval that misses in `level`, as that of a mean."""
-        few, many = (-stdtrit(np.maximum(degrees, 1), level / 2) for degrees in (self.seeds - 1, self.images))
-        total = self.between + self.common
+    def half(self, level: float | Floats) -> Floats:
+        """Half width of the interval that misses in `level`."""
+        few, many = (
+            -stdtrit(np.maximum(degrees, 1), np.asarray(level) / 2) for degrees in (self.seeds - 1, self.degrees)
+        )
+        total = np.asarray(self.between + self.common)
         mixed = (self.between * few + self.common * many) / np.sqrt(np.where(total > 0, total, 1.0))
         widest: Floats = np.maximum(mixed, many * np.sqrt(self.alone))
-        return widest
+        if np.all(np.isnan(self.skew)):
+            return widest
+        independent = self.values / (1 + (self.seeds - 1) * self.alike)
+        of_images = self.alone - self.common * (self.seeds - 1) / np.maximum(self.seeds, 1)
+        excess = np.maximum(self.between - of_images, 0.0) / np.where(self.changes > 0, self.changes, 1.0)
+        lean = self.skew * (2 * np.square(few) + 1) / 3 * excess
+        widened = rate_margin(widest + lean, np.asarray(self.skew), unseen(independent, level, self.seeds))
+        return np.where(np.isnan(self.skew), widest, widened)
+
+    def planned(self, seeds: float, images: float = 1.0) -> Spread:
+        """What is expected of another number of seeds, and of so many times the images."""
+        ratio = self.seeds / seeds
+        common = self.common / images
+        return self._replace(
+            between=self.between * ratio,
+            common=common,
+            alone=common + np.maximum(self.alone - self.common, 0.0) * ratio / images,
+            seeds=self.seeds / ratio,
+            degrees=self.degrees * images,
+            values=self.values * images / ratio,
+        )
 
 
-def _spread(
-    values: Sequence[Floats], known: Sequence[NDArray[np.bool_]], shared: bool, seed: int, replicates: int
-) -> _Spread:
-    """Variation between seeds, and over images; arguments as for :func:`hierarchical`, (images, tags) each."""
-    counts = np.array([each.sum(0) for each in known])
+def _spread(values: Sequence[Floats], known: Sequence[NDArray[np.bool_]], shared: bool) -> tuple[Floats, Spread]:
+    """Estimates, and their variation between seeds and over images, without what belongs to rates."""
+    counts = np.array([each.sum(0) for each in known], dtype=np.float64)
     means = np.array([_mean(*pair) for pair in zip(values, known, strict=True)])
-    seeds = (counts > 0).sum(0)
+    seeds = (counts > 0).sum(0).astype(np.float64)
     estimates = _mean(means, counts > 0)
     apart = np.where(counts > 0, means - estimates, 0.0)
     between = (apart**2).sum(0) / np.maximum(seeds * (seeds - 1), 1)
-    # Drawing m values shows only (m - 1) / m of their variance; one value shows nothing, and stays where it is.
-    stretch = np.sqrt(counts / np.maximum(counts - 1, 1))
-    centred = [
-        np.where(there, (each - mean) * factor, 0.0)
-        for each, there, mean, factor in zip(values, known, means, stretch, strict=True)
+    parts = [
+        np.where(there, each - mean, 0.0) / np.sqrt(np.maximum(count * (count - 1), 1))
+        for each, there, mean, count in zip(values, known, means, counts, strict=True)
     ]
-    present = [there.astype(np.float64) for there in known]
-    each_variance, sum_variance = _variances(centred, present, shared, seed, replicates)
+    each_variance = np.sum([(part**2).sum(0) for part in parts], axis=0)
+    sum_variance = (np.sum(parts, axis=0) ** 2).sum(0) if shared else each_variance
     alone = sum_variance / np.maximum(seeds, 1) ** 2
     common = np.maximum(sum_variance - each_variance, 0.0) / np.maximum(seeds * (seeds - 1), 1)
-    if not shared:
-        common = np.zeros_like(common)
     common = np.where(seeds == 1, alone, common)
-    images = np.any(known, axis=0).sum(0) - 1 if shared else np.maximum(counts - 1, 0).sum(0)
-    return _Spread(estimates, between, common, alone, seeds, images, counts.sum(0), counts.max(0))
+    degrees = np.any(known, axis=0).sum(0) - 1.0 if shared else np.maximum(counts - 1, 0).sum(0)
+    nothing = np.full_like(alone, np.nan)
+    return estimates, Spread(
+        between, common, alone, seeds, degrees, counts.sum(0), nothing, np.zeros_like(alone), nothing
+    )
 
 
-def unseen(n: int | NDArray[np.int_], level: float | Floats = LEVEL) -> Floats:
-    r"""The largest difference of two rates that agrees with n images none of which changed, 0..1.
+def unseen(n: float | Floats, level: float | Floats = LEVEL, seeds: float | Floats = 1) -> Floats:
+    r"""The largest difference of two rates that agrees with n independent images none of which changed, 0..1.
 
-    .. math:: u = \frac{z^2}{n + z^2}, \quad z = z_{1 - level/2}
+    .. math:: u = \frac{x}{n + x}, \quad
+       x = \max\left(z_{1-\alpha}^2,\; g\right), \quad
+       g = \begin{cases} -\ln \alpha & \text{one seed} \\ n_s (\alpha^{-1/n_s} - 1) & n_s \text{ seeds} \end{cases}
+       , \quad \alpha = \text{level} / 2
 
-    The end of the score interval for paired rates, Tango, Stat. Med. 1998; at 95 % some 3.84/n. The exact bound of
-    Clopper and Pearson is 3.69/n.
+    z^2 is the end of the score interval for paired rates (Tango, Stat. Med. 1998), at 95 % some 3.84/n; -ln(alpha) is
+    the exact bound of Clopper and Pearson, which is the larger one at 90 %. Over several seeds it is the exact bound
+    where the rates of the seeds' networks vary as an exponential distribution, whose standard deviation equals its
+    mean: a seed with m images on which mu are expected has none with probability 1 / (1 + mu), and n_s seeds have none
+    with alpha where :math:`\mu = \alpha^{-1/n_s} - 1`. It tends to -ln(alpha) for many seeds.
     """
-    square = np.square(ndtri(np.asarray(level) / 2))
-    found: Floats = square / (n + square)
-    return found
+    alpha = np.asarray(level) / 2
+    several = np.maximum(np.asarray(seeds, dtype=np.float64), 2.0)
+    exact = np.where(np.asarray(seeds) > 1, several * np.expm1(-np.log(alpha) / several), -np.log(alpha))
+    found: Floats = np.maximum(np.square(ndtri(alpha)), exact)
+    return found / (n + found)
 
 
-def images_for(margin: float) -> int:
-    """How many images, none of which changes, show a rate to be known to within a margin above 0: :func:`unseen`'s
-    inverse."""
-    return math.ceil(float(np.square(ndtri(LEVEL / 2))) * (1 - margin) / margin)
-
-
-def rate_margin(margin: Floats, n: int | NDArray[np.int_], skew: Floats, level: float | Floats = LEVEL) -> Floats:
-    r"""Margin of a difference of two rates that few of n images show, from that of a mean of as many values.
+def rate_margin(margin: Floats, skew: Floats, bound: Floats) -> Floats:
+    r"""Margin of a difference of two rates that few images show, from that of a mean of as many values.
 
     .. math:: \frac{k u}{2} + \sqrt{m^2 + \left(1 - \frac{k}{2}\right)^2 u^2}
 
@@ -211,58 +245,45 @@ def rate_margin(margin: Floats, n: int | NDArray[np.int_], skew: Floats, level: 
     change, the far end of Wilson's score interval for changes in one direction (both ends: it is symmetric here), and
     hardly more than m for many in both. For 24 to 1000 images of which half change at most it covers 95.6 % or more,
     and misses 2.7 % at most at either end. Where nearly all of a few dozen change it covers less, down to 88 %.
+
+    Networks' rates differ, and more so upwards: m lacks the skewness of the seeds' means. Johnson's modified t (1978)
+    adds :math:`\frac{\mu_3}{\sigma^4} \frac{a}{6} (1 + 2 t^2)`; with the third moment of a gamma distribution,
+    :math:`\mu_3 / \sigma^4 = 2 / \mu`, and mu the share r of the values that changed, m is raised by
+
+    .. math:: k\, \frac{2 t_{n-1}^2 + 1}{3} \cdot \frac{\max(0, a - c + b (n - 1) / n)}{r}
+
+    whose last numerator is the part of a that the images do not explain.
+
+    Over n seeds, u counts as independent images the values of all seeds divided by their design effect (Kish 1965),
+    :math:`1 + (n - 1) \varrho`. Without a common set of images the correlation of an image's changes in different
+    seeds is 0; else
+
+    .. math:: \varrho = \frac{\frac{1}{n-1} \sum_i \sum_{j \ne k} d_{ji} d_{ki} + 4 \varrho_0}{\sum d^2 + 4}
+
+    within 0..1: what is seen, and as much as four changes at :math:`\varrho_0 = 0.25`, which is *assumed*. At 1 more
+    seeds would tell nothing about a rate that none of the images shows; at 0 they would count as more images.
+
+    Args:
+        margin: m.
+        skew: k.
+        bound: u.
     """
-    bound = unseen(n, level)
     found: Floats = skew * bound / 2 + np.hypot(margin, (1 - skew / 2) * bound)
-    return found
-
-
-def _skew(cubes: Floats, squares: Floats) -> Floats:
-    return np.where(squares > 0, np.abs(cubes) / np.where(squares > 0, squares, 1.0), 1.0)
-
-
-def _mcnemar(sums: Floats, squares: Floats) -> Floats:
-    r"""p of McNemar's test, of :math:`|\sum d| / \sqrt{\sum d^2}` as a standard normal."""
-    found: Floats = 2 * ndtr(-np.abs(sums) / np.sqrt(np.where(squares > 0, squares, 1.0)))
     return found
 
 
 def mean_interval(differences: np.ndarray, rate: bool = False) -> Interval:
     r"""Mean difference with its t interval, :math:`t_{n-1} s / \sqrt{n}`: of the images of one run, or of figures
-    that are known once per run. The margin of a rate is that of :func:`rate_margin`, and its p is at least that of
-    McNemar's (asymptotic) test, which matters where all of two or three images changed.
+    that are known once per run; :func:`hierarchical` with one seed.
 
     Args:
         differences: (n,), treatment minus reference; nan is left out.
         rate: of values that are 0 or 1, or means of such.
 
     Returns:
-        Margin and p are nan for fewer than two.
+        Margins and p are nan for fewer than two.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    n = len(values)
-    estimate = float(_mean(values, np.full(n, True)))
-    if n < 2:
-        return Interval(estimate, math.nan, math.nan)
-    error = math.sqrt(float(((values - estimate) ** 2).sum()) / (n - 1) / n)
-    if rate:
-        squares = (values**2).sum()
-        skew = _skew(np.array([(values**3).sum()]), np.array([squares]))
-        test = float(_mcnemar(np.array([values.sum()]), np.array([squares]))[0])
-
-        def half(level: Floats) -> Floats:
-            return rate_margin(-stdtrit(n - 1, level / 2) * error, n, skew, level)
-
-        margin = float(half(np.array([LEVEL]))[0])
-        if test >= LEVEL:
-            margin = max(margin, abs(estimate))
-        return Interval(estimate, margin, max(test, float(_reaching(np.array([estimate]), half)[0])))
-    if error == 0:
-        return Interval(estimate, 0.0, float(estimate == 0))
-    return Interval(
-        estimate, float(-stdtrit(n - 1, LEVEL / 2)) * error, float(2 * stdtr(n - 1, -abs(estimate) / error))
-    )
+    return hierarchical([np.asarray(differences, dtype=np.float64)[:, None]], shared=True, rates=[rate])[0]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -293,56 +314,11 @@ def _mean(values: Floats, known: NDArray[np.bool_]) -> Floats:
     return np.where(count > 0, np.minimum(np.maximum(mean, low), high), np.nan)
 
 
-def _variances(
-    centred: Sequence[Floats], present: Sequence[Floats], shared: bool, seed: int, replicates: int
-) -> tuple[Floats, Floats]:
-    """Of the seeds' means when images are drawn again: the sum of their variances, and the variance of their sum.
-
-    A draw without any value of a seed leaves its mean where it is.
-
-    Args:
-        centred: of each seed, (images, tags), deviations from the seed's mean, 0 where not known.
-        present: the same shape, 1 where known, 0 elsewhere.
-    """
-    tags = centred[0].shape[1]
-    # Every seed its own stream, so that the draws depend neither on the chunks nor on the seeds that follow.
-    streams = [np.random.default_rng(source) for source in np.random.SeedSequence(seed).spawn(len(centred))]
-    first, second = np.zeros((len(centred), tags)), np.zeros((len(centred), tags))
-    first_of_sum, second_of_sum = np.zeros(tags), np.zeros(tags)
-    rows = max(1, CELLS // max(1, tags, *map(len, centred)))
-    for start in range(0, replicates, rows):
-        drawn = min(rows, replicates - start)
-        total = np.zeros((drawn, tags))
-        weights = _draws(streams[0], drawn, len(centred[0]))
-        for k, (values, there) in enumerate(zip(centred, present, strict=True)):
-            if k and not shared:
-                weights = _draws(streams[k], drawn, len(values))
-            means = (weights @ values) / np.maximum(weights @ there, 1)
-            first[k] += means.sum(0)
-            second[k] += (means**2).sum(0)
-            total += means
-        first_of_sum += total.sum(0)
-        second_of_sum += (total**2).sum(0)
-    each = np.maximum(second - first**2 / replicates, 0.0).sum(0) / (replicates - 1)
-    if not shared:
-        return each, each  # independent draws: known to be equal, but for the noise of simulation
-    return each, np.maximum(second_of_sum - first_of_sum**2 / replicates, 0.0) / (replicates - 1)
-
-
-def _draws(stream: np.random.Generator, rows: int, images: int) -> Floats:
-    """(rows, images): how often each image is drawn, `images` times with replacement."""
-    if not images:
-        return np.zeros((rows, 0))
-    # Counting draws is some ten times faster than the multinomial of many equal shares.
-    cells = stream.integers(0, images, (rows, images)) + np.arange(rows)[:, None] * images
-    return np.bincount(cells.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
-
-
 def _reaching(estimates: Floats, half: Callable[[Floats], Floats]) -> Floats:
     """The level at which intervals of half width `half(level)`, falling in the level, just reach 0."""
     # Logarithms; below 1e-100 the quantiles are not reliable, and nobody asks.
     low, high = np.full(len(estimates), math.log(1e-100)), np.zeros(len(estimates))
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         wider = half(np.exp(middle)) > np.abs(estimates)
         low, high = np.where(wider, middle, low), np.where(wider, high, middle)

@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from camtrain.analysis.comparison import Figures, Row, caveats, primary_tag, rows
-from camtrain.analysis.intervals import Interval, hierarchical, images_for, mean_interval
-from camtrain.analysis.verdict import DEAD_RATE, Claim, Outcome, held_out_methods, judge, measured_methods
+from camtrain.analysis.intervals import NOTHING, Floats, Interval, hierarchical, mean_interval
+from camtrain.analysis.verdict import HELD_OUT_GAIN, Claim, held_out_methods, judge, measured_methods
 from camtrain.arms import Contrast, contrasts
 from camtrain.config.hydra_store import cam_of_arms
-from camtrain.config.options import DatasetName
+from camtrain.config.options import CamVariant, DatasetName
 from camtrain.config.schema import ReportConfig
-from camtrain.metrics.catalogue import INDICATORS, is_rate
+from camtrain.metrics.catalogue import INDICATORS, is_rate, other_map_tag
 from camtrain.metrics.classification import ACCURACY, BALANCED, chance
 from camtrain.runs.result import RunResult
 from camtrain.runs.settings import settings
@@ -101,7 +101,6 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
     cams = cam_of_arms(one.runs[0].result.config)
     for comparison in one.comparisons:
         lines += caveats(comparison.contrast, one.final, comparison.intervals, cams)
-        lines += _few_images(one, comparison)
     lines += _chance(one)
     for comparison in one.comparisons:
         if comparison.power < 1:
@@ -141,19 +140,6 @@ def _chance(one: Summary) -> list[str]:
     return [f"{said}: {nothing}"]
 
 
-def _few_images(one: Summary, comparison: Comparison) -> list[str]:
-    """That too few images were measured to rule out dead maps, where none died."""
-    (health,) = (condition for condition in comparison.claim.conditions if condition.name == DEAD_RATE)
-    allowed = comparison.claim.margins.health_margin
-    died = any(one.final[arm]["cam/dead_rate"] for arm in comparison.contrast[:2])
-    if health.outcome is not Outcome.open or not allowed or died:
-        return []
-    return [
-        f"no map died, but with so few images the dead rate is only known to ± {health.found.margin:.3f}: it takes"
-        f" {images_for(allowed)} measured images to know it to ± {allowed:g}."
-    ]
-
-
 def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by their settings without the seed, under what sets these apart; in the order of their first run.
 
@@ -182,7 +168,7 @@ def summarise(label: str, runs: Sequence[Run], margins: ReportConfig) -> Summary
     Args:
         label: what sets them apart.
         runs: same settings, different seeds; at least one.
-        margins: what "not worse" means.
+        margins: what "nothing lost" means.
     """
     finals = [run.result.finals() for run in runs]
     final = {name: _means([parts.get(name, {}) for parts in finals]) for name in finals[0]}
@@ -216,11 +202,13 @@ def _compare(
     distinct = held_out_methods(figures)
     held_out = [method for method in distinct if method is not own]
     equivalent = [method for method in measured_methods(figures) if method not in distinct]
+    found[HELD_OUT_GAIN] = held_out_gain(eaches, reference, treatment, shared, held_out)
+    by_seed = {run.result.seed: differences([run.each], reference, treatment, shared) for run in runs}
     powers = [run.result.controls[treatment].power for run in runs if treatment in run.result.controls]
     return Comparison(
         contrast,
         rows(final[reference], final[treatment], found, final.get(control), both_correct),
-        judge(found, beside, held_out, margins, primary, equivalent),
+        judge(found, beside, held_out, margins, primary, by_seed, equivalent),
         sum(powers) / len(powers) if powers else math.nan,
     )
 
@@ -243,18 +231,40 @@ def differences(
         return {}
     values = []
     for each in runs:
-        before, after = each[reference], each[treatment]
-        difference = np.stack([(after[tag] - before[tag]).numpy() for tag in tags], 1)
+        difference = _changes(each, reference, treatment, tags)
         if both_correct:
-            difference[~((before[accuracy] == 1) & (after[accuracy] == 1)).numpy()] = np.nan
+            right = (each[reference][accuracy] == 1) & (each[treatment][accuracy] == 1)
+            difference[~right.numpy()] = np.nan
         values.append(difference)
-    rates = list(map(is_rate, tags))
-    if len(runs) == 1:
-        return {
-            tag: mean_interval(values[0][:, at], rate) for at, (tag, rate) in enumerate(zip(tags, rates, strict=True))
-        }
-    same = shared and len({len(value) for value in values}) == 1
-    return dict(zip(tags, hierarchical(values, same, rates=rates), strict=True))
+    return dict(zip(tags, hierarchical(values, _same(values, shared), list(map(is_rate, tags))), strict=True))
+
+
+def held_out_gain(
+    runs: Sequence[Each], reference: str, treatment: str, shared: bool, methods: Sequence[CamVariant]
+) -> Interval:
+    """Difference in faithfulness of maps that were not trained on: of each image, the mean over those methods that it
+    is known of. Arguments as for :func:`differences`; nothing if a run lacks a method."""
+    tags = [other_map_tag(method.value, "gain") for method in methods]
+    if not tags or any(tag not in each.get(arm, {}) for each in runs for arm in (reference, treatment) for tag in tags):
+        return NOTHING
+    values = []
+    for each in runs:
+        difference = _changes(each, reference, treatment, tags)
+        known = np.isfinite(difference)
+        count = known.sum(1, keepdims=True)
+        total = np.where(known, difference, 0.0).sum(1, keepdims=True)
+        values.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+    return hierarchical(values, _same(values, shared))[0]
+
+
+def _changes(each: Each, reference: str, treatment: str, tags: Sequence[str]) -> Floats:
+    """(images, tags), treatment minus reference."""
+    return np.stack([(each[treatment][tag] - each[reference][tag]).numpy() for tag in tags], 1)
+
+
+def _same(values: Sequence[Floats], shared: bool) -> bool:
+    """Whether the images of several runs can be paired."""
+    return shared and len({len(value) for value in values}) == 1
 
 
 def differences_of_run(final: Mapping[str, Figures], each: Each) -> tuple[dict[str, Figures], dict[str, Figures]]:

@@ -1,9 +1,8 @@
-"""The rule by which a network is called more interpretable, condition by condition, each judged by its interval.
+"""The rule: two statements, each by conditions that are judged by their intervals; docs/verdict.md states it.
 
-A map can be sharp and wrong, or dead, and a network can pay for it with accuracy; so no single figure decides. The
-claim is made only if every condition holds over its whole 95 % interval (an intersection-union test: all must hold, so
-that none needs a correction for their number). That the claim failed follows from a single contradicted condition, and
-is not corrected: of a dozen that all lie just within their limits, now and then one is contradicted by chance.
+*Better maps* is a claim of superiority, *nothing lost* one of non-inferiority. Each is made only if all of its
+conditions hold at the one-sided 5 % level (an intersection-union test, Berger 1982: as all must hold, none needs a
+correction for their number), and neither is made if a single seed fell off a cliff.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from camtrain.analysis.intervals import NOTHING, Interval
+from camtrain.analysis.planning import CLIFF, WANTED, Needed, missed, needed
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ReportConfig
 from camtrain.metrics.catalogue import INDICATORS, other_map_tag
 
 HELD_OUT_NEEDED = 2
-"""Held-out methods that have to be no less faithful: methods whose maps were not trained on."""
+"""Held-out methods over which faithfulness has to be kept: methods whose maps were not trained on."""
 
 SAME_MAP = 0.99
 """Correlation of maps from which on, in both arms of a comparison, a method is equivalent to another one, and is no
@@ -29,21 +29,24 @@ further evidence.
 In all arms, because very sharp maps are alike however they are made.
 """
 
-DEAD_RATE = INDICATORS["cam/dead_rate"].title
+CLIFF_MARGINS = 3
+"""Margins beyond which no seed may lie with its whole interval."""
 
-CONCENTRATION, ACCURACY, FAITHFULNESS, HEALTH, BEYOND = (
-    "concentration improves",
-    "accuracy is kept",
-    "faithfulness is kept",
-    "maps stay alive",
-    "more than sharpening",
+GAIN, HELD_OUT_GAIN, ENERGY, DEAD_RATE = (
+    "faithfulness/gain",
+    "other_maps/gain",  # mean over the held-out methods
+    "cam/energy_in_mask",
+    "cam/dead_rate",
 )
-"""Parts of the rule; the last one is not needed for the claim."""
+STABILITY = ("stability/flip", "stability/shift")
+
+BETTER, NOTHING_LOST, BESIDE = "better maps", "nothing lost", "reported beside them"
+"""The two statements, and what is not needed for either."""
 
 
 class Outcome(enum.Enum):
-    met = "met"
-    failed = "failed"
+    shown = "shown"
+    refuted = "refuted"
     open = "open"  # the interval holds both what is asked for and what is not
     unmeasured = "not measured"
 
@@ -51,16 +54,48 @@ class Outcome(enum.Enum):
 class Condition(NamedTuple):
     part: str  # of the rule
     name: str
-    asked: str
     found: Interval  # treatment minus reference, or minus the sharpened baseline
-    outcome: Outcome
+    limit: float
+    low: bool  # the difference has to lie below the limit; else above
+
+    @property
+    def asked(self) -> str:
+        return f"{'below' if self.low else 'above'} {f'{self.limit:+g}' if self.limit else '0'}"
+
+    @property
+    def room(self) -> float:
+        """How far the estimate lies on the right side of the limit."""
+        return (self.limit - self.found.estimate) * (1 if self.low else -1)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Shown if the one-sided 95 % bound keeps the limit; refuted if the whole 95 % interval lies beyond it."""
+        if not math.isfinite(self.found.bound):
+            return Outcome.unmeasured
+        if self.found.bound < self.room:
+            return Outcome.shown
+        return Outcome.refuted if self.found.margin < -self.room else Outcome.open
+
+
+class Cliff(NamedTuple):
+    """A figure of one seed whose own 95 % interval lies wholly beyond three margins."""
+
+    seed: int
+    name: str
+    found: Interval
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} of seed {self.seed}, {self.found.estimate:+.3f} ± {self.found.margin:.3f}"
 
 
 class Claim(NamedTuple):
     margins: ReportConfig
+    seeds: Sequence[int]
     equivalent: Sequence[CamVariant]  # measured methods that are equivalent to the trained one or to a held-out one
     conditions: Sequence[Condition]
-    beyond: Sequence[Condition]  # is it more than sharpening? Not needed for the claim, but said beside it
+    beside: Sequence[Condition]  # not needed for either statement
+    cliffs: Sequence[Cliff] = ()
 
     @property
     def changed(self) -> list[str]:
@@ -76,30 +111,35 @@ class Claim(NamedTuple):
     def rule(self) -> str:
         return "the rule with other margins" if self.changed else "the rule"
 
+    def of(self, statement: str, *outcomes: Outcome) -> list[Condition]:
+        """Conditions of a statement that have one of these outcomes, all if none is given."""
+        return [one for one in self.conditions if one.part == statement and (not outcomes or one.outcome in outcomes)]
+
+    def stated(self, statement: str) -> Outcome:
+        """Shown if all of its conditions are and no seed fell off a cliff; refuted if one of them is; not measured
+        if one of them is not; else open."""
+        for outcome in (Outcome.refuted, Outcome.unmeasured, Outcome.open):
+            if self.of(statement, outcome):
+                return outcome
+        return Outcome.open if self.cliffs else Outcome.shown
+
+    @property
+    def statements(self) -> dict[str, Outcome]:
+        return {statement: self.stated(statement) for statement in (BETTER, NOTHING_LOST)}
+
     @property
     def outcome(self) -> Outcome:
-        """met if all conditions are; failed if one is; else open."""
-        outcomes = {condition.outcome for condition in self.conditions}
-        if outcomes == {Outcome.met}:
-            return Outcome.met
-        return Outcome.failed if Outcome.failed in outcomes else Outcome.open
+        """More interpretable: shown if both statements are, refuted if one is, else open."""
+        found = set(self.statements.values())
+        if found == {Outcome.shown}:
+            return Outcome.shown
+        return Outcome.refuted if Outcome.refuted in found else Outcome.open
 
-
-def below(found: Interval, limit: float, strict: bool) -> Outcome:
-    """Whether a difference lies below the limit: by its whole interval, not at all, or perhaps.
-
-    An improvement has to be `strict`ly below; a margin may be used up.
-    """
-    if not math.isfinite(found.margin):
-        return Outcome.unmeasured
-    if found.high < limit or (not strict and found.high == limit):
-        return Outcome.met
-    return Outcome.failed if found.low > limit or (strict and found.low == limit) else Outcome.open
-
-
-def above(found: Interval, limit: float, strict: bool) -> Outcome:
-    """As :func:`below`, from the other side."""
-    return below(Interval(-found.estimate, found.margin, found.p), -limit, strict)
+    def needed(self, condition: Condition) -> Needed | None:
+        """What an open condition needs; None where it is not open, or one seed does not tell."""
+        if condition.outcome is not Outcome.open or condition.found.spread is None or condition.found.spread.seeds < 2:
+            return None
+        return needed(condition.found, condition.room, int(condition.found.spread.seeds))
 
 
 def measured_methods(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
@@ -128,19 +168,22 @@ def held_out_methods(finals: Sequence[Mapping[str, float]]) -> list[CamVariant]:
 
 
 class _Asked(NamedTuple):
-    """What a condition asks of a difference."""
+    """What a condition asks of a difference: an improvement, if the margin is 0, or no loss by more than it."""
 
-    part: str
-    name: str
     tag: str
-    low: bool  # that it lies below the limit; else above
-    limit: float | None = None  # None: an improvement is asked for
+    low: bool  # lower is better
+    margin: float = 0.0
+    name: str = ""  # the indicator's title, if empty
 
-    def judged(self, differences: Mapping[str, Interval]) -> Condition:
-        found, limit = differences.get(self.tag, NOTHING), self.limit or 0.0
-        outcome = (below if self.low else above)(found, limit, strict=self.limit is None)
-        asked = f"{'below' if self.low else 'above'} {0 if self.limit is None else f'{self.limit:+g}'}"
-        return Condition(self.part, self.name, asked, found, outcome)
+    def of(self, part: str, found: Mapping[str, Interval], beside: str = "") -> Condition:
+        name = self.name or INDICATORS[self.tag].title
+        limit = self.margin if self.low else -self.margin
+        return Condition(part, f"{name}{beside}", found.get(self.tag, NOTHING), limit, self.low)
+
+    def fell_off(self, found: Mapping[str, Interval]) -> bool:
+        """Whether a seed's whole interval lies beyond three margins."""
+        one, loss = found.get(self.tag, NOTHING), CLIFF_MARGINS * self.margin
+        return one.low > loss if self.low else one.high < -loss
 
 
 def judge(
@@ -149,110 +192,122 @@ def judge(
     held_out: Sequence[CamVariant],
     margins: ReportConfig,
     primary: str,
+    by_seed: Mapping[int, Mapping[str, Interval]],
     equivalent: Sequence[CamVariant] = (),
 ) -> Claim:
     """Judge the conditions of the rule.
 
     Args:
-        differences: of each tag, treatment minus reference.
+        differences: of each tag, treatment minus reference; the mean over held-out maps as :data:`HELD_OUT_GAIN`.
         beside_sharpened: of each tag, treatment minus sharpened baseline.
-        held_out: methods that were not trained on, whose tags are `other_maps/METHOD/deletion` and so on.
-        margins: what "not worse" means.
+        held_out: methods that were not trained on.
+        margins: what "nothing lost" means.
         primary: tag of accuracy or mean average precision.
+        by_seed: of each seed its own differences, treatment minus reference.
         equivalent: methods that were measured and are equivalent to others.
     """
-    faithful, health = margins.faithfulness_margin, margins.health_margin
-    title = {tag: indicator.title for tag, indicator in INDICATORS.items()}
-    asked = [
-        _Asked(CONCENTRATION, title["cam/entropy"], "cam/entropy", low=True),
-        _Asked(CONCENTRATION, title["cam/area"], "cam/area", low=True),
-        _Asked(ACCURACY, title[primary], primary, low=False, limit=-margins.accuracy_margin),
-    ]
-    groups = [("faithfulness", "trained map"), *((f"other_maps/{method.value}", method.value) for method in held_out)]
-    for group, words in groups:
-        asked.append(_Asked(FAITHFULNESS, f"deletion, {words}", f"{group}/deletion", low=True, limit=faithful))
-        asked.append(_Asked(FAITHFULNESS, f"insertion, {words}", f"{group}/insertion", low=False, limit=-faithful))
-    conditions = [one.judged(differences) for one in asked]
     missing = HELD_OUT_NEEDED - len(held_out)
-    if missing > 0:
-        name, wanted = f"{missing} more to measure", f"{HELD_OUT_NEEDED} held-out methods"
-        conditions.append(Condition(FAITHFULNESS, name, wanted, NOTHING, Outcome.unmeasured))
-
-    def against(tag: str) -> str:
-        return f"{title[tag]}, against the sharpened baseline"
-
-    drop = "faithfulness/drop"
-    conditions += [
-        _Asked(FAITHFULNESS, against(drop), drop, low=True, limit=faithful).judged(beside_sharpened),
-        _Asked(HEALTH, DEAD_RATE, "cam/dead_rate", low=True, limit=health).judged(differences),
-        _Asked(HEALTH, title["cam/border_mass"], "cam/border_mass", low=True, limit=health).judged(differences),
+    trained, faithful = "faithfulness, trained map", margins.faithfulness_margin
+    others = "faithfulness, held-out maps" + (f" ({missing} more to measure)" if missing > 0 else "")
+    guarded = [
+        _Asked(primary, False, margins.accuracy_margin),
+        _Asked(GAIN, False, faithful, trained),
+        *(_Asked(tag, False, margins.stability_margin) for tag in STABILITY),
+        _Asked(DEAD_RATE, True, margins.health_margin),
     ]
-    directions = (("cam/energy_in_mask", False), ("faithfulness/insertion", False), ("faithfulness/deletion", True))
-    beyond = [_Asked(BEYOND, against(tag), tag, low).judged(beside_sharpened) for tag, low in directions]
-    return Claim(margins, equivalent, conditions, beyond)
+    against = ", against the sharpened baseline"
+    beyond = [
+        one.of(BETTER, beside_sharpened, against) for one in (_Asked(ENERGY, False), _Asked(GAIN, False, name=trained))
+    ]
+    placed = beyond[0].outcome is not Outcome.unmeasured  # masks or boxes are known
+    return Claim(
+        margins,
+        list(by_seed),
+        equivalent,
+        conditions=[
+            _Asked("cam/entropy", True).of(BETTER, differences),
+            beyond[0 if placed else 1],
+            *(one.of(NOTHING_LOST, differences) for one in guarded),
+            _Asked(HELD_OUT_GAIN, False, faithful, others).of(NOTHING_LOST, {} if missing > 0 else differences),
+        ],
+        beside=[
+            _Asked("cam/area", True).of(BESIDE, differences),
+            *(one._replace(part=BESIDE) for one in beyond[1:] if placed),
+            _Asked("cam/border_mass", True, margins.health_margin).of(BESIDE, differences),
+        ],
+        cliffs=[
+            Cliff(seed, one.of("", found).name, found[one.tag])
+            for seed, found in by_seed.items()
+            for one in guarded
+            if one.fell_off(found)
+        ],
+    )
 
 
 VERDICTS = {
-    Outcome.met: "more interpretable",
-    Outcome.failed: "not more interpretable",
+    Outcome.shown: "more interpretable",
+    Outcome.refuted: "not more interpretable",
     Outcome.open: "not settled",
 }
-
-HEADLINES = {
-    Outcome.met: "More interpretable {where}, by {rule}.",
-    Outcome.failed: "Not more interpretable {where}, by {rule}.",
-    Outcome.open: "Not settled {where}: {rule} neither shows nor refutes that it is more interpretable.",
-}
+"""Of both statements together."""
 
 
-def sentences(claim: Claim, seeds: Sequence[int]) -> list[str]:
-    """The claim in one sentence, then what contradicts it or leaves it open, then what goes beyond sharpening.
-
-    Args:
-        claim: judged.
-        seeds: of the runs that it was judged by.
-    """
-    one = len(seeds) == 1
-    where = f"in this one run (seed {seeds[0]})" if one else f"over {len(seeds)} seeds"
-    lines = [HEADLINES[claim.outcome].format(where=where, rule=claim.rule)]
+def sentences(claim: Claim) -> list[str]:
+    """The two statements, then what refutes them or leaves them open, and what it would take."""
+    lines = [_headline(claim, statement) for statement in (BETTER, NOTHING_LOST)]
     if claim.changed:
         lines.append(f"Margins other than the default: {'; '.join(claim.changed)}.")
-    for outcome, words in (
-        (Outcome.failed, "Contradicted"),
-        (Outcome.open, "Open"),
-        (Outcome.unmeasured, "Not measured"),
-    ):
+    if claim.cliffs:
+        found = "; ".join(cliff.words for cliff in claim.cliffs)
+        lines.append(f"Neither is said, because a seed lost more than {CLIFF_MARGINS} margins: {found}.")
+    for outcome, words in ((Outcome.refuted, "Refuted"), (Outcome.unmeasured, "Not measured")):
         names = [condition.name for condition in claim.conditions if condition.outcome is outcome]
         if names:
             lines.append(f"{words}: {'; '.join(names)}.")
-    if claim.equivalent:
-        names = [method.value for method in claim.equivalent]
-        lines.append(f"Not counted as held out, because equivalent to another measured method: {', '.join(names)}.")
-    if any(condition.outcome is not Outcome.unmeasured for condition in claim.beyond):
-        better = _indicators(claim.beyond, Outcome.met)
+    if any(condition.outcome is Outcome.unmeasured for condition in claim.conditions):
         lines.append(
-            f"Better than the sharpened baseline: {better}."
-            if better
-            else "Not shown to be better in anything than the sharpened baseline, which takes no training."
+            "`camtrain task=evaluate run=FOLDER` measures what runs lack (evaluate.maps, evaluate.faithfulness_images)."
         )
-    worse = _indicators(claim.beyond, Outcome.failed)
-    if worse:
-        lines.append(f"Worse than the sharpened baseline: {worse}.")
+    plans = [f"{one.name} {plan.power:.2f} ({plan.words})" for one in claim.conditions if (plan := claim.needed(one))]
+    if plans:
+        lines.append(
+            f"Power of {len(claim.seeds)} seeds, if the differences found are the true ones, and what a power of"
+            f" {WANTED:g} takes: {'; '.join(plans)}."
+        )
+    if claim.equivalent:
+        methods = [method.value for method in claim.equivalent]
+        lines.append(f"Not counted as held out, because equivalent to another measured method: {', '.join(methods)}.")
     return lines
 
 
+def _headline(claim: Claim, statement: str) -> str:
+    """The statement with its outcome, and what it needs if it is open."""
+    seeds = claim.seeds
+    where = f"in this one run (seed {seeds[0]})" if len(seeds) == 1 else f"over {len(seeds)} seeds"
+    outcome = claim.stated(statement)
+    line = f"{statement.capitalize()} {where}{', by ' + claim.rule if claim.changed else ''}: {outcome.value}"
+    still = claim.of(statement, Outcome.open)
+    if outcome is not Outcome.open or not still:
+        return f"{line}."
+    names = "; ".join(condition.name for condition in still)
+    plans = [plan for condition in still if (plan := claim.needed(condition))]
+    if not plans:
+        return f"{line}: {names}."
+    if all(plan.seeds is not None for plan in plans):
+        most = max(plan.seeds or 0 for plan in plans)
+        return f"{line}; needs about {most} more seed{'s' * (most > 1)}: {names}."
+    if all(plan.by_seeds for plan in plans):
+        return f"{line}; needs {Needed(0).words}: {names}."
+    return f"{line}; more seeds alone do not settle it: {names}."
+
+
 def caution(seeds: Sequence[int]) -> list[str]:
-    """What has to be said where a claim was judged by one seed or two."""
+    """What the number of seeds leaves open, whatever the figures."""
     if len(seeds) == 1:
         return [
             "One run is one seed, and the intervals do not include the variation between seeds: train with"
             " seed=0,1,2,3,4, then task=report."
         ]
-    if len(seeds) == 2:
-        return ["Two seeds tell hardly anything about the variation between seeds: train with seed=0,1,2,3,4."]
-    return []
-
-
-def _indicators(beyond: Sequence[Condition], outcome: Outcome) -> str:
-    """Names of the indicators whose condition has an outcome."""
-    return "; ".join(condition.name.partition(",")[0] for condition in beyond if condition.outcome is outcome)
+    few = ["Two seeds tell hardly anything about the variation between seeds: train with seed=0,1,2,3,4."]
+    share = f"{len(seeds)} seeds miss a cliff that {CLIFF:.0%} of seeds have in {missed(len(seeds)):.0%} of cases."
+    return [*(few if len(seeds) == 2 else []), share.replace("%", " %")]

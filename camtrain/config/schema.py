@@ -282,11 +282,17 @@ class EvaluateConfig:
 
 @dataclass
 class ReportConfig:
-    """What "not worse" means in the verdict."""
+    """What "nothing lost" means in the verdict."""
 
     accuracy_margin: float = setting(0.01, "accuracy, or mean average precision, that may be lost", low=0, high=1)
     faithfulness_margin: float = setting(
-        0.02, "probability by which the areas under deletion and insertion may become worse", low=0, high=1
+        0.02, "faithfulness (gain over a random order of the pixels, normalised) that may be lost", low=0, high=1
+    )
+    stability_margin: float = setting(
+        0.02,
+        "by which the correlation of the maps of an image and of the mirrored or moved one may fall",
+        low=0,
+        high=1,
     )
     health_margin: float = setting(0.01, "by which dead rate and border mass may rise", low=0, high=1)
 

@@ -25,7 +25,7 @@ class Cell(NamedTuple):
     kind: str = ""  # classes of the style sheet
     small: str = ""  # below the text
     setting: int = 0  # number of a setting, as a link before the text
-    signs: Sequence[tuple[str, str]] = ()  # after the text: names, and words such as "met", with their signs
+    signs: Sequence[tuple[str, str]] = ()  # after the text: names, and words such as "shown", with their signs
 
 
 class Table(NamedTuple):

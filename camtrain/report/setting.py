@@ -108,19 +108,31 @@ def _power(each: Comparison, several_seeds: bool) -> str:
 
 
 def rule(claim: Claim) -> Table:
-    """The conditions, ticked or not."""
+    """The conditions, ticked or not, and what those that are open need."""
     groups: dict[str, list[list[Cell]]] = {}
-    for condition in [*claim.conditions, *claim.beyond]:
-        groups.setdefault(condition.part, []).append(
+    for condition in [*claim.conditions, *claim.beside]:
+        plan = claim.needed(condition)
+        groups.setdefault(condition.part.capitalize(), []).append(
             [
                 Cell(condition.name, "long"),
                 Cell(condition.asked, "word long"),
                 Cell(interval_text(condition)),
+                Cell(f"± {condition.found.bound:.3f}" if math.isfinite(condition.found.bound) else ""),
                 said(condition.outcome.value),
+                Cell(f"{plan.power:.2f}" if plan else "", "spare"),
+                Cell(plan.words if plan else "", "word long spare"),
             ]
         )
-    head = [Cell("condition"), Cell("asked for", "word"), Cell("difference ± 95 %"), Cell()]
-    return Table("conditions of the claim", head, list(groups.items()))
+    head = [
+        Cell("condition"),
+        Cell("asked for", "word"),
+        Cell("difference ± 95 %"),
+        Cell("± 90 %"),
+        Cell(),
+        Cell("power", "spare"),
+        Cell("for a power of 0.8", "word spare"),
+    ]
+    return Table("conditions of the claim", head, list(groups.items()), "comparison")
 
 
 def interval_text(condition: Condition) -> str:

@@ -85,7 +85,11 @@ def settings_table(summaries: Sequence[Summary]) -> Table:
     rows = []
     for number, one in enumerate(summaries, start=1):
         several = len(one.comparisons) > 1
-        claims = [(each.contrast.treatment if several else "", each.claim.outcome.value) for each in one.comparisons]
+        claims = [
+            (f"{each.contrast.treatment}, {statement}" if several else statement, outcome.value)
+            for each in one.comparisons
+            for statement, outcome in each.claim.statements.items()
+        ]
         rows.append(
             [
                 Cell(one.label, "long", setting=number),
@@ -96,7 +100,7 @@ def settings_table(summaries: Sequence[Summary]) -> Table:
             ]
         )
     titles = [*(indicator.title for indicator in shown), "overfitting"]
-    head = [Cell("setting"), Cell("seeds"), Cell("claim", "word"), *map(Cell, titles)]
+    head = [Cell("setting"), Cell("seeds"), Cell("statements", "word"), *map(Cell, titles)]
     return Table("settings of the sweep", head, [("", rows)], "dense")
 
 

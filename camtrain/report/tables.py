@@ -85,8 +85,8 @@ def claims(one: Summary) -> list[tuple[str, list[str]]]:
     """
     warning = caution(one.seeds)
     if len(one.comparisons) == 1:
-        return [("", [*sentences(one.comparisons[0].claim, one.seeds), *warning])]
-    judged = [(heading(each), sentences(each.claim, one.seeds)) for each in one.comparisons]
+        return [("", [*sentences(one.comparisons[0].claim), *warning])]
+    judged = [(heading(each), sentences(each.claim)) for each in one.comparisons]
     return [*judged, *([("", warning)] if warning else [])]
 
 

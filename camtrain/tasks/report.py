@@ -1,4 +1,4 @@
-"""`task=report`: finished runs together, over seeds and settings: what they say, and whether the claim holds."""
+"""`task=report`: finished runs together, over seeds and settings: what they say, and whether the statements hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from camtrain.analysis.folds import join_folds
 from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import Comparison, Run, Summary, group_by_settings, summarise
 from camtrain.analysis.over_seeds import notes as notes_on
-from camtrain.analysis.verdict import VERDICTS, Claim, Condition
+from camtrain.analysis.planning import CLIFF, missed
+from camtrain.analysis.verdict import Claim, Condition
 from camtrain.config.schema import Config
 from camtrain.errors import Diverged, UserError
 from camtrain.files import write_text
@@ -82,9 +83,14 @@ def log_summary(one: Summary) -> None:
 
 
 def verdicts(one: Summary) -> str:
-    """The verdict in words; of several treatments, each one's."""
-    words = {each.contrast.treatment: VERDICTS[each.claim.outcome] for each in one.comparisons}
-    return "; ".join(f"{name} {text}" for name, text in words.items()) if len(words) > 1 else next(iter(words.values()))
+    """The statements with their outcomes; of several treatments, each one's."""
+    words = {
+        each.contrast.treatment: ", ".join(f"{name} {outcome.value}" for name, outcome in each.claim.statements.items())
+        for each in one.comparisons
+    }
+    return (
+        "; ".join(f"{name}: {text}" for name, text in words.items()) if len(words) > 1 else next(iter(words.values()))
+    )
 
 
 def measured_on(run: Run) -> tuple[str, int, bool]:
@@ -178,10 +184,13 @@ def _comparison(each: Comparison) -> dict[str, Any]:
 def _claim(claim: Claim) -> dict[str, Any]:
     return {
         "outcome": claim.outcome.value,
+        "statements": {name: outcome.value for name, outcome in claim.statements.items()},
         "margins": asdict(claim.margins),
         "same_maps": [method.value for method in claim.equivalent],
-        "conditions": [_condition(condition) for condition in claim.conditions],
-        "beyond": [_condition(condition) for condition in claim.beyond],
+        "conditions": [_condition(claim, condition) for condition in claim.conditions],
+        "beside": [_condition(claim, condition) for condition in claim.beside],
+        "cliffs": [{"seed": cliff.seed, "name": cliff.name, **_interval(cliff.found)} for cliff in claim.cliffs],
+        "missed_cliffs": {"share_of_seeds": CLIFF, "probability": missed(len(claim.seeds))},
     }
 
 
@@ -189,11 +198,16 @@ def _interval(found: Interval) -> dict[str, float]:
     return {"difference": found.estimate, "margin_95": found.margin, "p": found.p}
 
 
-def _condition(condition: Condition) -> dict[str, Any]:
+def _condition(claim: Claim, condition: Condition) -> dict[str, Any]:
+    plan = claim.needed(condition)
     return {
         "part": condition.part,
         "name": condition.name,
         "asked": condition.asked,
         **_interval(condition.found),
+        "margin_90": condition.found.bound,
         "outcome": condition.outcome.value,
+        "power": plan.power if plan else None,
+        "more_seeds": plan.seeds if plan else None,
+        "images_needed": plan.images if plan else None,
     }

@@ -14,7 +14,16 @@ from scipy import optimize, stats
 from scipy.special import stdtrit
 
 from camtrain.analysis import intervals
-from camtrain.analysis.intervals import Interval, hierarchical, holm, images_for, mean_interval, unseen
+from camtrain.analysis.intervals import (
+    ALIKE,
+    PRIOR_CHANGES,
+    Interval,
+    Spread,
+    hierarchical,
+    holm,
+    mean_interval,
+    unseen,
+)
 
 NAN = math.nan
 
@@ -40,7 +49,7 @@ def quantile(degrees: Any) -> Any:
 
 
 def columns(found: list[Interval]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    estimate, margin, p = np.array(found).T
+    estimate, margin, p = np.array([one[:3] for one in found]).T
     return estimate, margin, p
 
 
@@ -92,12 +101,12 @@ def test_of_mean_is_the_t_test(n: int) -> None:
 
 def test_of_mean_without_enough_seeds() -> None:
     for values, estimate in (([], NAN), ([NAN], NAN), ([2.0, NAN], 2.0)):
-        assert mean_interval(np.array(values)) == pytest.approx(Interval(estimate, NAN, NAN), nan_ok=True)
+        assert mean_interval(np.array(values))[:4] == pytest.approx((estimate, NAN, NAN, NAN), nan_ok=True)
 
 
 def test_of_mean_that_agree() -> None:
-    assert mean_interval(np.full(3, 0.1)) == (0.1, 0.0, 0.0)
-    assert mean_interval(np.zeros(3)) == (0.0, 0.0, 1.0)
+    assert mean_interval(np.full(3, 0.1))[:3] == (0.1, 0.0, 0.0)
+    assert mean_interval(np.zeros(3))[:3] == (0.0, 0.0, 1.0)
 
 
 # Rates
@@ -112,10 +121,20 @@ def test_what_none_of_the_images_shows_is_tangos_score_limit(n: int) -> None:
     assert float(unseen(n)) == pytest.approx(stats.binomtest(0, n).proportion_ci(method="exact").high, rel=0.25)
 
 
-@pytest.mark.parametrize("margin", [0.3, 0.01, 0.02])
-def test_images_that_a_margin_asks_for(margin: float) -> None:
-    n = images_for(margin)
-    assert float(unseen(n)) <= margin < float(unseen(n - 1))
+def test_a_one_sided_bound_without_changes_is_no_less_than_the_exact_one() -> None:
+    for n in (64, 298, 1000):
+        exact = stats.binomtest(0, n).proportion_ci(0.9, method="exact").high
+        assert float(unseen(n, 0.1)) == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+def test_no_changes_over_seeds_of_exponential_rates(seeds: int) -> None:
+    """The chance of seeing none, with rates that vary so, is 5 % at the one-sided bound."""
+    images = 10_000
+    bound = float(unseen(images * seeds, 0.1, seeds))
+    rates = np.random.default_rng(0).exponential(bound, (200_000, seeds))
+    assert np.exp(-images * rates).prod(1).mean() == pytest.approx(0.05, abs=0.003)
+    assert unseen(images, 0.1, seeds) > unseen(images, 0.1, seeds + 1) > unseen(images, 0.1, 10**6)
 
 
 def changes(ups: int, downs: int, n: int) -> np.ndarray:
@@ -144,7 +163,7 @@ def test_p_of_a_rate_goes_with_its_interval(ups: int, downs: int, monkeypatch: p
     mcnemar = 2 * stats.norm.sf(abs(ups - downs) / math.sqrt(max(ups + downs, 1)))
     assert found.p >= mcnemar * (1 - 1e-6)
     for shared in (True, False):
-        same = hierarchical([values[:, None]], shared, replicates=20_000, rates=[True])[0]
+        same = hierarchical([values[:, None]], shared, rates=[True])[0]
         assert (same.estimate, same.margin) == pytest.approx((found.estimate, found.margin), rel=0.03)
         assert same.p == pytest.approx(found.p, rel=0.1)
     if found.estimate:
@@ -162,14 +181,38 @@ def test_that_all_of_two_images_changed_proves_nothing(n: int) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_more_seeds_do_not_make_rarer_what_none_of_their_images_shows(shared: bool) -> None:
-    rate, other = hierarchical([np.zeros((40, 2))] * 5, shared, rates=[True, False])
-    assert rate == (0.0, float(unseen(40)), 1.0)
-    assert other == (0.0, 0.0, 1.0)
+def test_more_seeds_make_rarer_what_none_of_their_images_shows(shared: bool) -> None:
+    margins = []
+    for seeds in (3, 5, 10, 1000):
+        rate, other = hierarchical([np.zeros((40, 2))] * seeds, shared, rates=[True, False])
+        independent = 40 * seeds / (1 + (seeds - 1) * (ALIKE if shared else 0))
+        assert rate[:3] == (0.0, pytest.approx(float(unseen(independent, 0.05, seeds))), 1.0)
+        assert 0 < rate.bound < rate.margin
+        assert other[:4] == (0.0, 0.0, 1.0, 0.0)
+        margins.append(rate.margin)
+    assert margins == sorted(margins, reverse=True)
+    # Seeds that share their images never know more than a few times these images.
+    assert (margins[-1] > 3.6 / 160 * 0.9) == shared
+
+
+def test_changes_of_the_same_images_in_all_seeds_count_once() -> None:
+    rng = np.random.default_rng(1)
+    same = [changes(20, 0, 400)[:, None]] * 5
+    other = [rng.permutation(changes(20, 0, 400))[:, None] for _ in range(5)]
+    alike, apart = (hierarchical(values, True, rates=[True])[0] for values in (same, other))
+    for found, products in ((alike, 20 * 4 * 5), (apart, None)):
+        assert found.spread is not None
+        if products is not None:
+            expected = (products / 4 + PRIOR_CHANGES * ALIKE) / (100 + PRIOR_CHANGES)
+            assert found.spread.alike == pytest.approx(expected)
+    assert apart.spread is not None
+    assert apart.spread.alike < 0.15
+    assert alike.margin > 1.5 * apart.margin
+    assert alike.margin == pytest.approx(mean_interval(changes(20, 0, 400), rate=True).margin, rel=0.2)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_rate_over_seeds_is_widened_by_all_its_images(shared: bool) -> None:
+def test_a_rate_over_seeds_is_widened(shared: bool) -> None:
     """Changes in one direction with every seed, in both with the second tag; unequal and unknown images."""
     rng = np.random.default_rng(2)
     values = [rng.choice([0.0, 1.0], p=[0.97, 0.03], size=(300, 2)) for _ in range(3)]
@@ -178,17 +221,46 @@ def test_a_rate_over_seeds_is_widened_by_all_its_images(shared: bool) -> None:
     values[0][:200] = NAN
     plain = hierarchical(values, shared)
     found = hierarchical(values, shared, rates=[True, True])
-    n = 300 if shared else 700 - 2
     for tag, (before, after) in enumerate(zip(plain, found, strict=True)):
         all_values = np.concatenate([each[:, tag] for each in values])
         all_values = all_values[np.isfinite(all_values)]
         skew = abs(all_values.sum()) / np.abs(all_values).sum()
         assert (skew == 1) == (tag == 0)
-        bound = stats.norm.ppf(0.975) ** 2 / (n + stats.norm.ppf(0.975) ** 2)
-        wide = skew * bound / 2 + math.hypot(before.margin, (1 - skew / 2) * bound)
-        assert after.margin == pytest.approx(max(wide, float(unseen(300))))
+        a, b, c, n, *_ = spread = spread_of(after)
+        assert spread.changes == pytest.approx(np.abs(all_values).mean())
+        bound = float(unseen(700 / (1 + 2 * spread.alike), 0.05, 3))
+        lean = skew * (2 * quantile(2) ** 2 + 1) / 3 * max(0, a - c + b * (n - 1) / n) / spread.changes
+        wide = skew * bound / 2 + math.hypot(before.margin + lean, (1 - skew / 2) * bound)
+        assert after.margin == pytest.approx(wide)
         assert after.p >= before.p
         assert (after.p < 0.05) == (abs(after.estimate) > after.margin)
+
+
+def spread_of(found: Interval) -> Spread:
+    assert found.spread is not None
+    return found.spread
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("seeds", "images"), [(3, 64), (5, 298)])
+@pytest.mark.parametrize("rate", [0.002, 0.01, 0.05])
+@pytest.mark.parametrize("against", [0.0, 0.5])
+def test_intervals_of_a_rate_over_varying_seeds_and_images_cover_it(
+    rate: float, seeds: int, images: int, shared: bool, against: float
+) -> None:
+    """Seeds' rates vary by half of their mean, and changes of an image in different seeds correlate by 0.25."""
+    rng = np.random.default_rng(3)
+    trials, rho = 400, 0.25
+    likely = rng.beta(rate * (1 / rho - 1), (1 - rate) * (1 / rho - 1), (1 if shared else seeds, images, trials))
+    likely = np.minimum(likely * rng.gamma(4, 1 / 4, (seeds, 1, trials)), 1)
+    values = (rng.random((seeds, images, trials)) < likely) * np.where(
+        rng.random((seeds, images, trials)) < against, -1, 1
+    )
+    found = hierarchical(list(values), shared, rates=[True] * trials)
+    true = rate * (1 - 2 * against)
+    error = math.sqrt(0.05 * 0.95 / trials)
+    assert np.mean([one.low <= true <= one.high for one in found]) > 0.95 - 2 * error
+    assert np.mean([one.estimate + one.bound < true for one in found]) < 0.05 + 2 * error
 
 
 @pytest.mark.parametrize("against", [0.0, 0.25, 0.5])
@@ -224,7 +296,7 @@ def interval_of(ups: int, downs: int, n: int) -> Interval:
 @pytest.mark.parametrize("images", [3, 10, 200])
 def test_one_seed_is_the_t_test_over_its_images(shared: bool, images: int) -> None:
     values = np.random.default_rng(0).normal(0.1, 1, (images, 3))
-    for tag, found in enumerate(hierarchical([values], shared, replicates=20_000)):
+    for tag, found in enumerate(hierarchical([values], shared)):
         expected = stats.ttest_1samp(values[:, tag], 0)
         assert found.estimate == pytest.approx(values[:, tag].mean())
         assert found.margin == pytest.approx(np.ptp(expected.confidence_interval(0.95)) / 2, rel=0.03)
@@ -235,7 +307,7 @@ def test_seeds_that_differ_much_more_than_images_are_the_t_test_of_mean() -> Non
     values = simulate((1, 1e-9, 1e-9), n=4, images=30, tags=5, shared=True)
     for found, means in zip(hierarchical(values, True), np.array(values).mean(1).T, strict=True):
         expected = mean_interval(means)
-        assert found == pytest.approx(expected, rel=1e-3)
+        assert found[:3] == pytest.approx(expected[:3], rel=1e-3)
 
 
 def test_the_interval_just_reaches_zero_at_its_p(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +337,7 @@ def test_against_a_literal_bootstrap_of_seeds_and_images() -> None:
 @pytest.mark.parametrize("variances", [(1.0, 0.0, 0.0), (0.2, 0.05, 0.8), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)])
 def test_standard_error_is_that_of_the_design(variances: tuple[float, float, float], shared: bool) -> None:
     n, images = 30, 60  # many of both: all quantiles of t are nearly the same
-    found = hierarchical(simulate(variances, n, images, tags=150, shared=shared), shared, replicates=500)
+    found = hierarchical(simulate(variances, n, images, tags=150, shared=shared), shared)
     of_seeds, of_images, of_both = variances
     true = (of_seeds + of_both) / n + of_images / (1 if shared else n)
     _, margin, _ = columns(found)
@@ -291,7 +363,7 @@ def test_standard_error_is_that_of_the_design(variances: tuple[float, float, flo
 )
 def test_coverage(variances: tuple[float, float, float], shared: bool, n: int) -> None:
     """With 1500 trials the standard error of a coverage of 0.95 is 0.006."""
-    found = hierarchical(simulate(variances, n, 20, tags=1500, shared=shared), shared, replicates=300)
+    found = hierarchical(simulate(variances, n, 20, tags=1500, shared=shared), shared)
     estimate, margin, p = columns(found)
     assert (abs(estimate) <= margin).mean() > 0.93
     assert (p < 0.05).mean() < 0.07
@@ -304,7 +376,7 @@ def test_coverage(variances: tuple[float, float, float], shared: bool, n: int) -
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_true_difference_is_covered_and_found(shared: bool) -> None:
     values = [each + 3.0 for each in simulate((0.2, 0.1, 0.2), 5, 20, tags=500, shared=shared)]
-    estimate, margin, p = columns(hierarchical(values, shared, replicates=300))
+    estimate, margin, p = columns(hierarchical(values, shared))
     assert (abs(estimate - 3) <= margin).mean() > 0.93
     assert (p < 0.05).mean() > 0.9
 
@@ -335,14 +407,14 @@ def test_undefined_values_are_left_out(shared: bool) -> None:
     holes[0][:, 4] = holes[1][:, 4] = NAN
     holes[2][1:, 4] = NAN  # a single value
     found = hierarchical(holes, shared)
-    assert found[0] == pytest.approx(hierarchical(full, shared)[0])
-    two = hierarchical([holes[0], holes[2]], shared, replicates=20_000)
-    assert found[1] == pytest.approx(two[1], rel=0.1)
+    assert found[0][:3] == pytest.approx(hierarchical(full, shared)[0][:3])
+    two = hierarchical([holes[0], holes[2]], shared)
+    assert found[1][:3] == pytest.approx(two[1][:3], rel=0.1)
     assert found[1].estimate == pytest.approx(two[1].estimate)
-    assert found[2] == pytest.approx(Interval(NAN, NAN, NAN), nan_ok=True)
-    assert found[3] == pytest.approx(mean_interval(np.array([each[0, 3] for each in holes])))
-    assert found[4] == pytest.approx(Interval(holes[2][0, 4], NAN, NAN), nan_ok=True)
-    dense = hierarchical([each[1::2] for each in holes], shared, replicates=20_000)
+    assert found[2][:3] == pytest.approx((NAN, NAN, NAN), nan_ok=True)
+    assert found[3][:3] == pytest.approx(mean_interval(np.array([each[0, 3] for each in holes]))[:3])
+    assert found[4][:3] == pytest.approx((holes[2][0, 4], NAN, NAN), nan_ok=True)
+    dense = hierarchical([each[1::2] for each in holes], shared)
     assert found[5].estimate == pytest.approx(dense[5].estimate)
     assert found[5].margin == pytest.approx(dense[5].margin, rel=0.1)
 
@@ -351,7 +423,7 @@ def test_coverage_with_shared_images_of_which_some_are_undefined() -> None:
     values = simulate((0.3, 1.0, 0.3), 3, 20, tags=1500, shared=True)
     hidden = np.random.default_rng(5).random((3, 20, 1500)) < 0.3
     values = [np.where(there, NAN, each) for there, each in zip(hidden, values, strict=True)]
-    estimate, margin, _ = columns(hierarchical(values, True, replicates=300))
+    estimate, margin, _ = columns(hierarchical(values, True))
     assert 0.93 < (abs(estimate) <= margin).mean() < 0.99
 
 
@@ -374,23 +446,35 @@ def test_other_shapes_are_refused(values: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_what_never_varies(shared: bool) -> None:
-    assert hierarchical([np.full((7, 1), 0.1)] * 3, shared) == [(0.1, 0.0, 0.0)]
-    assert hierarchical([np.zeros((7, 1))] * 3, shared) == [(0.0, 0.0, 1.0)]
-    assert hierarchical([np.full((7, 1), 0.1)], shared) == [(0.1, 0.0, 0.0)]
+    assert hierarchical([np.full((7, 1), 0.1)] * 3, shared)[0][:3] == (0.1, 0.0, 0.0)
+    assert hierarchical([np.zeros((7, 1))] * 3, shared)[0][:3] == (0.0, 0.0, 1.0)
+    assert hierarchical([np.full((7, 1), 0.1)], shared)[0][:3] == (0.1, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_draws_depend_on_the_seed_alone(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = simulate((0.0, 1.0, 1.0), 3, 31, tags=4, shared=True)
-    values = [each - each.mean(0) + 1 for each in values]  # the margins are those of the images
-    first = np.array(hierarchical(values, shared))
-    np.testing.assert_array_equal(first, hierarchical(values, shared))
-    assert not np.array_equal(first[:, 1], np.array(hierarchical(values, shared, seed=1))[:, 1])
-    for cells in (1, 31 * 7, 31 * 1000):
-        monkeypatch.setattr(intervals, "CELLS", cells)
-        np.testing.assert_allclose(hierarchical(values, shared), first, rtol=1e-9)
-    # Nor on the other figures.
-    np.testing.assert_allclose(hierarchical([each[:, :1] for each in values], shared), first[:1], rtol=1e-9)
+def test_variances_are_those_of_drawing_images_again(shared: bool) -> None:
+    """Against a bootstrap, also where values are missing."""
+    values = np.array(simulate((0.0, 1.0, 1.0), 3, 31, tags=2, shared=True))
+    values[np.random.default_rng(0).random(values.shape) < 0.2] = NAN
+    rng = np.random.default_rng(1)
+    means = np.array([drawn_means(values, rng, shared) for _ in range(4000)])
+    expected = np.nanmean(means, 1).var(0) * 31 / 30
+    found = [spread_of(one).alone for one in hierarchical(list(values), shared)]
+    assert found == pytest.approx(list(expected), rel=0.12)
+
+
+def drawn_means(values: np.ndarray, rng: np.random.Generator, shared: bool) -> np.ndarray:
+    """Means of the seeds (seeds, tags) over images that are drawn again, for all seeds or for each."""
+    images = rng.integers(0, values.shape[1], (values.shape[0], values.shape[1]))
+    return np.array([np.nanmean(each[images[0 if shared else k]], 0) for k, each in enumerate(values)])
+
+
+def test_the_bounds_expected_of_other_numbers() -> None:
+    spread = spread_of(hierarchical(simulate((1.0, 0.5, 0.5), 4, 50, tags=1, shared=True), True)[0])
+    assert spread.planned(4) == spread
+    more = spread.planned(16, 2)
+    assert (more.between, more.common) == (spread.between / 4, spread.common / 2)
+    assert more.half(0.1) < spread.planned(16).half(0.1) < spread.half(0.1)
 
 
 @pytest.mark.parametrize("images", [2, 10, 1000])

@@ -11,15 +11,15 @@ import pytest
 from report.three import OLD_RUN, three_arms
 from runs.made import THREE, TWO, made_run
 
-from camtrain.analysis.intervals import NOTHING
+from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import Run, Summary, notes, summarise
-from camtrain.analysis.verdict import Condition, Outcome
+from camtrain.analysis.verdict import BETTER, NOTHING_LOST, Condition, Outcome
 from camtrain.config.schema import ReportConfig
 from camtrain.report import build, console, plots, sweep, tables
 from camtrain.runs.images import read_images
 from camtrain.runs.load import read
 
-OUTCOMES = (Outcome.open, Outcome.met, Outcome.failed)
+ESTIMATES = {Outcome.open: 0.0, Outcome.shown: -1.0, Outcome.refuted: 1.0}
 
 
 def text_of(page: Path) -> str:
@@ -65,20 +65,24 @@ def test_a_sweep_of_three_arms(three: list[Run], tmp_path: Path) -> None:
     assert "1 (area)" in text
     assert "Pareto fronts" in text
     shown = sweep.view(summaries)
-    assert [len(cell.signs) for cell in (row[2] for _, rows in shown.table.groups for row in rows)] == [2, 2]
+    assert [len(cell.signs) for cell in (row[2] for _, rows in shown.table.groups for row in rows)] == [4, 4]
 
 
 def changed(one: Summary, outcome: Outcome) -> Summary:
-    """With a claim of that outcome."""
+    """With one condition of each statement, of that outcome."""
     (comparison,) = one.comparisons
-    claim = comparison.claim._replace(conditions=[Condition("", "dead rate", "", NOTHING, outcome)])
+    found = Interval(ESTIMATES[outcome], 0.1, 0.5, 0.08)
+    conditions = [Condition(part, "dead rate", found, 0.0, low=True) for part in (BETTER, NOTHING_LOST)]
+    claim = comparison.claim._replace(conditions=conditions, cliffs=[])
     return replace(one, comparisons=[replace(comparison, claim=claim)])
 
 
 def test_the_verdict_on_a_sweep_says_by_which_rule_and_how_many_seeds(tmp_path: Path) -> None:
     margins = ReportConfig(accuracy_margin=0.5)
     groups = ([made_run(0), made_run(1)], [made_run(0)], [made_run(2), made_run(3)])
-    summaries = [changed(summarise("", runs, margins), outcome) for runs, outcome in zip(groups, OUTCOMES, strict=True)]
+    summaries = [
+        changed(summarise("", runs, margins), outcome) for runs, outcome in zip(groups, ESTIMATES, strict=True)
+    ]
     build.write(tmp_path / "page.html", "title", summaries)
     text = text_of(tmp_path / "page.html")
     assert "1 of 3 settings is more interpretable: 2." in text

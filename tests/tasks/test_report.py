@@ -22,7 +22,6 @@ from PIL import Image
 from camtrain.analysis import over_seeds
 from camtrain.analysis.intervals import hierarchical
 from camtrain.analysis.over_seeds import Run
-from camtrain.analysis.verdict import VERDICTS, Outcome
 from camtrain.config.schema import ReportConfig
 from camtrain.report import build
 from camtrain.runs.images import read_images
@@ -70,10 +69,11 @@ def test_settings_are_compared_over_their_seeds(sweep: Path, compared: tuple[Pat
             assert one["indicators"][tag]["difference"] == pytest.approx(expected.estimate, abs=1e-6)
             assert one["indicators"][tag]["margin_95"] == pytest.approx(expected.margin, rel=1e-6)
         outcomes = {condition["outcome"] for condition in one["claim"]["conditions"]}
-        assert outcomes <= {"met", "failed", "open", "not measured"}
-        assert (one["claim"]["outcome"] == "met") == (outcomes == {"met"})
+        assert outcomes <= {"shown", "refuted", "open", "not measured"}
+        assert (one["claim"]["outcome"] == "shown") == (outcomes == {"shown"} and not one["claim"]["cliffs"])
+        assert one["claim"]["missed_cliffs"]["probability"] == pytest.approx(0.85**2)
     for one in found:
-        verdict = VERDICTS[Outcome(one["claim"]["outcome"])]
+        verdict = ", ".join(f"{name} {outcome}" for name, outcome in one["claim"]["statements"].items())
         assert re.search(rf"^{one['label']}, 2 seeds: {verdict} .* > ", out, re.MULTILINE)
     assert "broken" in out
     assert "foreign" in out
