@@ -23,7 +23,7 @@ from camtrain.cam.routes import GradientRoute, Routes, probe
 from camtrain.cam.stretch import Placement
 from camtrain.config.options import Score
 from camtrain.errors import UserError
-from camtrain.networks.geometry import Forward, followed, measured
+from camtrain.networks.geometry import LOOKED_AT, followed, placed
 from camtrain.networks.head_layer import linear_head
 from camtrain.networks.layers import as_layer, find, first_tensor, from_grid, to_grid
 
@@ -117,32 +117,44 @@ class Captured(nn.Module):
         return self.cells(images) if self.registered else None
 
     def cells(self, images: Tensor) -> Placement:
-        """Where the target layer's cells lie in images of this size, (batch, channels, height, width).
+        """Where the target layer's cells lie in images of this size, see :func:`camtrain.networks.geometry.placed`.
 
-        Found once per size, see :mod:`camtrain.networks.geometry`.
+        Found once per size.
+
+        Args:
+            images: (batch, channels, height, width), some of those that the network is meant for; zeros: of this size.
         """
         size = (images.shape[-2], images.shape[-1])
         if size not in self._placements:
             if not self.layers:
                 self.prepare(images)
-            with self._looked_at(images) as (forward, image):
-                found = followed(forward, image)[self.layer]
-                self._placements[size] = found or measured(lambda given: forward(given)[self.layer], image)
+            with self._looking():
+                self._placements[size] = placed(lambda given: self.grids(given)[1][self.layer], self._some(images))
         return self._placements[size]
 
-    def placements(self, images: Tensor) -> dict[str, Placement | None]:
-        """Of every watched layer; None of those of which it would have to be measured."""
-        with self._looked_at(images) as (forward, image):
-            return followed(forward, image)
+    def place(self, size: tuple[int, int], placement: Placement) -> None:
+        """Say where they lie in images of this height and width: of a network's copy, as of the network."""
+        self._placements[size] = placement
+
+    def placements(self, image: Tensor) -> dict[str, Placement | None]:
+        """Of every watched layer by the layers' geometry; None where that cannot be followed."""
+        with self._looking():
+            return followed(lambda given: self.grids(given)[1], self._some(image))
+
+    def _some(self, images: Tensor) -> Tensor:
+        """The first images as the network takes them."""
+        first = images[:LOOKED_AT].detach().clone()
+        return self.normalised(first) if bool(first.any()) else first
 
     @contextmanager
-    def _looked_at(self, images: Tensor) -> Iterator[tuple[Forward, Tensor]]:
-        """A pass in evaluation mode and full precision, and the first image as the network takes it."""
+    def _looking(self) -> Iterator[None]:
+        """For as long as it lasts evaluation mode and full precision."""
         modes = [(module, module.training) for module in self.modules()]
-        full = torch.autocast(images.device.type, enabled=False)
+        full = torch.autocast(next(self.parameters()).device.type, enabled=False)
         with torch.inference_mode(False), torch.random.fork_rng([]), full:
+            self.eval()
             try:
-                yield lambda given: self.grids(given)[1], self.eval().normalised(images[:1].detach().clone())
+                yield
             finally:
                 for module, mode in modes:
                     module.training = mode

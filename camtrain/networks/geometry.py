@@ -32,8 +32,11 @@ Size = tuple[int, int]
 Forward = Callable[[Tensor], Mapping[str, Tensor]]
 """From images (batch, channels, height, width) to layers' activations in that order, by name."""
 
-NOISE = 8
-"""Images of noise by which a centre is measured."""
+LOOKED_AT = 8
+"""Images by which a centre is measured."""
+
+CONTRADICTED = 0.25
+"""Cells by which gradients have to deviate from the geometry to be believed rather than it."""
 
 
 def followed(forward: Forward, image: Tensor) -> dict[str, Placement | None]:
@@ -53,28 +56,50 @@ def followed(forward: Forward, image: Tensor) -> dict[str, Placement | None]:
     }
 
 
-def measured(forward: Callable[[Tensor], Tensor], image: Tensor) -> Placement:
+def placed(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
+    """Where the cells of a layer lie: by the geometry of the layers, unless the network's gradients contradict it.
+
+    A field that is larger than the image has no geometry to speak of: what the padding cuts off is missing on one side,
+    and training makes up for the rest. EfficientNet-Lite0 as pretrained sees what is half a cell beside its geometry.
+
+    Args:
+        forward: from images to activations (batch, channels, height, width), in evaluation mode.
+        images: as for :func:`measured`.
+    """
+    found, seen = followed(lambda image: {"": forward(image)}, images[:1])[""], measured(forward, images)
+    if found is None:
+        return seen
+    apart = [
+        abs(by_layers.offset(side, round(side / axis.step)) - axis.offset(side, round(side / axis.step))) / axis.step
+        for by_layers, axis, side in zip(found, seen, images.shape[2:], strict=True)
+    ]
+    return found if max(apart) <= CONTRADICTED else seen
+
+
+def measured(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
     r"""Where cells lie, from what those in the middle depend on.
 
     Cells are taken to be as far from each other as equal tiles; the centre of the middle ones is the centroid of
-    :math:`\sum (\partial a / \partial x)^2` over channels and images of noise, a a sum of the cell's activations with
-    random signs. Near the edges of the image this would find what is left of the field inside it.
+    :math:`\sum (\partial a / \partial x)^2` over channels and images, a a sum of the cell's activations with random
+    signs. Near the edges of the image this would find what is left of the field inside it.
 
     Args:
-        forward: from images to activations (batch, channels, height, width).
-        image: (1, channels, height, width), whose size, type and device count.
+        forward: from images to activations (batch, channels, height, width), in evaluation mode.
+        images: (batch, channels, height, width), as the network takes them, of which :data:`LOOKED_AT` are used; where
+            they are nothing but zeros, only a size that is, noise takes their place.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
-        noise = torch.randn(NOISE, *image.shape[1:], generator=generator).to(image).requires_grad_()
-        grid = forward(noise)
+        noise = torch.randn(LOOKED_AT, *images.shape[1:], generator=generator)
+        given = (images[:LOOKED_AT].detach().clone() if bool(images.any()) else noise.to(images)).requires_grad_()
+        grid = forward(given)
         signs = torch.randint(0, 2, grid.shape[:2], generator=generator).to(grid) * 2 - 1
         middle = [sorted({(side - 1) // 2, side // 2}) for side in grid.shape[2:]]
         chosen = grid[:, :, middle[0]][..., middle[1]] * signs[:, :, None, None]
-        (gradient,) = torch.autograd.grad(chosen.sum(), noise)
+        (gradient,) = torch.autograd.grad(chosen.sum(), given)
     weight = gradient.double().square().sum((0, 1)).cpu()
     axes = []
-    for at, (side, cells) in enumerate(zip(image.shape[2:], grid.shape[2:], strict=True)):
+    for at, (side, cells) in enumerate(zip(images.shape[2:], grid.shape[2:], strict=True)):
         profile = weight.sum(1 - at)
         centre = float((profile * torch.arange(side)).sum() / profile.sum())
         step = side / cells

@@ -123,6 +123,8 @@ def networks(finished: Finished, device: torch.device, registered: bool = True) 
         if not all(bool(weight.isfinite().all()) for weight in network.parameters()):
             raise Diverged(f"{paths[name]}: the weights are not finite; {TRAIN_AGAIN}")
         network.registered = registered
+        if finished.result.model.cells is not None:
+            network.place(shape[1:], finished.result.model.cells)
         network.routes = finished.result.model.gradient_path
         network.to(device, memory_format=memory_format(config.trainer)).eval()  # type: ignore[call-overload]
         found[name] = network

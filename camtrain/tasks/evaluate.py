@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import Config, FakeConfig, ShapesConfig
+from camtrain.data.batches import one_batch
 from camtrain.data.build import validation
 from camtrain.data.images import ImageSet, relabelled
 from camtrain.device import prepare_device, worker_threads
 from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.every_epoch import evaluate
+from camtrain.networks.classifier import Classifier
+from camtrain.networks.geometry import LOOKED_AT
 from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
 from camtrain.runs.facts import title as run_title
 from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
@@ -55,6 +59,7 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
     trained = networks(finished, device)
     check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result.model.layer)
     val_set = fitting(own, finished)
+    finished.result.model.cells = place_alike(trained, val_set, device)
     record = RunRecord(folder, first_result(finished, own, val_set, device), {name: {} for name in trained})
     log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result.data.name)
 
@@ -72,6 +77,15 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
         outcome = session.write_report(record, title(own, record.result.seed))
     session.log_summary(folder, outcome)
     return record.result
+
+
+def place_alike(networks: Mapping[str, Classifier], images: ImageSet, device: torch.device) -> Placement:
+    """Let the cells of all arms lie where those of the first one do, and say where."""
+    batch = one_batch(images, list(range(min(LOOKED_AT, len(images.targets)))), device)
+    cells = next(iter(networks.values())).cells(batch.images)
+    for network in networks.values():
+        network.place((batch.images.shape[2], batch.images.shape[3]), cells)
+    return cells
 
 
 def title(config: Config, trained_seed: int) -> str:
