@@ -96,12 +96,13 @@ Values = dict[str, float]
 SANITY = 32
 BINS = 15  # of the calibration error
 PIXEL_BINS = 1000  # of PxAP
-DEAD = 1e-12
+DEAD = 1e-12  # sum of a map after ReLU, the only one that the packages give: its negative part is not known
 PARTS = ("maps", "localisation", "faithfulness", "stability", "sanity")
 SHORTER = {"accuracy/val": "accuracy", "confidence/entropy": "entropy of the prediction"}
 """Names in the second table, of tags that say too much or too little there."""
 
 NOTES = {
+    "dead rate": "of maps after ReLU, sum 0",
     "pointing": "where several pixels are highest: the first, or any",
     "iou": "a constant map marks everything, or nothing",
     "box accuracy": "OpenCV's outer outlines leave out a component in another's hole",

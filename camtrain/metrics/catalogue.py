@@ -337,7 +337,7 @@ FAMILIES = {
             "dead rate",
             "lower",
             "share of images without any map; a dead map explains nothing",
-            "share of images whose ΣL⁺ is 0 to rounding, or not finite",
+            "share of images whose ΣL⁺ is at most 1e-4 of Σ|L|, or not finite",
             "0 to 1",
             rate=True,
             measure=_of_map(_dead),

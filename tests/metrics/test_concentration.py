@@ -177,15 +177,43 @@ def test_a_map_that_is_not_finite_is_not_alive(wrong: float) -> None:
     assert bool(maps.grad is not None and maps.grad.isfinite().all())
 
 
-def test_what_is_positive_by_rounding_alone_is_not_alive() -> None:
-    """The cells are sums of positive and negative parts, which are known to a few parts in ten millions."""
+def test_whether_a_map_is_dead_is_a_matter_of_its_positive_share_alone() -> None:
     negative, alone = -uniform(), torch.zeros(1, N, N)
     negative[0, 3, 3] = alone[0, 3, 3] = 1e-9
-    assert distribution.is_dead(torch.cat([negative, alone, negative.clamp_min(-1e-4)])).tolist() == [
-        True,
-        False,
-        False,
-    ]
+    below, above = -uniform(), -uniform()  # 48 cells of -1, and one of 0.98 or 1.02 ten-thousandths of all
+    below[0, 3, 3], above[0, 3, 3] = 48 * 0.98e-4, 48 * 1.02e-4
+    maps = torch.cat([negative, alone, below, above, torch.zeros(1, N, N), two_cells()])
+    for scale in (1e-25, 1e-20, 1e-3, 1.0, 1e20, 1e30):
+        assert distribution.is_dead(maps * scale).tolist() == [True, scale < 1e-22, True, False, True, False]
+    assert distribution.is_dead(maps.double() * 1e-100).tolist() == [True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-44, 1e-37, 1e-31, 1e-20, 1e-10, 1.0, 1e10, 1e30])
+def test_the_distribution_and_its_gradient_have_no_scale(scale: float) -> None:
+    maps = torch.randn(4, N, N, generator=torch.Generator().manual_seed(0))
+    maps[3] = -maps[3].abs()
+    given, exact = (maps * scale).requires_grad_(), maps.double().requires_grad_()
+    shares, dead = distribution.distribution(given)
+    assert dead.tolist() == [scale < 1e-32] * 3 + [True]
+    distribution.shannon(shares).sum().backward()
+    assert given.grad is not None
+    assert bool(given.grad.isfinite().all())
+    if scale >= 1e-31:
+        expected, _ = distribution.distribution(exact)
+        torch.testing.assert_close(shares, expected.float())
+        distribution.shannon(expected).sum().backward()
+        assert exact.grad is not None
+        torch.testing.assert_close(given.grad.double() * scale, exact.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_the_distribution_of_half_precision_is_in_float32(kind: torch.dtype) -> None:
+    maps = torch.randn(3, N, N, generator=torch.Generator().manual_seed(0)).mul(1e3).to(kind)
+    shares, dead = distribution.distribution(maps)
+    assert shares.dtype == torch.float32
+    assert not dead.any()
+    torch.testing.assert_close(shares.sum((1, 2)), torch.ones(3))
+    assert torch.equal(shares, distribution.distribution(maps.float())[0])
 
 
 def test_peaks() -> None:
