@@ -212,6 +212,17 @@ FAMILIES = {
             places=_at(files=10, sizes=2, other_maps=3),
         ),
         Indicator(
+            "cam/pointing_tolerant",
+            "pointing, tolerant",
+            "higher",
+            "the same with the published tolerance of 15 pixels in 500",
+            "share of images whose stretched map has its maximum at most 3 % of the longer side from the object",
+            "0 to 1",
+            rate=True,
+            measure=pointing.pointing_tolerant,
+            places=_at(files=11),
+        ),
+        Indicator(
             "cam/iou",
             "overlap (IoU)",
             "higher",

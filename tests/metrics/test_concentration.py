@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 from scipy.stats import entropy as scipy_entropy
 from torch import Tensor
 
@@ -124,11 +126,45 @@ def test_energy_and_pointing_by_hand() -> None:
     assert pointing.pointing(maps, void).item() == 1
 
 
+def test_tolerant_pointing_by_hand() -> None:
+    maps = torch.zeros(1, 100, 60)
+    maps[0, 50, 30] = 1.0
+    for (row, column), hit in {(50, 30): 1, (53, 30): 1, (52, 32): 1, (50, 27): 1, (53, 31): 0, (54, 30): 0}.items():
+        region = torch.zeros(1, 100, 60, dtype=torch.uint8)  # 3 % of the longer side are 3 pixels
+        region[0, row, column] = 1
+        assert pointing.pointing_tolerant(maps, region).item() == hit
+        assert pointing.pointing_tolerant(maps.mT, region.mT).item() == hit
+        assert pointing.pointing(maps, region).item() == (row == 50 and column == 30)
+    region[0, 50, 30] = 255  # the peak is void: the first of the others is pointed at, in the corner
+    assert pointing.pointing_tolerant(maps, region).item() == 0
+    region[0, 2, 2] = 1
+    assert pointing.pointing_tolerant(maps, region).item() == 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 99), (224, 200), (3, 4)])
+def test_tolerant_pointing_is_that_of_scipys_distances(size: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.rand(40, *size, generator=draw)
+    region = (torch.rand(40, *size, generator=draw) < 0.02).to(torch.uint8)
+    region[:, -1, -1] = 2
+    region[torch.rand(40, *size, generator=draw) < 0.1] = 255
+    expected = []
+    for one, shown in zip(maps.numpy(), region.numpy(), strict=True):
+        inside = (shown > 0) & (shown < 255)
+        away = distance_transform_edt(~inside)
+        peak = np.where(shown < 255, one, -1).argmax()
+        expected.append(float(away.flat[peak] <= 0.03 * max(size)) if inside.any() else math.nan)
+    found = pointing.pointing_tolerant(maps, region)
+    np.testing.assert_array_equal(found, expected)
+    strict = pointing.pointing(maps, region)
+    assert bool((found >= strict)[~strict.isnan()].all())
+
+
 def test_dead_maps_miss_and_images_without_object_are_left_out() -> None:
     region = torch.zeros(2, 8, 8, dtype=torch.uint8)
     region[0, :4] = 1
     maps = torch.stack([-torch.ones(2, 2), torch.ones(2, 2)])
-    for indicator in (pointing.energy_in_mask, pointing.pointing):
+    for indicator in (pointing.energy_in_mask, pointing.pointing, pointing.pointing_tolerant):
         values = indicator(maps, region)
         assert values[0] == 0
         assert math.isnan(values[1])
@@ -167,11 +203,12 @@ def test_a_map_that_is_not_finite_is_not_alive(wrong: float) -> None:
     regions = torch.ones(3, 14, 14, dtype=torch.uint8)
     figures = {name: measure(maps, regions).tolist() for name, measure in map_indicators().items()}
     assert figures["dead_rate"] == [0, 1, 0]
-    assert (figures["energy_in_mask"][1], figures["pointing"][1]) == (0, 0)
+    misses = {"energy_in_mask", "pointing", "pointing_tolerant"}
+    assert {name for name in figures if figures[name][1] == 0} == misses
     for name, values in figures.items():
         assert math.isfinite(values[0])
         assert math.isfinite(values[2])
-        assert math.isnan(values[1]) or name in ("dead_rate", "energy_in_mask", "pointing")
+        assert math.isnan(values[1]) or name in {"dead_rate", *misses}
     maps.requires_grad_()
     concentration.entropy(maps).nansum().backward()
     assert bool(maps.grad is not None and maps.grad.isfinite().all())
