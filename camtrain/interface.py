@@ -104,7 +104,7 @@ class Compared:
                     self.figures[contrast.treatment],
                     self.intervals[contrast.treatment],
                     self.figures.get(contrast.control),
-                    self.figures.get(contrast.control_area),
+                    control_area=self.figures.get(contrast.control_area),
                 ),
             )
             for contrast in contrasts(names)

@@ -72,8 +72,8 @@ def rows(
     treatment: Figures,
     found: Intervals,
     control: Figures | None = None,
-    control_area: Figures | None = None,
     both_correct: Intervals | None = None,
+    control_area: Figures | None = None,
 ) -> dict[str, list[Row]]:
     """By family, one row per indicator that at least one arm has; balanced accuracy where it is not the accuracy.
 
@@ -82,8 +82,8 @@ def rows(
         treatment: last figures of the treatment.
         found: intervals of the differences.
         control: figures of the baseline sharpened to the treatment's entropy.
-        control_area: figures of the baseline sharpened to its area.
         both_correct: intervals over the images that both arms classify correctly.
+        control_area: figures of the baseline sharpened to its area.
     """
     dying = maps_die(reference, treatment)
     same = all(figures.get(BALANCED) == figures.get(f"{ACCURACY}/val") for figures in (reference, treatment))

@@ -214,7 +214,7 @@ def _compare(
     equivalent = [method for method in measured_methods(figures) if method not in distinct]
     return Comparison(
         contrast,
-        rows(final[reference], final[treatment], found, final.get(control), final.get(control_area), both_correct),
+        rows(final[reference], final[treatment], found, final.get(control), both_correct, final.get(control_area)),
         judge(found, beside, held_out, margins, primary, equivalent),
         _mean_power([run.result.controls for run in runs], treatment),
         _mean_power([run.result.controls_area for run in runs], treatment),

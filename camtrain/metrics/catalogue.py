@@ -227,7 +227,8 @@ FAMILIES = {
             "overlap (IoU)",
             "higher",
             "of the map above its best threshold with the object",
-            "intersection over union of object and map above a threshold, the best one for all images together",
+            "intersection over union of object and map above a threshold, for each half of the images the best one of"
+            " the other half",
             "0 to 1",
             places=_at(sizes=3),
         ),
@@ -236,8 +237,8 @@ FAMILIES = {
             "box accuracy",
             "higher",
             "MaxBoxAccV2: boxes round the map, at an IoU of 0.3, 0.5 and 0.7",
-            "share of images in which a box round a part of the map above the best threshold overlaps an object's box;"
-            " mean over IoU ≥ 0.3, 0.5, 0.7",
+            "share of images in which a box round a part of the map above the best threshold (as above) overlaps an"
+            " object's box; mean over IoU ≥ 0.3, 0.5, 0.7",
             "0 to 1",
             rate=True,
             places=_at(sizes=4),
