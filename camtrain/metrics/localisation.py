@@ -136,8 +136,8 @@ def at_best(curves: Tensor, fold: Tensor) -> Tensor:
     .. math:: c_i(\tau_{f'(i)}), \quad \tau_f = \arg\max_\tau \underset{i \in f}{\mathrm{nanmean}}\, c_i(\tau)
 
     One threshold for all maps of a fold, the lowest if several are best. Where the other fold has no value at all, the
-    threshold is the best one for all maps. WSOL chooses it on images of its own, or on those that are judged; then the
-    mean of the values here is its "max over the thresholds of the mean".
+    threshold is the best one for all maps. WSOL takes the best one for the maps that are judged; with all maps in one
+    fold, the nanmean of the values here is its "max over the thresholds of the mean".
 
     Args:
         curves: (maps, thresholds), nan where a map has no value.
