@@ -18,7 +18,7 @@ from torch import Tensor
 from camtrain.analysis.comparison import rows
 from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import differences
-from camtrain.arms import CONTROL, contrasts
+from camtrain.arms import contrasts, is_control
 from camtrain.config.options import CamVariant, check_range
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
@@ -85,7 +85,8 @@ class Compared:
     """What :func:`compare` found; printed, it is the table that the command prints."""
 
     figures: dict[str, dict[str, float]]
-    """By network (and `control`, the first one's maps sharpened to the entropy of another's) and tag: the mean."""
+    """By network and tag, the mean; likewise of the first one's maps, sharpened to the mean entropy of another's (under
+    `control`) and to their mean elliptical area (`control_area`)."""
 
     each: dict[str, dict[str, Tensor]]
     """Likewise of every image, (images,), nan where it is not defined."""
@@ -94,7 +95,7 @@ class Compared:
     """By network but the first, and tag: the difference to the first one over images, with its 95 % interval."""
 
     def __str__(self) -> str:
-        names = [name for name in self.figures if name.split(":")[0] != CONTROL]
+        names = [name for name in self.figures if not is_control(name)]
         return "\n\n".join(
             comparison_text(
                 contrast,
@@ -103,6 +104,7 @@ class Compared:
                     self.figures[contrast.treatment],
                     self.intervals[contrast.treatment],
                     self.figures.get(contrast.control),
+                    control_area=self.figures.get(contrast.control_area),
                 ),
             )
             for contrast in contrasts(names)
@@ -164,7 +166,7 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
         >>> batches = [(torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3]))]
         >>> found = camtrain.compare({"one": network(), "other": network()}, batches, faithfulness_images=0)
         >>> sorted(found.figures), "cam/entropy" in found.intervals["other"]
-        (['control', 'one', 'other'], True)
+        (['control', 'control_area', 'one', 'other'], True)
     """
     if not isinstance(networks, Mapping) or len(networks) < 2:
         raise UserError("networks: two at least are compared, by name: {'one': net, 'other': net}")
@@ -173,7 +175,7 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
 
 def _measured(networks: Mapping[str, Captured], batches: Given, method: str, settings: Mapping[str, Any]) -> Compared:
     """Of one network or more."""
-    odd = next((name for name in networks if name.split(":")[0] == CONTROL), None)
+    odd = next(filter(is_control, networks), None)
     if odd is not None:
         raise UserError(f"{odd}: this name is taken, the first network's sharpened maps have it; choose another one")
     made = list(_numbered(batches))

@@ -66,7 +66,7 @@ def measured_networks() -> tuple[dict[str, Captured], list[tuple[torch.Tensor, t
 def test_figures_are_those_of_the_images() -> None:
     networks, batches = measured_networks()
     found = camtrain.compare(networks, batches, faithfulness_images=4, road_images=0)
-    assert list(found.figures) == ["plain", "trained", "control"]
+    assert list(found.figures) == ["plain", "trained", "control", "control_area"]
     figures = found.figures["trained"]
     assert figures == pytest.approx(
         camtrain.measure(networks["trained"], batches, faithfulness_images=4, road_images=0), nan_ok=True

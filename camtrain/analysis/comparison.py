@@ -31,7 +31,8 @@ class Row(NamedTuple):
     indicator: Indicator
     reference: float
     treatment: float
-    control: float  # of the sharpened baseline; nan where sharpening makes no difference
+    control: float  # of the baseline sharpened to the treatment's entropy; nan where sharpening makes no difference
+    control_area: float  # of the baseline sharpened to its area; nan likewise, and of runs of former versions
     interval: Interval  # of the difference
     adjusted: float  # its p, adjusted for the number of indicators; nan where there is none
     both_correct: Interval  # of the difference over the images that both arms classify correctly
@@ -72,6 +73,7 @@ def rows(
     found: Intervals,
     control: Figures | None = None,
     both_correct: Intervals | None = None,
+    control_area: Figures | None = None,
 ) -> dict[str, list[Row]]:
     """By family, one row per indicator that at least one arm has; balanced accuracy where it is not the accuracy.
 
@@ -79,8 +81,9 @@ def rows(
         reference: last figures of the reference.
         treatment: last figures of the treatment.
         found: intervals of the differences.
-        control: figures of the sharpened baseline.
+        control: figures of the baseline sharpened to the treatment's entropy.
         both_correct: intervals over the images that both arms classify correctly.
+        control_area: figures of the baseline sharpened to its area.
     """
     dying = maps_die(reference, treatment)
     same = all(figures.get(BALANCED) == figures.get(f"{ACCURACY}/val") for figures in (reference, treatment))
@@ -98,6 +101,7 @@ def rows(
                     before,
                     after,
                     (control or {}).get(tag, math.nan) * scale,
+                    (control_area or {}).get(tag, math.nan) * scale,
                     _scaled(found.get(tag, NOTHING), scale),
                     adjusted.get(tag, math.nan),
                     _scaled((both_correct or {}).get(tag, NOTHING), scale),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -55,13 +55,8 @@ def _joined(runs: Sequence[Run], fold: str) -> Run:
     first = runs[0].result
     each = _side_by_side(runs)
     arms = {name: ArmResult(list(_epochs(runs, name))) for name in first.arms}
-    controls = {}
-    for _, treatment, control in first.contrasts:
-        parts = [run.result.controls[treatment] for run in runs if treatment in run.result.controls]
-        if len(parts) == len(runs):
-            weights = [float(run.result.data.val) for run in runs]
-            power = _mean([part.power for part in parts], weights)
-            controls[treatment] = Control(power, _figures(runs, control, [part.final for part in parts]))
+    names = {pair.treatment: pair.control for pair in first.contrasts}
+    names_area = {pair.treatment: pair.control_area for pair in first.contrasts}
     changes, margins = differences_of_run({name: arm.final for name, arm in arms.items()}, each)
     config = replace(first.config, dataset=replace(first.config.dataset, fold=fold))
     result = replace(
@@ -72,11 +67,33 @@ def _joined(runs: Sequence[Run], fold: str) -> Run:
         timing=_timing([run.result.timing for run in runs]),
         differences=changes,
         margins=margins,
-        controls=controls,
+        controls=_controls(runs, [run.result.controls for run in runs], names),
+        controls_area=_controls(runs, [run.result.controls_area for run in runs], names_area),
         by_size=_by_size([run.result.by_size or [] for run in runs]),
         sanity=_sanity([run.result for run in runs]),
     )
     return Run(runs[0].folder, result, each, [run.folder for run in runs])
+
+
+def _controls(
+    runs: Sequence[Run], parts: Sequence[Mapping[str, Control]], names: Mapping[str, str]
+) -> dict[str, Control]:
+    """Sharpened baselines by treatment, of those that every run has.
+
+    Args:
+        runs: of the folds.
+        parts: each run's sharpened baselines by treatment.
+        names: under which they are known of every image.
+    """
+    weights = [float(run.result.data.val) for run in runs]
+    return {
+        treatment: Control(
+            _mean([part[treatment].power for part in parts], weights),
+            _figures(runs, name, [part[treatment].final for part in parts]),
+        )
+        for treatment, name in names.items()
+        if all(treatment in part for part in parts)
+    }
 
 
 def _side_by_side(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:

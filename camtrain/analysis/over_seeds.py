@@ -19,7 +19,7 @@ from camtrain.config.options import CamVariant, DatasetName
 from camtrain.config.schema import ReportConfig
 from camtrain.metrics.catalogue import INDICATORS, is_rate, other_map_tag
 from camtrain.metrics.classification import ACCURACY, BALANCED, chance
-from camtrain.runs.result import RunResult
+from camtrain.runs.result import Control, RunResult
 from camtrain.runs.settings import settings
 
 GENERATED = (DatasetName.shapes, DatasetName.fake)
@@ -51,6 +51,7 @@ class Comparison:
     rows: Mapping[str, Sequence[Row]]  # by family
     claim: Claim
     power: float  # that sharpens the reference's maps to the treatment's entropy, mean over runs; nan if not known
+    power_area: float  # likewise to its elliptical area
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -104,7 +105,7 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
     lines += _chance(one)
     for comparison in one.comparisons:
         if comparison.power < 1:
-            reference, treatment, _ = comparison.contrast
+            reference, treatment = comparison.contrast[:2]
             lines.append(
                 f"the {treatment} arm's maps are no sharper than the {reference} arm's: the sharpened baseline is in"
                 f" fact flattened (power {comparison.power:.2f})."
@@ -182,7 +183,7 @@ def _compare(
     contrast: Contrast, runs: Sequence[Run], final: Mapping[str, Figures], shared: bool, margins: ReportConfig
 ) -> Comparison:
     """A contrast over runs; `shared`: all have the same images."""
-    reference, treatment, control = contrast
+    reference, treatment, control, control_area = contrast
     eaches = [run.each for run in runs]
     arms = [{name: run.result.arms[name].final for name in (reference, treatment)} for run in runs]
     found = differences(eaches, reference, treatment, shared)
@@ -204,13 +205,19 @@ def _compare(
     equivalent = [method for method in measured_methods(figures) if method not in distinct]
     found[HELD_OUT_GAIN] = held_out_gain(eaches, reference, treatment, shared, held_out)
     by_seed = {run.result.seed: differences([run.each], reference, treatment, shared) for run in runs}
-    powers = [run.result.controls[treatment].power for run in runs if treatment in run.result.controls]
     return Comparison(
         contrast,
-        rows(final[reference], final[treatment], found, final.get(control), both_correct),
+        rows(final[reference], final[treatment], found, final.get(control), both_correct, final.get(control_area)),
         judge(found, beside, held_out, margins, primary, by_seed, equivalent),
-        sum(powers) / len(powers) if powers else math.nan,
+        _mean_power([run.result.controls for run in runs], treatment),
+        _mean_power([run.result.controls_area for run in runs], treatment),
     )
+
+
+def _mean_power(controls: Sequence[Mapping[str, Control]], treatment: str) -> float:
+    """Over the runs in which it is known; nan if it is in none."""
+    powers = [each[treatment].power for each in controls if treatment in each]
+    return sum(powers) / len(powers) if powers else math.nan
 
 
 def differences(
@@ -280,7 +287,7 @@ def differences_of_run(final: Mapping[str, Figures], each: Each) -> tuple[dict[s
     """
     changes: dict[str, Figures] = {}
     margins: dict[str, Figures] = {}
-    for reference, treatment, _ in contrasts(final):
+    for reference, treatment, *_ in contrasts(final):
         before, after = final[reference], final[treatment]
         found = differences([each], reference, treatment, shared=True)
         known = {tag: interval.estimate for tag, interval in found.items() if math.isfinite(interval.estimate)}

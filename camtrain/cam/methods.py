@@ -95,9 +95,16 @@ def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
 def eigencam(activations: Tensor) -> Tensor:
     r"""Eigen-CAM: projection of each cell's channels on their first principal axis (Muhammad and Yeasin, IJCNN 2020).
 
-    :math:`L = (O - \bar O)\, v_1` with :math:`O` the N x channels matrix of activations and :math:`v_1` its first
-    right singular vector after its mean over cells was taken away, as in the `grad-cam` package. No class and no
-    gradient enters. A principal axis has no sign: ours is the one along which the sum of the activations rises.
+    .. math:: L = (O - \bar O)\, v_1, \qquad O - \bar O = U \Sigma V^\top
+
+    with :math:`O` the N x channels matrix of activations, :math:`\bar O` its mean over cells and :math:`v_1` the first
+    column of V. No class and no gradient enters.
+
+    The paper decomposes O itself and projects it, :math:`L = O v_1`; of activations after a ReLU :math:`v_1` is then
+    much like their mean. Centring is that of the `grad-cam` package (`get_2d_projection` in
+    `utils/svd_on_activations.py`), and makes :math:`v_1` the axis along which cells differ most. A singular vector has
+    no sign; the package takes the one that the decomposition happens to give. Here it is the one with which L rises
+    with the sum of a cell's activations: :math:`\sum_i L_i \sum_k (O - \bar O)_{ik} \ge 0`.
 
     Args:
         activations: (maps, channels, height, width), detached.

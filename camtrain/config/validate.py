@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from camtrain.arms import CONTROL
+from camtrain.arms import CONTROL, CONTROL_AREA
 from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, check_range
 from camtrain.config.schema import DATASETS, MISSING, Config, DatasetConfig, FolderConfig, PublishedConfig, keys
 from camtrain.errors import UserError
@@ -31,7 +31,7 @@ TAKEN = {
 ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 RESERVED = (
-    *(CONTROL, "pictures", "tb", "uniform", "size", "from", "to", "file", "why", "picture", "truth"),
+    *(CONTROL, CONTROL_AREA, "pictures", "tb", "uniform", "size", "from", "to", "file", "why", "picture", "truth"),
     *("difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
 )
 """Names that stand beside those of arms, in the run folder or among the figures of its files."""

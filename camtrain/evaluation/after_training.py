@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from camtrain.config.options import CamVariant
 from camtrain.evaluation.accumulate import Measured, joined
 from camtrain.evaluation.context import EvaluationContext
@@ -25,7 +27,7 @@ class AfterTraining:
 
     measured: Measured  # of every arm and sharpened baseline
     by_size: list[SizeGroup]
-    powers: dict[str, float]  # by treatment: of its sharpened baseline
+    powers: dict[str, Tensor]  # by sharpened baseline: of the images of either fold, (2,)
     randomisation: dict[str, list[float]] = field(default_factory=dict)  # by arm; empty where it was not measured
 
 

@@ -13,6 +13,7 @@ from camtrain.config.options import CamVariant
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
 from camtrain.data.images import rarest_class
+from camtrain.evaluation.folds import two_folds
 from camtrain.evaluation.subset import choose_images, stratified
 from camtrain.networks.capture import Captured
 
@@ -27,7 +28,7 @@ class EvaluationContext:
         batches: the validation images, or the chosen ones, (images,) bool, in ascending order of their numbers.
         method: of the maps that are measured.
         settings: how many images each measurement takes.
-        seed: of the choice of images, and of the noise in what ROAD puts in place of pixels.
+        seed: of the choice of images, of their two folds, and of the noise in what ROAD puts in place of pixels.
         untrained: state dict of an untrained network of the arms' architecture.
         progress: called with what is being done.
     """
@@ -43,6 +44,7 @@ class EvaluationContext:
 
     def __post_init__(self) -> None:
         self.measured, self.shown = choose_images(self.targets, self.settings, self.seed)
+        self.fold = two_folds(self.count, self.seed)
 
     @property
     def count(self) -> int:

@@ -26,7 +26,7 @@ def measure_faithfulness(
     context: EvaluationContext,
     evaluated: Evaluated,
     batches: Iterable[Batch],
-    powers: Mapping[str, float],
+    powers: Mapping[str, Tensor],
     imputed: Tensor,
 ) -> Measured:
     """`faithfulness/drop` and so on: of each network's own maps, and of the sharpened maps of the reference's network.
@@ -37,7 +37,7 @@ def measure_faithfulness(
         context: the networks, and which are compared.
         evaluated: of these images, among others.
         batches: the images.
-        powers: by treatment, of its sharpened baseline.
+        powers: by sharpened baseline, of the images of either fold, (2,).
         imputed: (images,) bool, for which of them ROAD is measured.
     """
     values = Values([*context.networks, *(contrast.control for contrast in context.contrasts)], context.count)
@@ -52,7 +52,8 @@ def measure_faithfulness(
             seen = {name: evaluated.maps_of(name, batch)}
             for contrast in context.contrasts:
                 if contrast.reference == name:
-                    seen[contrast.control] = sharpened(seen[name], powers[contrast.treatment])
+                    power = powers[contrast.control][context.fold[of_map.cpu()]]
+                    seen[contrast.control] = sharpened(seen[name], power)
             figures = confidence_metrics(network, batch.images, targets, [*seen.values()])
             for shown, of_kind in zip(seen, figures, strict=True):
                 values.add(shown, of_map, tagged("faithfulness", of_kind))

@@ -15,10 +15,10 @@ from camtrain.data.batches import Batch
 from camtrain.evaluation.accumulate import Measured, Values, tagged
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, image_of_each_map, map_metrics, peak_entropy
-from camtrain.evaluation.sharpened import power_for, sharpened
+from camtrain.evaluation.sharpened import powers_for, sharpened
 from camtrain.metrics import localisation
 from camtrain.metrics.catalogue import Place, at
-from camtrain.metrics.concentration import entropy
+from camtrain.metrics.concentration import area, entropy
 from camtrain.metrics.pointing import energy_in_mask, pointing
 from camtrain.regions import has_object
 
@@ -44,7 +44,7 @@ class Localisation(NamedTuple):
 
     measured: Measured  # of every arm and sharpened baseline
     by_size: list[SizeGroup]  # thirds of the images by the object's size, and all of them
-    powers: dict[str, float]  # by treatment: of its sharpened baseline
+    powers: dict[str, Tensor]  # by sharpened baseline: of the images of either fold, (2,)
 
 
 def measure_localisation(context: EvaluationContext, evaluated: Evaluated, batches: Iterable[Batch]) -> Localisation:
@@ -55,27 +55,25 @@ def measure_localisation(context: EvaluationContext, evaluated: Evaluated, batch
         evaluated: of these images.
         batches: the measured images.
     """
-    maps = evaluated.maps
-    powers = {
-        contrast.treatment: power_for(
-            maps[contrast.reference], float(entropy(maps[contrast.treatment]).double().nanmean())
-        )
-        for contrast in context.contrasts
-    }
-    controls = [contrast.control for contrast in context.contrasts]
-    names = [*context.networks, *controls, UNIFORM, CENTRED]
+    fold = context.fold[evaluated.image_of_map]
+    powers, references = {}, {}
+    for reference, treatment, *controls in context.contrasts:
+        for control, measure in zip(controls, (entropy, area), strict=True):
+            powers[control] = powers_for(evaluated.maps[reference], evaluated.maps[treatment], fold, measure)
+            references[control] = reference
+    names = [*context.networks, *powers, UNIFORM, CENTRED]
     values, shares = Values(names, context.count), Values(["object"], context.count)
     curves = {name: _Curves() for name in names}
     for batch in batches:
-        of_map = image_of_each_map(batch).to(batch.images.device)
+        numbers = image_of_each_map(batch)
+        of_map = numbers.to(batch.images.device)
         own = MapTargets.of(batch.targets).regions(batch.regions)
         found = {name: evaluated.maps_of(name, batch) for name in context.networks}
         placed = {name: network.placement(batch.images) for name, network in context.networks.items()}
-        for contrast in context.contrasts:
-            found[contrast.control] = sharpened(found[contrast.reference], powers[contrast.treatment])
-            measured = map_metrics(found[contrast.control], own, placed[contrast.reference])
-            values.add(contrast.control, of_map, tagged("cam", measured))
-            placed[contrast.control] = placed[contrast.reference]
+        for control, reference in references.items():
+            found[control] = sharpened(found[reference], powers[control][context.fold[numbers]])
+            placed[control] = placed[reference]
+            values.add(control, of_map, tagged("cam", map_metrics(found[control], own, placed[control])))
         for name, trivial in trivial_maps(next(iter(found.values()))).items():
             found[name] = trivial
             plain = {"energy_in_mask": energy_in_mask(trivial, own), "pointing": pointing(trivial, own)}
@@ -85,13 +83,13 @@ def measure_localisation(context: EvaluationContext, evaluated: Evaluated, batch
         for name, those in found.items():
             curves[name].add(those[rows], own[rows], of_map[rows], placed.get(name))
     for name in names:
-        values.add(name, *curves[name].figures())
+        values.add(name, *curves[name].figures(context.fold))
     whole = values.measured()
     for name in names:
         whole.means[name]["cam/pxap"] = curves[name].pixel_average_precision()
-    for contrast in context.contrasts:
-        changed = sharpened(maps[contrast.reference], powers[contrast.treatment])
-        whole.means[contrast.control]["cam/peak_entropy"] = peak_entropy(changed)
+    for control, reference in references.items():
+        changed = sharpened(evaluated.maps[reference], powers[control][fold])
+        whole.means[control]["cam/peak_entropy"] = peak_entropy(changed)
     each = {name: {**evaluated.measured.each.get(name, {}), **tags} for name, tags in whole.each.items()}
     lines = by_size(each, shares.measured().each["object"]["share"])
     for name in (UNIFORM, CENTRED):
@@ -121,11 +119,13 @@ class _Curves:
         self.boxes.append(localisation.box_overlap(maps, regions, placement))
         self.pixels.append(localisation.pixel_counts(maps, regions, placement))
 
-    def figures(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Numbers of the maps' images, and by tag a value of each map."""
-        return torch.cat(self.numbers), {
-            "cam/iou": localisation.at_best(torch.cat(self.overlap)),
-            "cam/box_accuracy": localisation.box_accuracy(torch.cat(self.boxes)),
+    def figures(self, fold: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Numbers of the maps' images, and by tag a value of each map; the fold is that of each image."""
+        numbers = torch.cat(self.numbers)
+        of_map = fold.to(numbers.device)[numbers]
+        return numbers, {
+            "cam/iou": localisation.at_best(torch.cat(self.overlap), of_map),
+            "cam/box_accuracy": localisation.box_accuracy(torch.cat(self.boxes), of_map),
         }
 
     def pixel_average_precision(self) -> float:

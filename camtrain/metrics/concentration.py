@@ -1,10 +1,10 @@
 r"""Indicators of a class activation map: pure functions, one value per map.
 
 Notation: :math:`L` is the map before ReLU, shape (maps, height, width); :math:`L^+ = \mathrm{relu}(L)`;
-:math:`P = L^+ / \sum L^+` its distribution; :math:`N` = height times width. A map whose :math:`\sum L^+` is 0 to
-rounding, or that is not finite, is *dead* (:func:`camtrain.cam.distribution.is_dead`): it explains nothing. A dead map
-has no concentration (``nan`` here, left out of every mean), counts as a miss in energy in mask and pointing, and is
-counted in the dead rate.
+:math:`P = L^+ / \sum L^+` its distribution; :math:`N` = height times width. A map whose :math:`\sum L^+` is at most
+1e-4 :math:`\sum |L|`, or that is not finite, is *dead* (:func:`camtrain.cam.distribution.is_dead`): it explains
+nothing. A dead map has no concentration (``nan`` here, left out of every mean), counts as a miss in energy in mask and
+pointing, and is counted in the dead rate.
 
 All of them are computed in float32 at least, whatever precision the network runs in.
 """

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import pad
 
-from camtrain.cam.distribution import likeness
+from camtrain.cam.distribution import distribution, likeness
 from camtrain.cam.stretch import Placement, tiles, upsample
 
 NEAR, FAR = 0.5, 1.5
@@ -45,14 +45,16 @@ def stability(
     """
     height, width = images.shape[2:]
     rows, columns = placement or tiles((height, width), (maps.shape[1], maps.shape[2]))
-    stretched = upsample(maps, (height, width), placement)
 
-    def drawn(changed: Tensor) -> Tensor:
-        return upsample(maps_of(changed), (height, width), placement)
+    def drawn(those: Tensor) -> Tensor:
+        # Of the distribution, which is 0 where a map is dead: what is stretched no longer has a negative part.
+        return upsample(distribution(those)[0], (height, width), placement)
+
+    stretched = drawn(maps)
 
     def moved(strides: float) -> Tensor:
         down, right = (max(1, round(strides * axis.step)) for axis in (rows, columns))
-        after = drawn(pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width])
+        after = drawn(maps_of(pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width]))
         return likeness(stretched[:, : height - down, : width - right], after[:, down:, right:])
 
-    return Stability(likeness(stretched.flip(2), drawn(images.flip(3))), moved(NEAR), moved(FAR))
+    return Stability(likeness(stretched.flip(2), drawn(maps_of(images.flip(3)))), moved(NEAR), moved(FAR))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from camtrain.cam.distribution import correlation, positive_part
+from camtrain.cam.distribution import correlation, distribution
 
 SETTLED = 0.9
 """Similarity with the final maps from which on maps are called settled."""
@@ -27,9 +27,9 @@ KEPT = 256
 def keep(maps: Tensor) -> Tensor:
     """What is kept of an epoch's maps: some, spread evenly, each over its maximum, in half precision on the CPU."""
     count = min(KEPT, len(maps))
-    positive = positive_part(maps[torch.arange(count, device=maps.device) * len(maps) // max(count, 1)])
-    largest = positive.amax((1, 2), keepdim=True)
-    return (positive / largest.where(largest > 0, 1.0)).half().cpu()
+    shares, _ = distribution(maps[torch.arange(count, device=maps.device) * len(maps) // max(count, 1)])
+    largest = shares.amax((1, 2), keepdim=True)
+    return (shares / largest.where(largest > 0, 1.0)).half().cpu()
 
 
 def similarity(maps: Tensor, others: Tensor) -> float:

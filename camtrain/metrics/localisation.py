@@ -8,7 +8,8 @@ Protocol, Metrics, and Datasets' (TPAMI, arXiv 2007.04178), which defines MaxBox
 Notation: :math:`s` is the map stretched to the image and brought to 0..1 (:func:`scaled`); its mask at the threshold
 :math:`\tau` is :math:`\{s > \tau\}`, with the strict comparison of WSOL; *void* pixels (255) are neither object nor
 background. How high the map's values are says nothing about where the object ends, so that every threshold is tried and
-the best one is taken, one for all maps, not one for each.
+the best one is taken, one for all maps, not one for each. It is chosen on other images than it is judged on: of two
+halves of the images, each is judged at what is best for the other (:func:`at_best`).
 
 Where the map comes from differs from WSOL in two points: it is :math:`L^+`, what every other indicator measures, not
 the map before ReLU; and it is stretched bilinearly, not by a cubic, which overshoots. In WSOL, s is rounded to 8 bits
@@ -129,38 +130,50 @@ def box_overlap(maps: Tensor, region: Tensor, placement: Placement | None = None
     return torch.from_numpy(curves).to(marks.device, marks.dtype)
 
 
-def at_best(curves: Tensor) -> Tensor:
-    r"""The values at the threshold whose mean over the maps is highest, :math:`\arg\max_\tau \mathrm{nanmean}_i\,
-    c_i(\tau)`: one threshold for all maps, the lowest if several are best.
+def at_best(curves: Tensor, fold: Tensor) -> Tensor:
+    r"""The values at the threshold that is best for the maps of the other fold, f' = 1 - f.
+
+    .. math:: c_i(\tau_{f'(i)}), \quad \tau_f = \arg\max_\tau \underset{i \in f}{\mathrm{nanmean}}\, c_i(\tau)
+
+    One threshold for all maps of a fold, the lowest if several are best. Where the other fold has no value at all, the
+    threshold is the best one for all maps. WSOL takes the best one for the maps that are judged; with all maps in one
+    fold, the nanmean of the values here is its "max over the thresholds of the mean".
 
     Args:
         curves: (maps, thresholds), nan where a map has no value.
+        fold: (maps,) int64, 0 or 1.
 
     Returns:
-        (maps,); nan for rows of nan. Its nanmean is WSOL's "max over the thresholds of the mean".
+        (maps,); nan for rows of nan.
     """
-    mean = curves.double().nanmean(0).nan_to_num(nan=-torch.inf)
-    # Not argmax, which may take any of several.
-    return curves[:, (mean == mean.max()).nonzero()[0, 0]]
+    values = curves.new_empty(len(curves))
+    for half in (0, 1):
+        judged, others = fold == half, curves[fold != half]
+        fitted = curves if bool(others.isnan().all()) else others
+        mean = fitted.double().nanmean(0).nan_to_num(nan=-torch.inf)
+        # Not argmax, which may take any of several.
+        values[judged] = curves[judged, (mean == mean.max()).nonzero()[0, 0]]
+    return values
 
 
-def box_accuracy(curves: Tensor) -> Tensor:
-    r"""MaxBoxAccV2 as a value of each map, 0..1: its nanmean over the maps is MaxBoxAccV2.
+def box_accuracy(curves: Tensor, fold: Tensor) -> Tensor:
+    r"""MaxBoxAccV2 as a value of each map, 0..1: its nanmean over the maps is MaxBoxAccV2 over two folds.
 
     .. math:: \frac{1}{3} \sum_{\delta} [c_i(\tau_\delta) \ge \delta], \quad
               \tau_\delta = \arg\max_\tau \mathrm{nanmean}_i\, [c_i(\tau) \ge \delta], \quad \delta = 0.3, 0.5, 0.7
 
-    As in WSOL, every :math:`\delta` has a threshold of its own; :func:`at_best` says which of several. WSOL gives
-    per cent.
+    As in WSOL, every :math:`\delta` has a threshold of its own; :func:`at_best` says on which maps it is chosen, and
+    which of several. WSOL gives per cent.
 
     Args:
         curves: (maps, thresholds), as :func:`box_overlap` gives them.
+        fold: (maps,) int64, 0 or 1.
 
     Returns:
         (maps,); nan for rows of nan.
     """
     missing = curves.isnan()
-    correct = [at_best((curves >= level).to(curves.dtype).masked_fill(missing, torch.nan)) for level in LEVELS]
+    correct = [at_best((curves >= level).to(curves.dtype).masked_fill(missing, torch.nan), fold) for level in LEVELS]
     return torch.stack(correct).mean(0)
 
 

@@ -41,7 +41,8 @@ class Part(NamedTuple):
     heading: str
     table: Table
     treatment: str = ""
-    power: str = ""  # of the sharpened baseline
+    power: str = ""  # of the baseline sharpened to the treatment's entropy
+    power_area: str = ""  # of that sharpened to its area
 
 
 def said(word: str) -> Cell:

@@ -74,21 +74,27 @@ class SettingView(NamedTuple):
 
 def view(one: Summary) -> SettingView:
     """All that is shown of one setting."""
-    first = one.runs[0]
+    first, several = one.runs[0], len(one.runs) > 1
     epochs = [{name: arm.epochs for name, arm in run.result.arms.items()} for run in one.runs]
     randomised = [run.result.sanity for run in one.runs if run.result.sanity is not None]
-    seeds = ("seeds" if len(one.runs) > 1 else "seed", ", ".join(map(str, one.seeds)))
+    seeds = ("seeds" if several else "seed", ", ".join(map(str, one.seeds)))
     headings = [tables.heading(each) if len(one.comparisons) > 1 else "" for each in one.comparisons]
     named = list(zip(headings, one.comparisons, strict=True))
     return SettingView(
         arms=one.arms,
-        several_seeds=len(one.runs) > 1,
+        several_seeds=several,
         verdicts=[Verdict(*claim) for claim in tables.claims(one)],
         introduction=[*console.introduction(first.result), seeds],
-        gallery=gallery(first, len(one.runs) > 1),
+        gallery=gallery(first, several),
         rules=[Part(heading, rule(each.claim)) for heading, each in named],
         comparisons=[
-            Part(heading, comparison_table(each), each.contrast.treatment, _power(each, len(one.runs) > 1))
+            Part(
+                heading,
+                comparison_table(each),
+                each.contrast.treatment,
+                _power(each.power, several),
+                _power(each.power_area, several),
+            )
             for heading, each in named
         ],
         counts=first.result.config.evaluate,
@@ -103,8 +109,8 @@ def view(one: Summary) -> SettingView:
     )
 
 
-def _power(each: Comparison, several_seeds: bool) -> str:
-    return f"{each.power:.2f}{' (mean)' if several_seeds else ''}" if math.isfinite(each.power) else ""
+def _power(power: float, several_seeds: bool) -> str:
+    return f"{power:.2f}{' (mean)' if several_seeds else ''}" if math.isfinite(power) else ""
 
 
 def rule(claim: Claim) -> Table:
@@ -206,7 +212,9 @@ def caption_figures(part: MapCaption) -> str:
 
 def comparison_table(each: Comparison) -> Table:
     """Every indicator of a treatment and the reference by family."""
-    both = any(math.isfinite(row.both_correct.estimate) for rows in each.rows.values() for row in rows)
+    rows = [row for family in each.rows.values() for row in family]
+    both = any(math.isfinite(row.both_correct.estimate) for row in rows)
+    area = any(math.isfinite(row.control_area) for row in rows)
     head = [
         Cell(),
         Cell(each.contrast.reference),
@@ -215,13 +223,14 @@ def comparison_table(each: Comparison) -> Table:
         Cell(),
         Cell("p, Holm", "spare"),
         *([Cell("both correct", "spare")] if both else []),
-        Cell("sharpened", "spare", small="baseline"),
+        Cell("sharpened", "spare", small="by entropy" if area else "baseline"),
+        *([Cell("sharpened", "spare", small="by area")] if area else []),
     ]
-    groups = [(family, [_line(row, both) for row in rows]) for family, rows in each.rows.items()]
+    groups = [(family, [_line(row, both, area) for row in found]) for family, found in each.rows.items()]
     return Table(f"indicators of {each.contrast.reference} and {each.contrast.treatment}", head, groups, "comparison")
 
 
-def _line(row: Row, both: bool) -> list[Cell]:
+def _line(row: Row, both: bool, area: bool) -> list[Cell]:
     within, known = row.both_correct, math.isfinite(row.both_correct.margin)
     return [
         Cell(row.indicator.title, small=row.indicator.meaning),
@@ -235,7 +244,10 @@ def _line(row: Row, both: bool) -> list[Cell]:
             if both
             else []
         ),
-        Cell(row.text(row.control) if math.isfinite(row.control) else "", "spare"),
+        *(
+            Cell(row.text(value) if math.isfinite(value) else "", "spare")
+            for value in ([row.control, row.control_area] if area else [row.control])
+        ),
     ]
 
 
@@ -255,7 +267,11 @@ def by_size(one: Summary) -> Table | None:
     if not all(groups_of_runs):
         return None
     shown = at(Place.sizes)
-    labels = {pair.control: _sharpened(pair.treatment, len(one.comparisons)) for pair in contrasts(one.arms)}
+    labels: dict[str, str] = {}
+    for pair in contrasts(one.arms):
+        several = len(one.comparisons) > 1
+        labels[pair.control] = "sharpened baseline" + (f", as sharp as {pair.treatment}" if several else "")
+        labels[pair.control_area] = "sharpened baseline, " + (f"as tight as {pair.treatment}" if several else "by area")
     groups = []
     for parts in zip(*groups_of_runs, strict=True):
         low, high = mean([part.low for part in parts]), mean([part.high for part in parts])
@@ -267,14 +283,11 @@ def by_size(one: Summary) -> Table | None:
                 *(Cell(short(mean([part.figures[name][indicator.name] for part in parts]))) for indicator in shown),
             ]
             for name in parts[0].figures
+            if all(name in part.figures for part in parts)  # runs of former versions have fewer
         ]
         groups.append((title, rows))
     head = [Cell(), *(Cell(indicator.title) for indicator in shown)]
     return Table("plausibility by the object's size", head, groups)
-
-
-def _sharpened(treatment: str, treatments: int) -> str:
-    return "sharpened baseline" + (f", as sharp as {treatment}" if treatments > 1 else "")
 
 
 def mean(values: Sequence[float | None]) -> float:

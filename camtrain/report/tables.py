@@ -12,12 +12,12 @@ from camtrain.arms import Contrast
 from camtrain.config.options import CamVariant
 from camtrain.metrics.catalogue import INDICATORS, Place, at, other_map_tag
 
-SHARPENED = "sharpened"
-"""Heading of the sharpened baseline's column."""
+SHARPENED = ("sharpened", "by area")
+"""Headings of the sharpened baseline's columns: by entropy, and by area where a run has it."""
 
 
 def headings(contrast: Contrast) -> tuple[str, ...]:
-    return ("", contrast.reference, contrast.treatment, "difference", "95 %", "ratio", "", SHARPENED)
+    return ("", contrast.reference, contrast.treatment, "difference", "95 %", "ratio", "", *SHARPENED)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"± {row.text(row.interval.margin)}" if math.isfinite(row.interval.margin) else "",
         f"x {row.ratio:.2f}" if math.isfinite(row.ratio) else "-",
         row.verdict,
-        row.text(row.control) if math.isfinite(row.control) else "",
+        *(row.text(value) if math.isfinite(value) else "" for value in (row.control, row.control_area)),
     )
 
 
@@ -40,7 +40,7 @@ def _lines(contrast: Contrast, families: Mapping[str, Sequence[Row]]) -> list[tu
     for family, rows in families.items():
         lines.append((family, *[""] * (len(lines[0]) - 1)))
         lines += [(f"  {label}", *rest) for label, *rest in map(cells, rows)]
-    return lines
+    return lines if any(line[-1] for line in lines[1:]) else [line[:-1] for line in lines]
 
 
 def comparison_text(contrast: Contrast, families: Mapping[str, Sequence[Row]]) -> str:

@@ -86,9 +86,9 @@ class Timing:
 
 @dataclass
 class Control:
-    """A sharpened baseline: the reference's maps raised to a power that gives them a treatment's entropy."""
+    """A sharpened baseline: the reference's maps raised to a power that gives them a treatment's entropy, or area."""
 
-    power: float
+    power: float  # geometric mean over the two folds of the images
     final: Figures
 
 
@@ -129,7 +129,8 @@ class RunResult:
     trained_seed: int | None = None  # of a run that was measured again
     differences: Mapping[str, Figures] = field(default_factory=dict)  # by treatment and tag: treatment minus reference
     margins: Mapping[str, Figures] = field(default_factory=dict)  # half of the 95 % interval of each over images
-    controls: dict[str, Control] = field(default_factory=dict)  # by treatment
+    controls: dict[str, Control] = field(default_factory=dict)  # by treatment: as sharp as its maps
+    controls_area: dict[str, Control] = field(default_factory=dict)  # as tight as its maps; former versions had none
     by_size: list[SizeGroup] | None = None
     sanity: dict[str, list[float]] | None = None  # by arm: likeness after each stage of randomisation
     gallery: list[GalleryEntry] | None = None
@@ -147,8 +148,11 @@ class RunResult:
     def finals(self) -> dict[str, Figures]:
         """The last figures of every arm and sharpened baseline."""
         found = {name: arm.final for name, arm in self.arms.items()}
-        known = (contrast for contrast in self.contrasts if contrast.treatment in self.controls)
-        return found | {contrast.control: self.controls[contrast.treatment].final for contrast in known}
+        for pair in self.contrasts:
+            for name, controls in ((pair.control, self.controls), (pair.control_area, self.controls_area)):
+                if pair.treatment in controls:
+                    found[name] = controls[pair.treatment].final
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The content of `result.json`; figures that are not defined are nan."""
@@ -179,10 +183,11 @@ class RunResult:
             **({} if self.trained_seed is None else {"trained_seed": self.trained_seed}),
             "environment": self.environment,
         }
-        if first.treatment in self.controls:
-            tree["control"] = vars(self.controls[first.treatment])
-        if several and self.controls:
-            tree["controls"] = {name: vars(control) for name, control in self.controls.items()}
+        for suffix, controls in (("", self.controls), ("_area", self.controls_area)):
+            if first.treatment in controls:
+                tree[f"control{suffix}"] = vars(controls[first.treatment])
+            if several and controls:
+                tree[f"controls{suffix}"] = {name: vars(control) for name, control in controls.items()}
         if self.by_size is not None:
             tree["by_size"] = [
                 {"size": group.size, "pictures": group.images, "from": group.low, "to": group.high, **group.figures}
@@ -210,7 +215,6 @@ class RunResult:
         model["grid"] = tuple(model["grid"])
         model["cells"] = _placement(model.get("cells"))
         model["gradient_path"] = Routes(GradientRoute(route["training"]), GradientRoute(route["evaluation"]))
-        controls = tree.get("controls") or ({first: tree["control"]} if "control" in tree else {})
         return cls(
             status=tree["status"],
             config=from_tree(tree["config"]),
@@ -224,9 +228,8 @@ class RunResult:
             trained_seed=tree.get("trained_seed"),
             differences=_by_name(tree.get("differences") or {first: tree["difference"]}),
             margins=_by_name(tree.get("differences_95") or {first: tree["difference_95"]}),
-            controls={
-                name: Control(_number(part["power"]), _figures(part["final"])) for name, part in controls.items()
-            },
+            controls=_controls(tree, first),
+            controls_area=_controls(tree, first, "_area"),
             by_size=[_size_group(line) for line in tree["by_size"]] if tree.get("by_size") is not None else None,
             sanity=(
                 {name: [_number(value) for value in curve] for name, curve in tree["sanity"].items()}
@@ -291,6 +294,13 @@ def _size_group(tree: Mapping[str, Any]) -> SizeGroup:
     line = dict(tree)
     size, images, low, high = (line.pop(key) for key in ("size", "pictures", "from", "to"))
     return SizeGroup(size, images, _number(low), _number(high), _by_name(line))
+
+
+def _controls(tree: Mapping[str, Any], first: str, suffix: str = "") -> dict[str, Control]:
+    """Sharpened baselines by treatment; with one treatment there is one key, with several another."""
+    one = {first: tree[f"control{suffix}"]} if f"control{suffix}" in tree else {}
+    found = tree.get(f"controls{suffix}") or one
+    return {name: Control(_number(part["power"]), _figures(part["final"])) for name, part in found.items()}
 
 
 def _by_name(tree: Mapping[str, Any]) -> dict[str, Figures]:

@@ -162,7 +162,7 @@ def as_json(one: Summary) -> dict[str, Any]:
 
 
 def _comparison(each: Comparison) -> dict[str, Any]:
-    reference, treatment, _ = each.contrast
+    reference, treatment = each.contrast[:2]
     return {
         "claim": _claim(each.claim),
         "indicators": {
@@ -170,6 +170,7 @@ def _comparison(each: Comparison) -> dict[str, Any]:
                 reference: row.reference,
                 treatment: row.treatment,
                 "control": row.control,
+                "control_area": row.control_area,
                 **_interval(row.interval),
                 "p_holm": row.adjusted,
                 "both_right": _interval(row.both_correct),

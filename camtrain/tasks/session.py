@@ -121,10 +121,12 @@ def measure_final(
     after = measure_after_training(context, evaluated)
     quick, found = evaluated.measured.each, record.result
     record.each = {name: {**quick.get(name, {}), **tags} for name, tags in after.measured.each.items()}
-    found.controls = {
-        pair.treatment: Control(after.powers[pair.treatment], after.measured.means[pair.control])
-        for pair in context.contrasts
+    control = {
+        name: Control(float(power.log().mean().exp()), after.measured.means[name])
+        for name, power in after.powers.items()
     }
+    found.controls = {pair.treatment: control[pair.control] for pair in context.contrasts}
+    found.controls_area = {pair.treatment: control[pair.control_area] for pair in context.contrasts}
     found.by_size, found.sanity = after.by_size, after.randomisation or None
     if context.shown:
         chosen = choose_gallery(record.each, context.shown, context.contrasts[0])

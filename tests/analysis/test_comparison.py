@@ -153,7 +153,12 @@ def test_the_sharpened_baseline_stands_beside_the_arms() -> None:
     assert found["cam/entropy"].both_correct.estimate == -1
     assert math.isnan(found["cam/pointing"].control)
     assert math.isnan(found["cam/pointing"].both_correct.margin)
-    assert "1.500" in tables.cells(found["cam/entropy"])[-1]
+    assert tables.cells(found["cam/entropy"])[-2:] == ("1.500", "")
+    assert "by area" not in tables.comparison_text(PAIR, shown)
+    both = rows(final(), intervals(final()), {"cam/entropy": 1.5}, both_correct, {"cam/entropy": 1.75})
+    heading, *lines = tables.comparison_text(PAIR, both).splitlines()
+    assert heading.endswith("  sharpened  by area")
+    assert next(line for line in lines if "entropy" in line).split()[-2:] == ["1.500", "1.750"]
 
 
 def cams(cam: CamConfig) -> dict[str, CamConfig]:

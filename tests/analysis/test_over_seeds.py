@@ -298,7 +298,7 @@ def test_every_treatment_is_compared_with_the_reference() -> None:
     assert [comparison.contrast.treatment for comparison in one.comparisons] == ["regularised", "area"]
     assert one.arms == list(THREE)
     for comparison in one.comparisons:
-        reference, treatment, control = comparison.contrast
+        reference, treatment, control, _ = comparison.contrast
         row = next(row for row in comparison.rows["concentration"] if row.indicator.tag == "cam/entropy")
         values = [(run.each[treatment]["cam/entropy"] - run.each[reference]["cam/entropy"]).numpy() for run in runs]
         assert row.interval.estimate == pytest.approx(np.mean([value.mean() for value in values]))

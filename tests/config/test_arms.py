@@ -71,6 +71,7 @@ WRONG = {
     "+arms.Area.cam.term=area": r"arms.Area: an arm is named in lower-case letters",
     "+arms.2.cam.term=area": r"arms.2: an arm is named in lower-case letters",
     "+arms.control.cam.term=area": r"arms.control: this name is taken",
+    "+arms.control_area.cam.term=area": r"arms.control_area: this name is taken",
     "+arms.tb.cam.term=area": r"arms.tb: this name is taken",
     "+arms.pictures.cam.term=area": r"arms.pictures: this name is taken",
     "arms.area.cam.term=area": r"arms.area: no such arm or setting yet; a \+ in front adds it",

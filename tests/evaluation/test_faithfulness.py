@@ -30,7 +30,7 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     batches = all_batches(image_set, Batching(4), measured)
     context = context_of({"baseline": trained, "other": network(True, 8, seed=1)}, image_set, measured)
     evaluated = evaluate(context.networks, all_batches(image_set, Batching(3)), CamVariant.gradcam, measured)
-    found = measure_faithfulness(context, evaluated, batches, {"other": 2.0}, nothing)
+    found = measure_faithfulness(context, evaluated, batches, {"control": torch.tensor([2.0, 2.0])}, nothing)
     images, _ = image_set.gather([7])
     images, target = images.float() / 255, image_set.targets[7:8]
     _, targets, maps = forward_maps(trained, images, target, CamVariant.gradcam)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from measured import context_of, network
 
-from camtrain.cam import distribution
+from camtrain.cam import distribution, stretch
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ShapesConfig
 from camtrain.data.batches import Batching, all_batches
@@ -17,7 +17,7 @@ from camtrain.evaluation.equivariance import measure_equivariance
 from camtrain.evaluation.every_epoch import evaluate
 from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.localisation import by_size, measure_localisation
-from camtrain.evaluation.sharpened import sharpened
+from camtrain.evaluation.sharpened import powers_for, sharpened
 from camtrain.metrics import concentration, localisation
 
 
@@ -30,23 +30,39 @@ def test_place_is_that_of_each_map() -> None:
     maps = evaluated.maps
     found = measure_localisation(context, evaluated, all_batches(image_set, Batching(5)))
     images, regions = image_set.gather(range(12))
+    fold, placement = context.fold, networks["baseline"].placement(images)
+    assert sorted(fold.tolist()) == [0] * 6 + [1] * 6
     controls = {}
-    for name, treatment in (("control", "regularised"), ("control:third", "third")):
-        controls[name] = sharpened(maps["baseline"], found.powers[treatment])
-        entropy = concentration.entropy(maps[treatment]).nanmean()
-        assert float(concentration.entropy(controls[name]).nanmean()) == pytest.approx(float(entropy), abs=1e-3)
+    for contrast in context.contrasts:
+        treatment = maps[contrast.treatment]
+        for name, measure in ((contrast.control, concentration.entropy), (contrast.control_area, concentration.area)):
+            controls[name] = sharpened(maps["baseline"], found.powers[name][fold])
+            powers = powers_for(maps["baseline"], treatment, fold, measure)
+            assert found.powers[name].tolist() == pytest.approx(powers.tolist())
+        for half in (0, 1):  # the power of one half gives the maps of the other what they are to have
+            other = sharpened(maps["baseline"][fold != half], float(found.powers[contrast.control][half]))
+            wanted = float(concentration.entropy(treatment[fold != half]).nanmean())
+            assert float(concentration.entropy(other).nanmean()) == pytest.approx(wanted, abs=1e-3)
+    assert list(controls) == ["control", "control_area", "control:third", "control_area:third"]
     for name, those in (*maps.items(), *controls.items()):
         means = found.measured.means[name]
-        overlap, boxes = localisation.overlap(those, regions), localisation.box_overlap(those, regions)
-        assert means["cam/iou"] == pytest.approx(float(overlap.nanmean(0).max()), abs=1e-5)
-        accuracy = [float((boxes >= level).float().mean(0).max()) for level in localisation.LEVELS]
-        assert means["cam/box_accuracy"] == pytest.approx(sum(accuracy) / 3, abs=1e-5)
-        counts = localisation.pixel_counts(those, regions)
+        overlap, boxes = (
+            measure(those, regions, placement) for measure in (localisation.overlap, localisation.box_overlap)
+        )
+        judged = [overlap[fold == half][:, overlap[fold != half].mean(0).argmax()] for half in (0, 1)]
+        assert means["cam/iou"] == pytest.approx(float(torch.cat(judged).mean()), abs=1e-5)
+        accuracy = []
+        for level in localisation.LEVELS:
+            correct = (boxes >= level).float()
+            accuracy += [correct[fold == half][:, correct[fold != half].mean(0).argmax()] for half in (0, 1)]
+        assert means["cam/box_accuracy"] == pytest.approx(float(torch.cat(accuracy).mean()), abs=1e-5)
+        counts = localisation.pixel_counts(those, regions, placement)
         assert means["cam/pxap"] == pytest.approx(float(localisation.pixel_average_precision(counts)))
     mirrored = forward_maps(
         networks["baseline"], (images.float() / 255).flip(3), image_set.targets, CamVariant.gradcam
     ).maps
-    alike = distribution.correlation(maps["baseline"].flip(2), mirrored)
+    drawn = [stretch.upsample(those, (32, 32), placement) for those in (maps["baseline"], mirrored)]
+    alike = distribution.correlation(drawn[0].flip(2), drawn[1])
     stable = measure_equivariance(context, evaluated, context.batches(measured))
     assert stable.means["baseline"]["stability/flip"] == pytest.approx(float(alike.nanmean()), abs=1e-4)
     assert [group.size for group in found.by_size] == ["small", "middle", "large", "all"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 from scipy.stats import entropy as scipy_entropy
 from torch import Tensor
 
@@ -124,11 +126,45 @@ def test_energy_and_pointing_by_hand() -> None:
     assert pointing.pointing(maps, void).item() == 1
 
 
+def test_tolerant_pointing_by_hand() -> None:
+    maps = torch.zeros(1, 100, 60)
+    maps[0, 50, 30] = 1.0
+    for (row, column), hit in {(50, 30): 1, (53, 30): 1, (52, 32): 1, (50, 27): 1, (53, 31): 0, (54, 30): 0}.items():
+        region = torch.zeros(1, 100, 60, dtype=torch.uint8)  # 3 % of the longer side are 3 pixels
+        region[0, row, column] = 1
+        assert pointing.pointing_tolerant(maps, region).item() == hit
+        assert pointing.pointing_tolerant(maps.mT, region.mT).item() == hit
+        assert pointing.pointing(maps, region).item() == (row == 50 and column == 30)
+    region[0, 50, 30] = 255  # the peak is void: the first of the others is pointed at, in the corner
+    assert pointing.pointing_tolerant(maps, region).item() == 0
+    region[0, 2, 2] = 1
+    assert pointing.pointing_tolerant(maps, region).item() == 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 99), (224, 200), (3, 4)])
+def test_tolerant_pointing_is_that_of_scipys_distances(size: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.rand(40, *size, generator=draw)
+    region = (torch.rand(40, *size, generator=draw) < 0.02).to(torch.uint8)
+    region[:, -1, -1] = 2
+    region[torch.rand(40, *size, generator=draw) < 0.1] = 255
+    expected = []
+    for one, shown in zip(maps.numpy(), region.numpy(), strict=True):
+        inside = (shown > 0) & (shown < 255)
+        away = distance_transform_edt(~inside)
+        peak = np.where(shown < 255, one, -1).argmax()
+        expected.append(float(away.flat[peak] <= 0.03 * max(size)) if inside.any() else math.nan)
+    found = pointing.pointing_tolerant(maps, region)
+    np.testing.assert_array_equal(found, expected)
+    strict = pointing.pointing(maps, region)
+    assert bool((found >= strict)[~strict.isnan()].all())
+
+
 def test_dead_maps_miss_and_images_without_object_are_left_out() -> None:
     region = torch.zeros(2, 8, 8, dtype=torch.uint8)
     region[0, :4] = 1
     maps = torch.stack([-torch.ones(2, 2), torch.ones(2, 2)])
-    for indicator in (pointing.energy_in_mask, pointing.pointing):
+    for indicator in (pointing.energy_in_mask, pointing.pointing, pointing.pointing_tolerant):
         values = indicator(maps, region)
         assert values[0] == 0
         assert math.isnan(values[1])
@@ -167,25 +203,54 @@ def test_a_map_that_is_not_finite_is_not_alive(wrong: float) -> None:
     regions = torch.ones(3, 14, 14, dtype=torch.uint8)
     figures = {name: measure(maps, regions).tolist() for name, measure in map_indicators().items()}
     assert figures["dead_rate"] == [0, 1, 0]
-    assert (figures["energy_in_mask"][1], figures["pointing"][1]) == (0, 0)
+    misses = {"energy_in_mask", "pointing", "pointing_tolerant"}
+    assert {name for name in figures if figures[name][1] == 0} == misses
     for name, values in figures.items():
         assert math.isfinite(values[0])
         assert math.isfinite(values[2])
-        assert math.isnan(values[1]) or name in ("dead_rate", "energy_in_mask", "pointing")
+        assert math.isnan(values[1]) or name in {"dead_rate", *misses}
     maps.requires_grad_()
     concentration.entropy(maps).nansum().backward()
     assert bool(maps.grad is not None and maps.grad.isfinite().all())
 
 
-def test_what_is_positive_by_rounding_alone_is_not_alive() -> None:
-    """The cells are sums of positive and negative parts, which are known to a few parts in ten millions."""
+def test_whether_a_map_is_dead_is_a_matter_of_its_positive_share_alone() -> None:
     negative, alone = -uniform(), torch.zeros(1, N, N)
     negative[0, 3, 3] = alone[0, 3, 3] = 1e-9
-    assert distribution.is_dead(torch.cat([negative, alone, negative.clamp_min(-1e-4)])).tolist() == [
-        True,
-        False,
-        False,
-    ]
+    below, above = -uniform(), -uniform()  # 48 cells of -1, and one of 0.98 or 1.02 ten-thousandths of all
+    below[0, 3, 3], above[0, 3, 3] = 48 * 0.98e-4, 48 * 1.02e-4
+    maps = torch.cat([negative, alone, below, above, torch.zeros(1, N, N), two_cells()])
+    for scale in (1e-25, 1e-20, 1e-3, 1.0, 1e20, 1e30):
+        assert distribution.is_dead(maps * scale).tolist() == [True, scale < 1e-22, True, False, True, False]
+    assert distribution.is_dead(maps.double() * 1e-100).tolist() == [True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-44, 1e-37, 1e-31, 1e-20, 1e-10, 1.0, 1e10, 1e30])
+def test_the_distribution_and_its_gradient_have_no_scale(scale: float) -> None:
+    maps = torch.randn(4, N, N, generator=torch.Generator().manual_seed(0))
+    maps[3] = -maps[3].abs()
+    given, exact = (maps * scale).requires_grad_(), maps.double().requires_grad_()
+    shares, dead = distribution.distribution(given)
+    assert dead.tolist() == [scale < 1e-32] * 3 + [True]
+    distribution.shannon(shares).sum().backward()
+    assert given.grad is not None
+    assert bool(given.grad.isfinite().all())
+    if scale >= 1e-31:
+        expected, _ = distribution.distribution(exact)
+        torch.testing.assert_close(shares, expected.float())
+        distribution.shannon(expected).sum().backward()
+        assert exact.grad is not None
+        torch.testing.assert_close(given.grad.double() * scale, exact.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_the_distribution_of_half_precision_is_in_float32(kind: torch.dtype) -> None:
+    maps = torch.randn(3, N, N, generator=torch.Generator().manual_seed(0)).mul(1e3).to(kind)
+    shares, dead = distribution.distribution(maps)
+    assert shares.dtype == torch.float32
+    assert not dead.any()
+    torch.testing.assert_close(shares.sum((1, 2)), torch.ones(3))
+    assert torch.equal(shares, distribution.distribution(maps.float())[0])
 
 
 def test_peaks() -> None:

@@ -227,22 +227,51 @@ def test_values_on_the_thresholds() -> None:
     torch.testing.assert_close(localisation.box_overlap(maps, region), expected[None])
 
 
+def one_fold(curves: Tensor) -> Tensor:
+    """All maps in one fold: the threshold is fitted on all."""
+    return torch.zeros(len(curves), dtype=torch.int64)
+
+
+def at_best(curves: Tensor) -> Tensor:
+    return localisation.at_best(curves, one_fold(curves))
+
+
+def box_accuracy(curves: Tensor) -> Tensor:
+    return localisation.box_accuracy(curves, one_fold(curves))
+
+
 def test_at_best_by_hand() -> None:
     nan = math.nan
     curves = torch.tensor([[0.1, 0.6, 0.9], [0.5, 0.6, 0.0], [nan, nan, nan]])
-    torch.testing.assert_close(localisation.at_best(curves), torch.tensor([0.6, 0.6, nan]), equal_nan=True)
-    assert localisation.at_best(torch.tensor([[0.2, 0.8], [0.8, 0.2]])).tolist() == pytest.approx([0.2, 0.8])
-    assert localisation.at_best(torch.full((2, 5), nan)).isnan().tolist() == [True, True]
-    assert localisation.at_best(torch.zeros(0, 5)).shape == (0,)
+    torch.testing.assert_close(at_best(curves), torch.tensor([0.6, 0.6, nan]), equal_nan=True)
+    assert at_best(torch.tensor([[0.2, 0.8], [0.8, 0.2]])).tolist() == pytest.approx([0.2, 0.8])
+    assert at_best(torch.full((2, 5), nan)).isnan().tolist() == [True, True]
+    assert at_best(torch.zeros(0, 5)).shape == (0,)
+
+
+def test_each_fold_is_judged_at_what_is_best_on_the_other() -> None:
+    nan = math.nan
+    curves = torch.tensor([[0.1, 0.6, 0.9], [0.5, 0.6, 0.0], [0.8, 0.2, 0.3], [nan, nan, nan], [0.7, 0.7, 0.1]])
+    # The first fold is best at the second threshold (1.2 of 2), the other at the first (1.5).
+    found = localisation.at_best(curves, torch.tensor([0, 0, 1, 1, 1]))
+    torch.testing.assert_close(found, torch.tensor([0.1, 0.5, 0.2, nan, 0.7]), equal_nan=True)
+    # The other fold has no object: all maps are taken, 2.1 of 4 at the first two thresholds, here 2.2 at the first.
+    curves[0, 0] = 0.2
+    found = localisation.at_best(curves, torch.tensor([0, 0, 0, 1, 0]))
+    torch.testing.assert_close(found, torch.tensor([0.2, 0.5, 0.8, nan, 0.7]), equal_nan=True)
 
 
 def test_box_accuracy_by_hand() -> None:
     curves = torch.tensor([[0.3, 0.7, 0.0], [0.5, 0.2, 0.1], [0.0, 0.0, 0.0], [math.nan] * 3])
     # 0.3 is best at the first threshold (2 maps); 0.5 at the first two (1 map each), so the first; 0.7 at the second.
     expected = torch.tensor([2 / 3, 2 / 3, 0.0, math.nan])
-    torch.testing.assert_close(localisation.box_accuracy(curves), expected, equal_nan=True)
-    assert localisation.box_accuracy(curves[3:]).isnan().tolist() == [True]
-    assert localisation.box_accuracy(curves[:0]).shape == (0,)
+    torch.testing.assert_close(box_accuracy(curves), expected, equal_nan=True)
+    assert box_accuracy(curves[3:]).isnan().tolist() == [True]
+    assert box_accuracy(curves[:0]).shape == (0,)
+    # The first map at the best thresholds of the others: 0.3 and 0.5 at the first, 0.7 nowhere, and so at the first.
+    # The others at those of the first map: 0.3 at the first, 0.5 and 0.7 at the second.
+    folds = localisation.box_accuracy(curves, torch.tensor([0, 1, 1, 1]))
+    torch.testing.assert_close(folds, torch.tensor([1 / 3, 1 / 3, 0.0, math.nan]), equal_nan=True)
 
 
 @given(st.integers(0, 2**31), st.integers(1, 9), st.sampled_from([torch.float32, torch.float64]))
@@ -259,7 +288,7 @@ def test_box_accuracy_by_a_double_loop(seed: int, number: int, kind: torch.dtype
             limit = torch.tensor(level, dtype=kind).item()
             shares.append(sum(value >= limit for value in known[:, step].tolist()) / len(known))
         best.append(max(shares))
-    accuracy = localisation.box_accuracy(curves)
+    accuracy = box_accuracy(curves)
     assert accuracy.dtype == kind
     assert accuracy.nanmean().item() == pytest.approx(sum(best) / 3, abs=1e-6)
     assert torch.equal(accuracy.isnan(), curves.isnan().all(1))
@@ -282,7 +311,7 @@ def test_pixel_counts_are_histograms(bins: int) -> None:
     edges = np.append(np.arange(bins) / bins, 1.0)
     known = region.numpy()
     expected = [np.histogram(marks[mask], edges)[0] for mask in (known == 0, (known > 0) & (known < 255))]
-    assert localisation.pixel_counts(maps, region, bins).tolist() == np.stack(expected).tolist()
+    assert localisation.pixel_counts(maps, region, bins=bins).tolist() == np.stack(expected).tolist()
 
 
 def wsol_area(counts: NDArray[np.int64]) -> float:
@@ -391,7 +420,7 @@ def test_ranges(seed: int, size: tuple[int, int]) -> None:
         assert torch.equal(values.isnan(), missing[:, None].expand_as(values))
         assert ((values >= 0) & (values <= 1))[~missing].all()
         assert (values[3].nan_to_num() == 0).all()
-        best = localisation.at_best(values)
+        best = at_best(values)
         assert torch.equal(best.isnan(), missing)
         if not missing.all():
             assert best.nanmean().item() == pytest.approx(values[~missing].mean(0).max().item())
@@ -399,7 +428,7 @@ def test_ranges(seed: int, size: tuple[int, int]) -> None:
         assert (curve(maps, everything).diff() <= 0).all()
     marks = localisation.scaled(maps, size)
     assert ((marks >= 0) & (marks <= 1)).all()
-    accuracy = localisation.box_accuracy(localisation.box_overlap(maps, region))
+    accuracy = box_accuracy(localisation.box_overlap(maps, region))
     assert torch.equal(accuracy.isnan(), missing)
     assert ((accuracy >= 0) & (accuracy <= 1))[~missing].all()
     counts = localisation.pixel_counts(maps, region)

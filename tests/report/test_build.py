@@ -42,6 +42,8 @@ def test_a_run_of_the_former_version_is_reported(tmp_path: Path) -> None:
     assert "Sanity" in page
     assert "By size" in page
     assert "compared with" not in page, "there is one treatment only"
+    assert "by area" not in page + tables.as_text(one), "it has no baseline sharpened to the area"
+    assert "sharpenedbaseline" in text_of(tmp_path / "page.html")
 
 
 def test_a_page_of_three_arms(three: list[Run], tmp_path: Path) -> None:
@@ -53,6 +55,9 @@ def test_a_page_of_three_arms(three: list[Run], tmp_path: Path) -> None:
     assert "--tiles: 4" in page
     assert page.count("One run is one seed") == 1
     assert "sharpened baseline, as sharp as area" in text
+    assert "sharpened baseline, as tight as area" in text
+    assert text.count("sharpenedby entropy") == text.count("sharpenedby area") == 2
+    assert text.count("by area, to the power 1.25, which gives them its mean elliptical area") == 2
     assert "area over baseline x" in text
     assert page.count("Input, map of baseline, map of regularised, map of area.") == page.count("<img")
 
@@ -150,6 +155,8 @@ def test_lines_of_the_epochs_have_a_column_for_each_arm() -> None:
 def test_tables_of_three_arms_have_one_heading_each() -> None:
     one = summarise("", [made_run(0, THREE)], ReportConfig())
     text = tables.as_text(one)
+    assert text.count("sharpened") == 2
+    assert "by area" not in text
     assert [line for line in text.splitlines() if "compared with" in line] == [
         "regularised compared with baseline",
         "area compared with baseline",

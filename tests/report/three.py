@@ -31,12 +31,14 @@ def three_arms(folder: Path, seed: int = 0) -> Run:
     old, each = read(OLD_RUN).result, read_images(OLD_RUN)
     factor = 0.9 - seed / 100
     arms = old.arms | {ADDED: ArmResult([_scaled(row, factor) for row in old.arms["regularised"].epochs])}
-    pair = contrasts(arms)[1]
+    first, pair = contrasts(arms)
     each[ADDED] = {tag: value * factor for tag, value in each["regularised"].items()}
-    each[pair.control] = dict(each["control"])
+    for name in (first.control_area, pair.control, pair.control_area):
+        each[name] = dict(each["control"])
     control = old.controls["regularised"]
+    added = (ADDED, first.control_area, pair.control, pair.control_area)
     size = [
-        replace(group, figures=group.figures | dict.fromkeys((ADDED, pair.control), group.figures["regularised"]))
+        replace(group, figures=group.figures | dict.fromkeys(added, group.figures["regularised"]))
         for group in old.by_size or []
     ]
     assert old.sanity is not None
@@ -49,6 +51,7 @@ def three_arms(folder: Path, seed: int = 0) -> Run:
         cam_shares=old.cam_shares | {ADDED: 0.3},
         timing=replace(old.timing, step=old.timing.step | {ADDED: 0.02}),
         controls=old.controls | {ADDED: Control(1.5, control.final)},
+        controls_area=dict.fromkeys((first.treatment, ADDED), Control(1.25, control.final)),
         by_size=size,
         sanity=old.sanity | {ADDED: [value * 0.5 for value in old.sanity["regularised"]]},
         differences=changes,

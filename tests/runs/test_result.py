@@ -15,7 +15,7 @@ from camtrain.data.images import in_memory
 from camtrain.errors import UserError
 from camtrain.runs.images import read_images, write_images
 from camtrain.runs.load import networks, read
-from camtrain.runs.result import RunResult, Timing, finite, reserve_folder, write
+from camtrain.runs.result import Control, RunResult, Timing, finite, reserve_folder, write
 
 
 def test_a_run_of_the_former_version_is_read_and_written_as_it_was() -> None:
@@ -79,6 +79,22 @@ def test_three_arms_are_written_and_read() -> None:
     again = type(result).from_json(json.loads(json.dumps(finite(tree))))
     assert finite(again.to_json()) == finite(tree)
     assert list(again.finals()) == ["baseline", "regularised", "area", "control", "control:area"]
+
+
+def test_baselines_sharpened_to_the_area_are_written_and_read() -> None:
+    for arms in (TWO, THREE):
+        result = made_run(0, arms).result
+        assert "control_area" not in result.to_json()
+        assert result.controls_area == {}
+        result.controls_area = {name: Control(1.5, {"cam/area": 2.0}) for name in arms[1:]}
+        tree = json.loads(json.dumps(finite(result.to_json())))
+        assert tree["control_area"] == {"power": 1.5, "final": {"cam/area": 2.0}}
+        assert ("controls_area" in tree) == (len(arms) == 3)
+        again = type(result).from_json(tree)
+        assert again.controls_area == result.controls_area
+        assert [name for name in again.finals() if name.startswith("control_area")] == (
+            ["control_area", "control_area:area"][: len(arms) - 1]
+        )
 
 
 def test_a_run_that_has_just_begun_has_no_figures(tmp_path: Path) -> None:

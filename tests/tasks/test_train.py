@@ -66,7 +66,16 @@ OTHER = {
 
 LATE = OTHER | {
     *(f"faithfulness/{name}" for name in ("drop", "increase", "deletion", "insertion", "road")),
-    *("cam/iou", "cam/box_accuracy", "cam/pxap", "stability/flip", "stability/shift", "sanity/head", "sanity/all"),
+    *(
+        "cam/iou",
+        "cam/box_accuracy",
+        "cam/pxap",
+        "stability/flip",
+        "stability/shift",
+        "stability/shift_far",
+        "sanity/head",
+        "sanity/all",
+    ),
     *("settling/with_previous", "settling/epoch", "effort/epochs_to_90", "effort/mean_performance"),
 }
 """Measured or known after the last epoch only."""
@@ -121,9 +130,10 @@ def test_result(fake_run: FinishedRun) -> None:
         pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
         assert value == pytest.approx(pair[1] - pair[0])
     assert result["control"]["power"] > 0
-    assert result["control"]["final"]["cam/entropy"] == pytest.approx(
-        result["arms"]["regularised"]["final"]["cam/entropy"], abs=1e-3
-    )
+    assert result["control_area"]["power"] > 0
+    tags, cheap = (result[name]["final"].keys() for name in ("control", "control_area"))
+    assert cheap == {tag for tag in tags if not tag.startswith("faithfulness/")}
+    assert {"cam/area", "cam/pointing_tolerant", "cam/iou", "cam/box_accuracy", "cam/pxap"} < cheap
     assert [line["size"] for line in result["by_size"]] == ["small", "middle", "large", "all"]
     assert len(result["sanity"]["baseline"]) > 2
     assert {entry["why"] for entry in result["wall"]} == {"best", "worst", "random"}
