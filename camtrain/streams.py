@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
     images = 5
     sanity = 6
     road = 7
+    blocks = 9
 
 
 def stream(seed: int, purpose: Stream, epoch: int = 0, step: int = 0) -> np.random.Generator:

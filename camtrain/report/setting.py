@@ -61,6 +61,7 @@ class SettingView(NamedTuple):
     gallery: GalleryView | None
     rules: Sequence[Part]
     comparisons: Sequence[Part]
+    faithfulness_images: int
     counts: EvaluateConfig
     sizes: Table | None
     other_maps_title: str
@@ -91,6 +92,9 @@ def view(one: Summary) -> SettingView:
             Part(heading, comparison_table(each), each.contrast.treatment, _power(each, len(one.runs) > 1))
             for heading, each in named
         ],
+        faithfulness_images=max(
+            run.result.faithfulness_images or run.result.config.evaluate.faithfulness_images or 0 for run in one.runs
+        ),
         counts=first.result.config.evaluate,
         sizes=by_size(one),
         other_maps_title=tables.other_maps_title(one.arms),

@@ -129,6 +129,7 @@ class RunResult:
     margins: Mapping[str, Figures] = field(default_factory=dict)  # half of the 95 % interval of each over images
     controls: dict[str, Control] = field(default_factory=dict)  # by treatment
     by_size: list[SizeGroup] | None = None
+    faithfulness_images: int | None = None  # on how many it was measured; None as former versions wrote it
     sanity: dict[str, list[float]] | None = None  # by arm: likeness after each stage of randomisation
     gallery: list[GalleryEntry] | None = None
     gallery_by: str | None = None  # label of the indicator that best and worst go by
