@@ -20,10 +20,10 @@ the rest, which no library has, by NumPy, SciPy and OpenCV, boxes from outlines 
 with MaxBoxAccV2.
 
 Most of the time goes into forward passes, and most of these into the curves. camtrain looks at them more often where
-they change: that makes some 15 to 27 passes of each image in all, in one of which the coherency of the map is measured
-as well. torch-cam's metric has 17 points on each curve. It computes both from one baseline, in 34 passes: for deletion to
-the mean colour and insertion from a blurred image it has to run twice, 66 passes, and half of what it computes is thrown
-away. The blur is the same. Pixels of equal value go in a fixed random order in camtrain, as they come in torch-cam. What
+they change, which makes 15 to 27 passes of each image in all, and ADCC comes with them. torch-cam's metric has 17
+points on each curve, both from one baseline, in 34 passes: for deletion to the mean colour and insertion from a blurred
+image it has to run twice, 66 passes, and half of what it computes is thrown away. Both blur alike. Pixels of equal
+value go in a fixed random order in camtrain, as they come in torch-cam. What
 the ratio is where one baseline is good enough, or where somebody writes the pair of curves by hand, is told as well.
 camtrain keeps freed memory (camtrain.device.keep_freed_memory), which a script does not do by itself: a third column
 is the script with the same setting. Told besides: the maps by grad-cam, whose backward pass goes on to the first layer;

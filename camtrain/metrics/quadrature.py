@@ -30,7 +30,7 @@ def areas(values: Values, first: Tensor, last: Tensor, tolerance: float = TOLERA
 
     with the second difference of the interval that it is a half of or, at first, at its ends. That finds where a curve
     falls and, as it need not be monotone, much of where it rises again. Two halves that are halved no further are taken
-    together by Simpson's rule, the rest by the trapezoidal rule.
+    together by Simpson's rule, the rest, and 64ths, by the trapezoidal rule.
 
     All intervals of a width are halved in one go, so that `values` is called few times, with many places. Which places
     these are depends on the curve alone.
@@ -39,7 +39,7 @@ def areas(values: Values, first: Tensor, last: Tensor, tolerance: float = TOLERA
         values: at the places in between.
         first: (curves,), the values at 0.
         last: (curves,), the values at 1.
-        tolerance: see above; negative: every 64th is looked at, by the trapezoidal rule but for the last halves.
+        tolerance: see above; negative: every 64th is looked at.
 
     Returns:
         (curves,) float64.
@@ -70,7 +70,7 @@ def areas(values: Values, first: Tensor, last: Tensor, tolerance: float = TOLERA
         halved = (_changes(left, right, _bend(left[0], middle, right[1]), width) > tolerance) & (width > 1)
         apart = torch.where(halved, 0, (left + right) / 2).sum(0)
         together = (left[0] + 4 * middle + right[1]) / 3
-        total.index_add_(0, curve, torch.where(halved.any(0), apart, together) * width / FINEST)
+        total.index_add_(0, curve, torch.where(halved.any(0) | (width == 1), apart, together) * width / FINEST)
         curve, start = curve.repeat(2), torch.cat([start, start + width])
         left, right, halved = left.flatten(), right.flatten(), halved.flatten()
     return total
