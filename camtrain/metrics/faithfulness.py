@@ -178,7 +178,7 @@ def curve_areas(
         wanted: (orders, maps) bool, which curves are asked for.
         probability: of each map's class.
         known: of these images and classes, by :func:`ends`.
-        tolerance: of :func:`camtrain.metrics.quadrature.areas`.
+        tolerance: of :func:`camtrain.metrics.quadrature.areas`, for normalised curves.
     """
     first = _first_equal(orders, wanted)
     computed = wanted & (first == torch.arange(len(orders), device=first.device)[:, None])
@@ -199,7 +199,9 @@ def curve_areas(
 
     sides = torch.stack([known.whole, known.blurred]), torch.stack([known.mean, known.whole])
     start, end = (side[inserts, row] for side in sides)
-    area = quadrature.areas(values, start, end, tolerance)
+    # As close as the normalised curve needs it, where there is one.
+    fall = torch.where(known.left_out[row], 1, (start - end).abs())
+    area = quadrature.areas(values, start, end, tolerance * fall)
     found = torch.full((2, *wanted.shape), torch.nan, dtype=known.whole.dtype, device=area.device)
     found[inserts, order, row] = area.to(found.dtype)
     return Areas(*found.gather(1, first.expand(2, -1, -1)).masked_fill(~wanted, torch.nan))
