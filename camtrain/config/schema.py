@@ -258,7 +258,7 @@ class EvaluateConfig:
     )
     faithfulness_images: int | None = setting(
         None,
-        "images on which faithfulness is measured, after the last epoch: about 200 forward passes for each; null: all,"
+        "images on which faithfulness is measured, after the last epoch: about 300 forward passes for each; null: all,"
         " or as many as cost a third of the training, but at least 64; 500 where nothing is trained",
         low=0,
     )

@@ -166,10 +166,10 @@ def curve_areas(
 
     Pixels change in the given order: to the mean colour in deletion, from a blurred image to the image itself in
     insertion. The probability is looked at after every quarter of the pixels, and in between where it changes, down to
-    every 64th; :mod:`camtrain.metrics.quadrature`. Beside 65 points, areas of single maps are off by 0.004 (drawn
-    shapes, 5 points between the ends) or 0.01 (photographs, whose curves rise and fall again and again, 11 points),
-    hardly ever to one side, and so less than with 15 equidistant points. Of equal orders of a map only the first is
-    computed.
+    every 64th; :mod:`camtrain.metrics.quadrature`. Beside 65 points, areas of single maps are off by 0.002 to 0.005
+    (drawn shapes, 5 to 12 points between the ends) or 0.01 (photographs, whose curves rise and fall again and again, 15
+    points), hardly to one side; with 15 equidistant points by 0.003 and 0.012. Of equal orders of a map only the first
+    is computed.
 
     Args:
         images: (maps, 3, height, width), normalised.
