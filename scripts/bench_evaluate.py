@@ -84,6 +84,7 @@ from camtrain.evaluation.faithfulness import Seen
 from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.metrics import faithfulness, localisation
+from camtrain.metrics.classification import BALANCED
 from camtrain.metrics.equivariance import NEAR, stability
 from camtrain.metrics.randomisation import stages
 from camtrain.networks.classifier import Classifier
@@ -198,7 +199,8 @@ class Ours:
 
     def maps(self) -> Values:
         self.evaluated = evaluate({REGULARISED: self.network}, self.case.batches, CamVariant.gradcam, self.measured)
-        means = self.evaluated.measured.means[REGULARISED]
+        means = dict(self.evaluated.measured.means[REGULARISED])
+        means.pop(BALANCED)  # no library has it
         names = {name: SHORTER.get(name, name.removeprefix("cam/").removeprefix("confidence/")) for name in means}
         return {names[name]: value for name, value in means.items()}
 
