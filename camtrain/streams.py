@@ -22,6 +22,7 @@ class Stream(enum.IntEnum):
     sanity = 6
     road = 7
     folds = 8
+    blocks = 9
 
 
 def stream(seed: int, purpose: Stream, epoch: int = 0, step: int = 0) -> np.random.Generator:

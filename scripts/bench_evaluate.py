@@ -9,7 +9,7 @@ memory. What is measured of a network's maps, but for ROAD and other maps than t
 
 - maps: the maps, accuracy and confidence, concentration, energy in mask and pointing, health;
 - localisation: overlap, MaxBoxAccV2 and PxAP at the same thresholds;
-- faithfulness: drop, increase, deletion and insertion of all N images, 17 points a curve;
+- faithfulness: drop, increase, deletion and insertion of all N images, without the curves of fixed orders;
 - stability: mirrored and moved;
 - sanity: the cascade on 32 images, eight stages.
 
@@ -19,9 +19,11 @@ curves by torch-cam's metrics, which are handed these maps; entropy, Gini index,
 the rest, which no library has, by NumPy, SciPy and OpenCV, boxes from outlines threshold by threshold, as published
 with MaxBoxAccV2.
 
-Most of the time goes into forward passes, and most of these into the curves. For them camtrain makes 34 passes of each
-image. torch-cam's metric computes both curves from one baseline, also in 34 passes: for deletion to the mean colour
-and insertion from a blurred image it has to run twice, 66 passes, and half of what it computes is thrown away. What
+Most of the time goes into forward passes, and most of these into the curves. camtrain looks at them more often where
+they change, which makes 15 to 27 passes of each image in all, and ADCC comes with them. torch-cam's metric has 17
+points on each curve, both from one baseline, in 34 passes: for deletion to the mean colour and insertion from a blurred
+image it has to run twice, 66 passes, and half of what it computes is thrown away. Both blur alike. Pixels of equal
+value go in a fixed random order in camtrain, as they come in torch-cam. What
 the ratio is where one baseline is good enough, or where somebody writes the pair of curves by hand, is told as well.
 camtrain keeps freed memory (camtrain.device.keep_freed_memory), which a script does not do by itself: a third column
 is the script with the same setting. Told besides: the maps by grad-cam, whose backward pass goes on to the first layer;
@@ -73,15 +75,16 @@ from torchvision.models import get_model
 
 from camtrain import device
 from camtrain.arms import REGULARISED
-from camtrain.cam.targets import MapTargets, is_multilabel
+from camtrain.cam.targets import is_multilabel
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
-from camtrain.evaluation.faithfulness import confidence_metrics
+from camtrain.evaluation.faithfulness import Seen
 from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.metrics import faithfulness, localisation
+from camtrain.metrics.classification import BALANCED
 from camtrain.metrics.equivariance import NEAR, stability
 from camtrain.metrics.randomisation import stages
 from camtrain.networks.classifier import Classifier
@@ -94,6 +97,7 @@ Array = NDArray[Any]
 Values = dict[str, float]
 
 SANITY = 32
+STEPS = 16  # intervals of torch-cam's curves
 BINS = 15  # of the calibration error
 PIXEL_BINS = 1000  # of PxAP
 DEAD = 1e-12  # sum of a map after ReLU, the only one that the packages give: its negative part is not known
@@ -106,7 +110,11 @@ NOTES = {
     "pointing": "where several pixels are highest: the first, or any",
     "iou": "a constant map marks everything, or nothing",
     "box accuracy": "OpenCV's outer outlines leave out a component in another's hole",
-    **dict.fromkeys(("drop", "increase", "deletion", "insertion"), "a dead map is left out, or is a map of zeros"),
+    **dict.fromkeys(("drop", "increase"), "a dead map is left out, or is a map of zeros"),
+    **dict.fromkeys(
+        ("deletion", "insertion"),
+        "points where the curve changes, or 17; equal pixels at random, or as they come; dead maps",
+    ),
 }
 """Where definitions differ."""
 
@@ -192,7 +200,8 @@ class Ours:
 
     def maps(self) -> Values:
         self.evaluated = evaluate({REGULARISED: self.network}, self.case.batches, CamVariant.gradcam, self.measured)
-        means = self.evaluated.measured.means[REGULARISED]
+        means = dict(self.evaluated.measured.means[REGULARISED])
+        means.pop(BALANCED)  # no library has it
         names = {name: SHORTER.get(name, name.removeprefix("cam/").removeprefix("confidence/")) for name in means}
         return {names[name]: value for name, value in means.items()}
 
@@ -213,9 +222,11 @@ class Ours:
     def faithfulness(self) -> Values:
         found = []
         for batch in self.case.batches:
-            targets = MapTargets.of(batch.targets)
-            found += confidence_metrics(self.network, batch.images, targets, [self.maps_of(batch)])
-        return {name: nanmean(torch.cat([figures[name] for figures in found])) for name in found[0]}
+            seen, maps = Seen.of(self.network, batch), self.maps_of(batch)
+            shown = seen.alone(maps, lambda maps: maps, CamVariant.gradcam)
+            found.append(shown | seen.curves({"own": seen.order(maps)}, {})["own"])
+        names = ("drop", "increase", "deletion", "insertion")
+        return {name: nanmean(torch.cat([figures[name] for figures in found])) for name in names}
 
     def stability(self) -> Values:
         found = []
@@ -427,7 +438,7 @@ class Libraries:
         largest = np.maximum(self.stretched.max((1, 2), keepdims=True), DEAD)
         given = Given(self.case.plain)
         softmax = partial(torch.softmax, dim=-1)
-        options: dict[str, Any] = {"steps": faithfulness.STEPS, "batch_size": self.case.batch_size}
+        options: dict[str, Any] = {"steps": STEPS, "batch_size": self.case.batch_size}
         shown = ClassificationMetric(given, softmax)
         of_blurred = DeletionInsertionMetric(given, softmax, baseline=faithfulness.blur, **options)
         of_mean = DeletionInsertionMetric(given, softmax, **options)

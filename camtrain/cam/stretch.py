@@ -11,8 +11,10 @@ Pixels are counted by their centres: pixel i reaches from i - 1/2 to i + 1/2.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -85,7 +87,21 @@ def upsample(maps: Tensor, size: tuple[int, int], placement: Placement | None = 
 
 
 def rank(stretched: Tensor) -> Tensor:
-    """Place of each pixel in the descending order of its map, 0 the highest; equal ones row by row; same shape."""
-    order = stretched.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places).reshape(stretched.shape)
+    """Place of each pixel in the descending order of its map, 0 the highest; int32 of the same shape.
+
+    Pixels of equal value, as where the map is 0, go in one random order, the same for all maps of that size: row by
+    row they would take the image apart from one side.
+
+    Args:
+        stretched: (maps, height, width).
+    """
+    drawn = _tie_breaks(stretched.shape[1] * stretched.shape[2]).to(stretched.device)
+    order = drawn[stretched.flatten(1)[:, drawn].argsort(dim=1, descending=True, stable=True)]
+    places = torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
+    return torch.empty_like(places).scatter_(1, order, places).reshape(stretched.shape)
+
+
+@lru_cache(maxsize=8)
+def _tie_breaks(pixels: int) -> Tensor:
+    """The order of equal pixels, (pixels,) int64."""
+    return torch.from_numpy(np.random.default_rng(0).permutation(pixels))

@@ -46,7 +46,7 @@ class MapTargets(NamedTuple):
         return torch.arange(len(self.rows), device=self.rows.device) - first
 
     def select(self, chosen: Tensor) -> MapTargets:
-        """Some of the maps, by (maps,) bool."""
+        """Some of the maps, by (maps,) bool, or by their numbers."""
         return self._replace(rows=self.rows[chosen], classes=self.classes[chosen], one_each=False)
 
     def apart(self) -> MapTargets:

@@ -265,8 +265,11 @@ class EvaluateConfig:
         [CamVariant.gradcam, CamVariant.gradcampp, CamVariant.layercam, CamVariant.eigencam],
         "held-out maps: class activation maps that are measured after the last epoch without being trained through",
     )
-    faithfulness_images: int = setting(
-        64, "images on which faithfulness is measured, after the last epoch: some 35 forward passes for each map", low=0
+    faithfulness_images: int | None = setting(
+        None,
+        "images on which faithfulness is measured, after the last epoch: about 300 forward passes for each; null: all,"
+        " or as many as cost a third of the training, but at least 64; 500 where nothing is trained",
+        low=0,
     )
     road_images: int = setting(
         32, "of these, images for ROAD: 9 forward passes for each map, and as many imputed images", low=0

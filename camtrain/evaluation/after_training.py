@@ -32,7 +32,7 @@ class AfterTraining:
 
 
 def measure_after_training(context: EvaluationContext, evaluated: Evaluated) -> AfterTraining:
-    """Equivariance, localisation, faithfulness, other maps and randomisation.
+    """Equivariance, localisation, other maps, faithfulness and randomisation.
 
     Args:
         context: networks and images.
@@ -44,20 +44,24 @@ def measure_after_training(context: EvaluationContext, evaluated: Evaluated) -> 
     progress("measuring localisation")
     lies = measure_localisation(context, evaluated, context.batches(measured))
     parts.append(lies.measured)
-    faithfully = context.some(measured, wanted.faithfulness_images)
-    if wanted.faithfulness_images:
-        progress("measuring faithfulness")
-        imputed = context.some(faithfully, wanted.road_images)
-        parts.append(measure_faithfulness(context, evaluated, context.batches(faithfully), lies.powers, imputed))
-    others = [method for method in dict.fromkeys(wanted.maps) if method is not context.method]
-    quick = [method for method in others if method is not CamVariant.scorecam]
+    methods = [method for method in dict.fromkeys(wanted.maps) if method is not context.method]
+    others = []
+    quick = [method for method in methods if method is not CamVariant.scorecam]
     if quick:
         progress("measuring other maps")
-        parts.append(measure_other_maps(context, context.batches(measured), quick, faithfully))
-    if CamVariant.scorecam in others:
+        others.append(measure_other_maps(context, context.batches(measured), quick))
+    if CamVariant.scorecam in methods:
         progress("measuring scorecam")
         some = context.some(measured, wanted.scorecam_images)
-        parts.append(measure_other_maps(context, context.batches(some), [CamVariant.scorecam], faithfully))
+        others.append(measure_other_maps(context, context.batches(some), [CamVariant.scorecam]))
+    parts += [other.measured for other in others]
+    if context.faithfulness_images:
+        progress("measuring faithfulness")
+        faithfully = context.some(measured, context.faithfulness_images)
+        imputed = context.some(faithfully, wanted.road_images)
+        parts.append(
+            measure_faithfulness(context, evaluated, context.batches(faithfully), lies.powers, imputed, others)
+        )
     curves = {}
     if wanted.sanity_images:
         progress("measuring randomisation")

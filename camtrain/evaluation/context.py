@@ -17,6 +17,15 @@ from camtrain.evaluation.folds import two_folds
 from camtrain.evaluation.subset import choose_images, stratified
 from camtrain.networks.capture import Captured
 
+UNTRAINED_IMAGES = 500
+"""Images on which faithfulness is measured by default, where nothing was trained."""
+
+LEAST_IMAGES = 64
+"""The same after a training too short to pay for more."""
+
+PASSES_OF_ORDER = 20
+"""Passes of an image for the curves of deletion and insertion in one order of its pixels; measured, 10 to 31."""
+
 
 @dataclass
 class EvaluationContext:
@@ -31,6 +40,8 @@ class EvaluationContext:
         seed: of the choice of images, of their two folds, and of the noise in what ROAD puts in place of pixels.
         untrained: state dict of an untrained network of the arms' architecture.
         progress: called with what is being done.
+        training_passes: passes of an image that the training took, over what there are maps of an image in the mean;
+            None where nothing was trained.
     """
 
     networks: Mapping[str, Captured]
@@ -41,6 +52,7 @@ class EvaluationContext:
     seed: int
     untrained: Callable[[], Mapping[str, Tensor]]
     progress: Callable[[str], object] = lambda _: None
+    training_passes: float | None = None
 
     def __post_init__(self) -> None:
         self.measured, self.shown = choose_images(self.targets, self.settings, self.seed)
@@ -59,3 +71,24 @@ class EvaluationContext:
     def contrasts(self) -> list[Contrast]:
         """Which arms are compared."""
         return contrasts(self.networks)
+
+    @property
+    def faithfulness_images(self) -> int:
+        """On how many of the measured images faithfulness is measured.
+
+        As configured. By default on all of them, or as many as cost a third of the training, :data:`LEAST_IMAGES` at
+        least; on :data:`UNTRAINED_IMAGES` where there was no training. The cost is counted in forward passes, so that
+        it is the same on every machine. Of each image every network has two for the ends of the curves, one for what
+        its map shows, and those of the curves in the order of its map, in three fixed orders and in those of the other
+        methods; every sharpened baseline has one for what its map shows, and those of its order.
+        """
+        count = self.settings.faithfulness_images
+        if count is None and self.training_passes is None:
+            count = UNTRAINED_IMAGES
+        elif count is None:
+            assert self.training_passes is not None
+            others = len(set(self.settings.maps) - {self.method})
+            orders = len(self.networks) * (4 + others) + len(self.contrasts)
+            passes = 3 * len(self.networks) + len(self.contrasts) + PASSES_OF_ORDER * orders
+            count = max(LEAST_IMAGES, int(self.training_passes / 3 / passes))
+        return min(count, int(self.measured.sum()))

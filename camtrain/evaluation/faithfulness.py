@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from camtrain.cam.distribution import is_dead
 from camtrain.cam.scores import probability
-from camtrain.cam.stretch import Placement
+from camtrain.cam.stretch import Placement, rank, upsample
 from camtrain.cam.targets import MapTargets
+from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
 from camtrain.evaluation.accumulate import Measured, Values, tagged
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
+from camtrain.evaluation.forward import forward_maps
+from camtrain.evaluation.other_maps import OtherMaps
 from camtrain.evaluation.sharpened import sharpened
 from camtrain.metrics import faithfulness
+from camtrain.metrics.catalogue import OTHER_MAPS
+from camtrain.metrics.localisation import centred_gaussian
 from camtrain.metrics.road import road
 from camtrain.networks.capture import Captured
+from camtrain.regions import has_object, object_mask
 from camtrain.streams import Stream, stream
+
+OF_OTHERS = ("deletion", "insertion", "gain")
+"""What is measured of maps by other methods."""
+
+Change = Callable[[Tensor], Tensor]
+"""From a network's maps to those that are measured: the same, or sharpened."""
+
+Orders = Mapping[str, tuple[Tensor, Tensor]]
+"""By name: which maps of a batch have an order of the pixels, (maps,) bool, and the place of each pixel in it, (maps,
+height, width) int32, see :func:`camtrain.cam.stretch.rank`."""
 
 
 def measure_faithfulness(
@@ -28,10 +48,10 @@ def measure_faithfulness(
     batches: Iterable[Batch],
     powers: Mapping[str, Tensor],
     imputed: Tensor,
+    others: Sequence[OtherMaps] = (),
 ) -> Measured:
     """`faithfulness/drop` and so on: of each network's own maps, and of the sharpened maps of the reference's network.
-
-    Three forward passes of each network, some 30 for each map, and 8 more for :func:`camtrain.metrics.road.road`.
+    Of maps by other methods `other_maps/<map>/gain`, `.../deletion` and `.../insertion`.
 
     Args:
         context: the networks, and which are compared.
@@ -39,76 +59,160 @@ def measure_faithfulness(
         batches: the images.
         powers: by sharpened baseline, of the images of either fold, (2,).
         imputed: (images,) bool, for which of them ROAD is measured.
+        others: maps by other methods, of these images or some of them, among others.
     """
     values = Values([*context.networks, *(contrast.control for contrast in context.contrasts)], context.count)
     for batch in batches:
-        device = batch.images.device
-        with_road = imputed[batch.indices].to(device)
-        noise = _noise(batch, with_road, context.seed)
         targets = MapTargets.of(batch.targets)
-        of_map, rows = targets.expand(batch.indices.to(device)), targets.expand(with_road)
-        some = targets.select(rows)
+        of_map = targets.expand(batch.indices.to(batch.images.device))
+        fixed = fixed_orders(batch, context.seed)
+        filled = targets.expand(imputed[batch.indices].to(batch.images.device)).nonzero().flatten()
+        noise = _noise(batch, targets.rows[filled], context.seed)
         for name, network in context.networks.items():
-            seen = {name: evaluated.maps_of(name, batch)}
+            seen = Seen.of(network, batch, evaluated.logits_of(name, batch))
+            own = evaluated.maps_of(name, batch)
+            changes: dict[str, Change] = {name: lambda maps: maps}
             for contrast in context.contrasts:
                 if contrast.reference == name:
-                    power = powers[contrast.control][context.fold[of_map.cpu()]]
-                    seen[contrast.control] = sharpened(seen[name], power)
-            figures = confidence_metrics(network, batch.images, targets, [*seen.values()])
-            for shown, of_kind in zip(seen, figures, strict=True):
-                values.add(shown, of_map, tagged("faithfulness", of_kind))
-            if len(some.rows):
-                normalised, of_class = class_probability(network, batch.images, some)
-                for shown, maps in seen.items():
-                    found = road(normalised, maps[rows], of_class, noise[some.rows], network.placement(batch.images))
-                    values.add(shown, of_map[rows], {"faithfulness/road": found})
+                    changes[contrast.control] = partial(
+                        sharpened, power=powers[contrast.control][context.fold[of_map.cpu()]]
+                    )
+            orders = {kind: seen.order(change(own)) for kind, change in changes.items()}
+            for part in others:
+                there, made = part.of(name, batch)
+                orders |= {f"{OTHER_MAPS}/{method.value}": seen.order(maps, there) for method, maps in made.items()}
+            curves = seen.curves(orders, fixed)
+            for kind, change in changes.items():
+                figures = {**seen.alone(own, change, context.method), **curves.pop(kind)}
+                values.add(kind, of_map, tagged("faithfulness", figures))
+                if len(filled):
+                    values.add(kind, of_map[filled], {"faithfulness/road": seen.road(change(own), filled, noise)})
+            for group, found in curves.items():
+                values.add(name, of_map, tagged(group, {key: found[key] for key in OF_OTHERS}))
     return values.measured()
 
 
-def _noise(batch: Batch, with_road: Tensor, seed: int) -> Tensor:
-    """Standard normal draws in the images' shape, an image's the same for all maps; nothing if no image needs any."""
-    noise = np.zeros(batch.images.shape if bool(with_road.any()) else (0,), np.float32)
-    for row in with_road.nonzero().flatten().tolist():
-        drawn = stream(seed, Stream.road, step=int(batch.indices[row]))
-        noise[row] = drawn.standard_normal(batch.images.shape[1:], np.float32)
-    return torch.from_numpy(noise).to(batch.images.device)
+class Seen(NamedTuple):
+    """A network in front of a batch, and what all measurements of its faithfulness there have in common.
 
+    Rows are maps, each of an image and one of its classes.
+    """
 
-def confidence_metrics(
-    network: Captured, images: Tensor, targets: MapTargets, several: Sequence[Tensor]
-) -> list[dict[str, Tensor]]:
-    """Every figure of :mod:`camtrain.metrics.faithfulness` by name, (maps,) each; for each of several kinds of maps."""
-    normalised, of_class = class_probability(network, images, targets)
-    known, placement = faithfulness.ends(normalised, of_class), network.placement(images)
-    return [
-        {
-            **faithfulness.confidence(normalised, maps, of_class, known.whole, placement)._asdict(),
-            **curve_areas(normalised, maps, of_class, known, placement),
+    network: Captured
+    images: Tensor  # (maps, 3, height, width), normalised
+    target: Tensor  # (maps,) int64, or (maps, classes) of 0 and 1: the class of each map alone
+    probability: faithfulness.Probability
+    known: faithfulness.Ends
+    placement: Placement | None
+
+    @classmethod
+    def of(cls, network: Captured, batch: Batch, logits: Tensor | None = None) -> Seen:
+        """Of this batch, whose logits, (batch, classes), may be known."""
+        targets = MapTargets.of(batch.targets)
+        images, of_class = class_probability(network, batch.images, targets)
+        whole = None if logits is None else probability(logits, targets)
+        target = one_hot(targets.classes, batch.targets.shape[1]) if targets.multilabel else targets.classes
+        placement = network.placement(batch.images)
+        return cls(network, images, target, of_class, faithfulness.ends(images, of_class, whole), placement)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.images.shape[2], self.images.shape[3]
+
+    def order(self, maps: Tensor, there: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Which maps are there and not dead, and the order of the pixels in each.
+
+        Args:
+            maps: (maps, height, width), before ReLU; or those of some rows.
+            there: (maps,) bool, which rows these are; None: all.
+        """
+        alive, places = ~is_dead(maps), rank(upsample(maps, self.size, self.placement))
+        if there is None:
+            return alive, places
+        every = places.new_zeros(len(there), *self.size)
+        every[there] = places
+        return there.masked_scatter(there, alive), every
+
+    def alone(self, own: Tensor, change: Change, method: CamVariant) -> dict[str, Tensor]:
+        """What is left when only what the map shows is left of the image: drop, increase and ADCC, (maps,) by name.
+
+        Args:
+            own: (maps, height, width), the network's maps, before ReLU.
+            change: to the maps that are measured.
+            method: of the network's maps.
+        """
+        maps = change(own)
+        shown = faithfulness.shown(maps, self.size, self.placement)
+        left = forward_maps(self.network, self.images * shown[:, None].to(self.images.dtype), self.target, method, True)
+        after = probability(left.logits, left.targets)
+        found = faithfulness.confidence(self.known.whole, after, maps)
+        terms = faithfulness.adcc(maps, change(left.maps), found.drop, self.size, self.placement)
+        return {**found._asdict(), **terms._asdict()}
+
+    def curves(self, orders: Orders, fixed: Orders) -> dict[str, dict[str, Tensor]]:
+        """What the curves of deletion and insertion give, (maps,) by name of the order and of the figure.
+
+        Args:
+            orders: of the maps.
+            fixed: by the name of the figure that is beside it, orders that are no map's.
+        """
+        parts = [*orders.values(), *((there & ~self.known.left_out, places) for there, places in fixed.values())]
+        wanted = torch.stack([there for there, _ in parts])
+        places = torch.stack([places for _, places in parts])
+        areas = faithfulness.curve_areas(self.images, places, wanted, self.probability, self.known)
+        contrast = areas.contrast(self.known)
+        left_out = self.known.left_out.to(contrast.dtype)
+        return {
+            name: {
+                "deletion": areas.deletion[number],
+                "insertion": areas.insertion[number],
+                **{gain: contrast[number] - contrast[at] for at, gain in enumerate(fixed, len(orders))},
+                "left_out": left_out,
+            }
+            for number, name in enumerate(orders)
         }
-        for maps in several
-    ]
+
+    def road(self, maps: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
+        """ROAD of some rows (n,), with noise (n, 3, height, width)."""
+        return road(self.images[rows], maps[rows], lambda filled: self.probability(filled, rows), noise, self.placement)
 
 
-def curve_areas(
-    normalised: Tensor,
-    maps: Tensor,
-    of_class: Callable[[Tensor], Tensor],
-    known: faithfulness.Ends,
-    placement: Placement | None,
-) -> dict[str, Tensor]:
-    """The areas under the deletion and the insertion curve, by name, (maps,) each."""
-    found = faithfulness.curves(normalised, maps, of_class, known, placement)
-    return {name: faithfulness.area_under(curve) for name, curve in found._asdict().items()}
+def fixed_orders(batch: Batch, seed: int) -> Orders:
+    """Orders of the pixels that depend on no network, by the name of the figure that is beside them."""
+    targets, (height, width) = MapTargets.of(batch.targets), batch.images.shape[2:]
+    device, count = batch.images.device, len(targets.rows)
+    _, rows, columns = faithfulness.block_counts(height, width)
+    drawn = [stream(seed, Stream.blocks, step=number).permutation(rows * columns) for number in batch.indices.tolist()]
+    blocks = rank(torch.stack([faithfulness.blocks(height, width, torch.from_numpy(places)) for places in drawn]))
+    every = torch.ones(count, dtype=torch.bool, device=device)
+    regions = targets.regions(batch.regions)
+    return {
+        "gain": (every, targets.expand(blocks.to(device))),
+        "gain_centre": (every, rank(centred_gaussian(height, width)[None]).to(device).expand(count, -1, -1)),
+        "gain_object": (has_object(regions), rank(object_mask(regions).float())),
+    }
+
+
+def _noise(batch: Batch, rows: Tensor, seed: int) -> Tensor:
+    """Standard normal draws in the images' shape for rows of the batch; an image's are the same for all maps."""
+    drawn = {
+        row: stream(seed, Stream.road, step=int(batch.indices[row])).standard_normal(batch.images.shape[1:], np.float32)
+        for row in sorted(set(rows.tolist()))
+    }
+    made = (
+        np.stack([drawn[row] for row in rows.tolist()]) if drawn else np.zeros((0, *batch.images.shape[1:]), np.float32)
+    )
+    return torch.from_numpy(made).to(batch.images.device)
 
 
 def class_probability(
     network: Captured, images: Tensor, targets: MapTargets
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+) -> tuple[Tensor, faithfulness.Probability]:
     """A normalised image for each map, and from such images, changed, to the probability of each map's class."""
     network.eval()
-    own = targets.apart()
 
-    def of_class(changed: Tensor) -> Tensor:
+    def of_class(changed: Tensor, of: Tensor | None = None) -> Tensor:
+        own = targets.apart() if of is None else targets.select(of).apart()
         with torch.no_grad():
             return probability(network.forward_normalised(changed).logits, own)
 

@@ -36,7 +36,9 @@ class Mapped(NamedTuple):
         return torch.stack([logits, per_image > 0])
 
 
-def forward_maps(network: Captured, images: Tensor, target: Tensor, method: CamVariant) -> Mapped:
+def forward_maps(
+    network: Captured, images: Tensor, target: Tensor, method: CamVariant, normalised: bool = False
+) -> Mapped:
     """The map of the class, or of every positive class, of every image. Leaves the network in evaluation mode.
 
     Args:
@@ -44,20 +46,24 @@ def forward_maps(network: Captured, images: Tensor, target: Tensor, method: CamV
         images: (batch, 3, height, width), 0..1.
         target: (batch,) int64, or (batch, classes) of 0 and 1.
         method: which map.
+        normalised: the images are so already; then this may not be the network's first pass.
     """
-    logits, targets, maps = forward_several(network, images, target, [method])
+    logits, targets, maps = forward_several(network, images, target, [method], normalised)
     return Mapped(logits, targets, maps[method])
 
 
 def forward_several(
-    network: Captured, images: Tensor, target: Tensor, methods: Sequence[CamVariant]
+    network: Captured, images: Tensor, target: Tensor, methods: Sequence[CamVariant], normalised: bool = False
 ) -> tuple[Tensor, MapTargets, dict[CamVariant, Tensor]]:
     """Maps by several methods from one forward pass and one gradient; otherwise as :func:`forward_maps`."""
-    network.eval().prepare(images)
+    network.eval()
+    if not normalised:
+        network.prepare(images)
+        images = network.normalised(images)
     route = network.head().route
     by_gradient = any(method not in EVALUATION_ONLY for method in methods)
     with torch.set_grad_enabled(by_gradient and route is not GradientRoute.closed):
-        logits, activations = network(images)
+        logits, activations = network.forward_normalised(images)
         if CamVariant.cam in methods and route is not GradientRoute.closed:
             raise UserError(f"method=cam needs {LINEAR_HEAD}, which is not what follows the layer; use gradcam")
         made = ClassMaps(logits, activations, target, EVALUATED_SCORE, head_behind(activations))
@@ -75,8 +81,7 @@ def forward_several(
         if method is CamVariant.eigencam:
             maps[method] = targets.expand(eigencam(made.activations))
         elif method is CamVariant.scorecam:
-            normalised = targets.expand(network.normalised(images))
-            maps[method] = scorecam(normalised, targets.expand(made.activations), score_of)
+            maps[method] = scorecam(targets.expand(images), targets.expand(made.activations), score_of)
         else:
             maps[method] = made.map(method)
     return made.logits, targets, maps

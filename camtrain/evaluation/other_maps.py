@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from camtrain.cam.distribution import correlation
@@ -11,16 +13,31 @@ from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
 from camtrain.evaluation.accumulate import Measured, Values, tagged
 from camtrain.evaluation.context import EvaluationContext
-from camtrain.evaluation.every_epoch import map_metrics
-from camtrain.evaluation.faithfulness import class_probability, curve_areas
+from camtrain.evaluation.every_epoch import image_of_each_map, map_metrics
 from camtrain.evaluation.forward import forward_several
-from camtrain.metrics import faithfulness
+from camtrain.metrics.catalogue import OTHER_MAPS
+
+
+class OtherMaps(NamedTuple):
+    """Maps by other methods, and what was measured of them."""
+
+    measured: Measured
+    maps: dict[str, dict[CamVariant, Tensor]]  # by network: (maps, height, width), before ReLU
+    image_of_map: Tensor  # (maps,) int64, on the CPU: number of the image of each map
+
+    def of(self, name: str, batch: Batch) -> tuple[Tensor, dict[CamVariant, Tensor]]:
+        """Which maps of a batch's images are there, bool, and these; in both, images come in the same order."""
+        own = image_of_each_map(batch)
+        chosen = torch.isin(self.image_of_map, own)
+        device = batch.images.device
+        maps = {method: maps[chosen.to(device)] for method, maps in self.maps[name].items()}
+        return torch.isin(own, self.image_of_map).to(device), maps
 
 
 def measure_other_maps(
-    context: EvaluationContext, batches: Iterable[Batch], methods: Sequence[CamVariant], faithfully: Tensor
-) -> Measured:
-    """Indicators of other maps than the trained one: `other_maps/<map>/entropy`, `.../deletion` and so on.
+    context: EvaluationContext, batches: Iterable[Batch], methods: Sequence[CamVariant]
+) -> OtherMaps:
+    """Indicators of other maps than the trained one: `other_maps/<map>/entropy` and so on, but for faithfulness.
 
     `.../with_trained` is its correlation with the trained map, `.../like_<map>` that with another one: near 1 it is the
     same map under another name, and no evidence of its own. Behind global average pooling and one linear layer HiResCAM
@@ -30,25 +47,24 @@ def measure_other_maps(
         context: the networks, and the method of the trained map.
         batches: the measured images.
         methods: which maps.
-        faithfully: (images,) bool, for which of them deletion and insertion are measured.
     """
     values = Values(context.networks, context.count)
-    for images, target, regions, numbers in batches:
-        chosen = faithfully[numbers].to(images.device)
+    kept: dict[str, dict[CamVariant, list[Tensor]]] = {
+        name: {method: [] for method in methods} for name in context.networks
+    }
+    numbers = []
+    for batch in batches:
+        numbers.append(image_of_each_map(batch))
+        of_map = numbers[-1].to(batch.images.device)
         for name, network in context.networks.items():
-            _, targets, maps = forward_several(network, images, target, [context.method, *methods])
-            of_map, rows = targets.expand(numbers.to(images.device)), targets.expand(chosen)
-            own, placement = targets.regions(regions), network.placement(images)
-            normalised, of_class = class_probability(network, images, targets.select(rows))
-            known = faithfulness.ends(normalised, of_class) if len(normalised) else None
+            _, targets, maps = forward_several(network, batch.images, batch.targets, [context.method, *methods])
+            own, placement = targets.regions(batch.regions), network.placement(batch.images)
             for at, method in enumerate(methods):
-                group = f"other_maps/{method.value}"
                 figures = map_metrics(maps[method], own, placement)
                 figures["with_trained"] = correlation(maps[method], maps[context.method])
                 for other in methods[:at]:
                     figures[f"like_{other.value}"] = correlation(maps[method], maps[other])
-                values.add(name, of_map, tagged(group, figures))
-                if known is not None:
-                    found = curve_areas(normalised, maps[method][rows], of_class, known, placement)
-                    values.add(name, of_map[rows], tagged(group, found))
-    return values.measured()
+                values.add(name, of_map, tagged(f"{OTHER_MAPS}/{method.value}", figures))
+                kept[name][method].append(maps[method])
+    made = {name: {method: torch.cat(maps) for method, maps in those.items()} for name, those in kept.items()}
+    return OtherMaps(values.measured(), made, torch.cat(numbers))

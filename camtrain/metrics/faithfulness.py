@@ -1,29 +1,40 @@
 r"""Does the network use what a map shows? Images are changed where the map is high, and the probability watched.
 
-All functions take images that are normalised, so that 0 is the mean colour, and `probability`, a function from such
-images (maps, 3, height, width) to the probability of each map's class (maps,). They are called without gradients.
-A dead map shows nothing: its values are ``nan``, and it is counted in the dead rate.
+All functions take images that are normalised, so that 0 is the mean colour, and `probability`, see
+:class:`Probability`. They are called without gradients. A dead map shows nothing: its values are ``nan``, and it is
+counted in the dead rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from camtrain.cam.distribution import is_dead
-from camtrain.cam.stretch import Placement, rank, upsample
+from camtrain.cam.distribution import correlation, is_dead, nan_where_dead
+from camtrain.cam.stretch import Placement, upsample
+from camtrain.metrics import quadrature
 
-Probability = Callable[[Tensor], Tensor]
+BLUR_SIDE, BLUR_EDGE, BLUR_SIGMA = 224, 11, 5.0
+"""Of the blurred image that insertion starts from, as published with RISE: edge and deviation of the kernel in pixels,
+in images of 224 x 224."""
 
-STEPS = 16
-"""Intervals of the deletion and insertion curves."""
+CHUNK, CHUNK_OF_GPU = 2**20, 2**22
+"""Pixels that go through the network at once while curves are measured: on a CPU more are no faster."""
 
-BLUR_EDGE, BLUR_SIGMA = 11, 5.0
-"""Of the blurred image that insertion starts from, in pixels, as published with RISE."""
+LEAST = 0.05
+"""Fall of the probability from the whole to the empty image, below which curves are not normalised."""
+
+
+class Probability(Protocol):
+    """From images (n, 3, height, width), and the numbers (n,) of the maps to whose classes they belong, to their
+    probabilities (n,). Without numbers there is an image for each map."""
+
+    def __call__(self, images: Tensor, of: Tensor | None = None, /) -> Tensor: ...
 
 
 class Ends(NamedTuple):
@@ -33,10 +44,34 @@ class Ends(NamedTuple):
     mean: Tensor  # of the mean colour: deletion ends here
     blurred: Tensor  # of the blurred image: insertion starts here
 
+    @property
+    def left_out(self) -> Tensor:
+        """Where the probability falls by less than :data:`LEAST` in one of the two curves, (maps,) bool."""
+        return self.whole - torch.maximum(self.mean, self.blurred) < LEAST
 
-def ends(images: Tensor, probability: Probability) -> Ends:
-    """What maps of the same images and classes have in common; arguments as for :func:`curves`."""
-    return Ends(probability(images), probability(torch.zeros_like(images)), probability(blur(images)))
+
+def ends(images: Tensor, probability: Probability, whole: Tensor | None = None) -> Ends:
+    """What maps of the same images and classes have in common; arguments as for :func:`curve_areas`.
+
+    `whole`, (maps,), is the probability of the unchanged images, where it is known already.
+    """
+    whole = probability(images) if whole is None else whole
+    return Ends(whole, probability(torch.zeros_like(images)), probability(blur(images)))
+
+
+def shown(maps: Tensor, size: tuple[int, int], placement: Placement | None = None) -> Tensor:
+    r"""The share of each pixel that a map shows, M: the stretched :math:`L^+` over its maximum, 0..1; 0 of a dead map.
+
+    Args:
+        maps: (maps, rows, columns), before ReLU.
+        size: height and width of the image.
+        placement: where the cells lie in it; None: in equal tiles.
+
+    Returns:
+        (maps, *size).
+    """
+    stretched = upsample(maps, size, placement)
+    return stretched / stretched.amax((1, 2), keepdim=True).clamp_min(torch.finfo(stretched.dtype).tiny)
 
 
 class Confidence(NamedTuple):
@@ -46,86 +81,174 @@ class Confidence(NamedTuple):
     increase: Tensor
 
 
-def confidence(
-    images: Tensor, maps: Tensor, probability: Probability, whole: Tensor, placement: Placement | None = None
-) -> Confidence:
+def confidence(whole: Tensor, left: Tensor, maps: Tensor) -> Confidence:
     r"""Average drop and increase in confidence (Chattopadhay et al., WACV 2018).
 
     .. math:: \text{drop} = \frac{\max(0, p(x) - p(x \odot M))}{p(x)}, \quad \text{increase} = [p(x \odot M) > p(x)]
 
-    with M the stretched :math:`L^+` over its maximum. As torch-cam's `ClassificationMetric`; grad-cam's
-    `DropInConfidence` is the numerator alone. Lower drop and higher increase are better, both 0..1. Sharper maps leave
-    less of the image, and so tend to drop more.
+    with M by :func:`shown`. As torch-cam's `ClassificationMetric`; grad-cam's `DropInConfidence` is the numerator
+    alone. Lower drop and higher increase are better, both 0..1. Sharper maps leave less of the image, and so tend to
+    drop more.
 
     Args:
-        images: (maps, 3, height, width), normalised.
+        whole: (maps,), probability of the unchanged images.
+        left: (maps,), probability of the images of which the maps' share is left, :math:`x \odot M`.
         maps: (maps, rows, columns), before ReLU.
-        probability: of each map's class.
-        whole: (maps,), that of the unchanged images.
-        placement: where the cells lie in the image; None: in equal tiles.
     """
-    shown = upsample(maps, (images.shape[2], images.shape[3]), placement)
-    shown = shown / shown.amax((1, 2), keepdim=True).clamp_min(torch.finfo(shown.dtype).tiny)
-    left = probability(images * shown[:, None].to(images.dtype))
     drop = (whole - left).relu() / whole.clamp_min(torch.finfo(whole.dtype).tiny)
-    return Confidence(*(value.masked_fill(is_dead(maps), torch.nan) for value in (drop, (left > whole).to(drop.dtype))))
+    return Confidence(*(nan_where_dead(value, is_dead(maps)) for value in (drop, (left > whole).to(drop.dtype))))
 
 
-class Curves(NamedTuple):
-    """Probability of each map's class along the two curves, (maps, steps + 1) each; nan for dead maps."""
+class Adcc(NamedTuple):
+    """The terms of ADCC but for the drop, and ADCC; (maps,) each, 0..1."""
 
-    deletion: Tensor
-    insertion: Tensor
+    coherency: Tensor
+    complexity: Tensor
+    adcc: Tensor
 
 
-def curves(
+def adcc(maps: Tensor, of_left: Tensor, drop: Tensor, size: tuple[int, int], placement: Placement | None) -> Adcc:
+    r"""Average drop, coherency and complexity in one (Poppi et al., CVPR Workshops 2021).
+
+    .. math:: \text{coherency} = \frac{1 + \rho(M(x \odot M), M)}{2}, \quad \text{complexity} = \overline{M}, \quad
+       \text{ADCC} = \frac{3}{1/\text{coherency} + 1/(1 - \text{complexity}) + 1/(1 - \text{drop})}
+
+    with M by :func:`shown` and :math:`\rho` Pearson's correlation over pixels. As in the paper and its code
+    (aimagelab/ADCC) the harmonic mean is taken for each image, and the figure of a set is the mean of these, not the
+    harmonic mean of its means. As in that code coherency is 0 where the correlation is not defined, because one of the
+    two maps is the same everywhere; and a harmonic mean with a 0 is 0. Higher coherency and ADCC, and lower complexity,
+    are better. A map that shows one pixel has hardly any complexity: the drop has to outweigh it.
+
+    Args:
+        maps: (maps, rows, columns), before ReLU.
+        of_left: (maps, rows, columns), the maps of :math:`x \odot M` by the same method, network and class.
+        drop: (maps,), by :func:`confidence`.
+        size: height and width of the image.
+        placement: where the cells lie in it; None: in equal tiles.
+    """
+    mask = shown(maps, size, placement)
+    alike = correlation(mask, shown(of_left, size, placement))
+    coherency, complexity = ((1 + alike) / 2).nan_to_num(0), mask.mean((1, 2)).clamp_max(1)
+    terms = torch.stack([coherency, 1 - complexity, 1 - drop])
+    dead = is_dead(maps)
+    return Adcc(*(nan_where_dead(value, dead) for value in (coherency, complexity, 3 / (1 / terms).sum(0))))
+
+
+class Areas(NamedTuple):
+    """Under the curves of deletion and insertion, (orders, maps) each; nan where not asked for."""
+
+    deletion: Tensor  # lower is better
+    insertion: Tensor  # higher is better
+
+    def contrast(self, known: Ends) -> Tensor:
+        r"""Insertion minus deletion, each from 0 of the empty image to 1 of the whole one, (orders, maps).
+
+        .. math:: \frac{I - p(\text{blurred})}{p(x) - p(\text{blurred})}
+            - \frac{D - p(\text{mean})}{p(x) - p(\text{mean})}
+
+        Networks differ in how the probability falls as pixels go, whichever these are. That cancels when the figure of
+        another order of the same network is taken off. Nan where :attr:`Ends.left_out`.
+        """
+        inserted = (self.insertion - known.blurred) / (known.whole - known.blurred)
+        deleted = (self.deletion - known.mean) / (known.whole - known.mean)
+        return (inserted - deleted).masked_fill(known.left_out, torch.nan)
+
+
+def curve_areas(
     images: Tensor,
-    maps: Tensor,
+    orders: Tensor,
+    wanted: Tensor,
     probability: Probability,
     known: Ends,
-    placement: Placement | None = None,
-    steps: int = STEPS,
-) -> Curves:
-    """Deletion and insertion (RISE, Petsiuk et al., BMVC 2018).
+    tolerance: float = quadrature.TOLERANCE,
+) -> Areas:
+    """Areas under the curves of deletion and insertion (RISE, Petsiuk et al., BMVC 2018), 0..1, in several orders.
 
-    Pixels change in the descending order of the stretched map: to the mean colour in deletion, from a blurred image
-    to the image itself in insertion. Pixels of equal value, as where the map is 0, change row by row.
+    Pixels change in the given order: to the mean colour in deletion, from a blurred image to the image itself in
+    insertion. The probability is looked at after every quarter of the pixels, and in between where it changes, down to
+    every 64th; :mod:`camtrain.metrics.quadrature`. Beside 65 points, areas of single maps are off by 0.002 to 0.005
+    (drawn shapes, 5 to 12 points between the ends) or 0.01 (photographs, whose curves rise and fall again and again, 15
+    points), hardly to one side; with 15 equidistant points by 0.003 and 0.012. Of equal orders of a map only the first
+    is computed.
 
     Args:
         images: (maps, 3, height, width), normalised.
-        maps: (maps, rows, columns), before ReLU.
+        orders: (orders, maps, height, width) int, the place of each pixel, 0 the first, see
+            :func:`camtrain.cam.stretch.rank`.
+        wanted: (orders, maps) bool, which curves are asked for.
         probability: of each map's class.
         known: of these images and classes, by :func:`ends`.
-        placement: where the cells lie in the image; None: in equal tiles.
-        steps: intervals; after each of them the same number of pixels more has changed, but for rounding.
+        tolerance: of :func:`camtrain.metrics.quadrature.areas`, for normalised curves.
     """
-    height, width = images.shape[2:]
-    places = rank(upsample(maps, (height, width), placement))[:, None]
-    mean, blurred = torch.zeros((), dtype=images.dtype, device=images.device), blur(images)
-    deleted, inserted = [known.whole], [known.blurred]
-    for step in range(1, steps):
-        changed = places < round(step * height * width / steps)
-        deleted.append(probability(torch.where(changed, mean, images)))
-        inserted.append(probability(torch.where(changed, images, blurred)))
-    deleted.append(known.mean)
-    inserted.append(known.whole)
-    dead = is_dead(maps)[:, None]
-    return Curves(*(torch.stack(curve, 1).masked_fill(dead, torch.nan) for curve in (deleted, inserted)))
+    first = _first_equal(orders, wanted)
+    computed = wanted & (first == torch.arange(len(orders), device=first.device)[:, None])
+    inserts, order, row = computed.expand(2, -1, -1).nonzero(as_tuple=True)
+    blurred, pixels = blur(images), orders[0, 0].numel()
+    chunk = max(1, (CHUNK if images.device.type == "cpu" else CHUNK_OF_GPU) // pixels)
+
+    def values(curves: Tensor, at: Tensor) -> Tensor:
+        """Of curves (n,) after so many 64ths of the pixels."""
+        count = (at * pixels + quadrature.FINEST // 2).div(quadrature.FINEST, rounding_mode="floor")
+        found = []
+        for number, changed in zip(torch.split(curves, chunk), torch.split(count, chunk), strict=True):
+            of, inserting = row[number], inserts[number].bool()[:, None, None]
+            whole = (orders[order[number], of] < changed[:, None, None]) == inserting
+            empty = blurred[of] * inserting[:, None]
+            found.append(probability(torch.where(whole[:, None], images[of], empty), of))
+        return torch.cat(found)
+
+    sides = torch.stack([known.whole, known.blurred]), torch.stack([known.mean, known.whole])
+    start, end = (side[inserts, row] for side in sides)
+    # As close as the normalised curve needs it, where there is one.
+    fall = torch.where(known.left_out[row], 1, (start - end).abs())
+    area = quadrature.areas(values, start, end, tolerance * fall)
+    found = torch.full((2, *wanted.shape), torch.nan, dtype=known.whole.dtype, device=area.device)
+    found[inserts, order, row] = area.to(found.dtype)
+    return Areas(*found.gather(1, first.expand(2, -1, -1)).masked_fill(~wanted, torch.nan))
 
 
-def area_under(curve: Tensor) -> Tensor:
-    """Mean of a curve by the trapezoidal rule, (maps, steps + 1) to (maps,), 0..1.
+def _first_equal(orders: Tensor, wanted: Tensor) -> Tensor:
+    """The first order that is wanted and the same as each one, of every map, (orders, maps) int64; else its own."""
+    first = torch.arange(len(orders), device=orders.device)[:, None].repeat(1, orders.shape[1])
+    for number in range(1, len(orders)):
+        for earlier in reversed(range(number)):
+            same = (orders[earlier] == orders[number]).flatten(1).all(1) & wanted[earlier]
+            first[number] = torch.where(same, earlier, first[number])
+    return first
 
-    Of a deletion curve lower is better, of an insertion curve higher.
+
+def blocks(height: int, width: int, places: Tensor) -> Tensor:
+    """A map of square blocks in a random order, (height, width), which knows nothing of the image.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        places: (n,), a permutation, of which the first ones are taken; n at least the number of blocks, see
+            :func:`block_counts`.
     """
-    return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
+    edge, rows, columns = block_counts(height, width)
+    grid = places[: rows * columns].reshape(rows, columns)
+    return grid.repeat_interleave(edge, 0).repeat_interleave(edge, 1)[:height, :width]
+
+
+def block_counts(height: int, width: int) -> tuple[int, int, int]:
+    """Edge of the blocks in pixels, an eighth of the image's shorter side, and how many rows and columns there are."""
+    edge = max(1, round(min(height, width) / 8))
+    return edge, -(-height // edge), -(-width // edge)
 
 
 def blur(images: Tensor) -> Tensor:
-    """Gaussian blur of :data:`BLUR_SIGMA` pixels, the image's edges repeated."""
-    at = torch.arange(BLUR_EDGE, dtype=images.dtype, device=images.device) - BLUR_EDGE // 2
-    weights = torch.exp(-(at**2) / (2 * BLUR_SIGMA**2))
-    weights = (weights / weights.sum()).expand(images.shape[1], 1, 1, -1)
-    half = BLUR_EDGE // 2
+    """Blur by the kernel of RISE, scaled to the image's shorter side; the image's edges are repeated.
+
+    For 224 pixels it is that of RISE's code: a point in 11 x 11 pixels, filtered by a Gaussian of deviation 5 that is
+    mirrored at their edges, and so nearly level. For others both are times side / 224; the kernel's edge is the nearest
+    odd number of pixels, 3 at least.
+    """
+    scale = min(images.shape[2:]) / BLUR_SIDE
+    half = max(1, round((BLUR_EDGE * scale - 1) / 2))
+    point = np.zeros(2 * half + 1)
+    point[half] = 1
+    weights = torch.from_numpy(ndimage.gaussian_filter1d(point, BLUR_SIGMA * scale)).to(images)
+    weights = weights.expand(images.shape[1], 1, 1, -1)
     across = conv2d(pad(images, (half, half, 0, 0), mode="replicate"), weights, groups=images.shape[1])
     return conv2d(pad(across, (0, 0, half, half), mode="replicate"), weights.mT, groups=images.shape[1])

@@ -8,7 +8,7 @@ anything of the outline is left. Conventions as in :mod:`camtrain.metrics.faithf
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch.nn.functional import max_pool2d, pad
 
 from camtrain.cam.distribution import is_dead
 from camtrain.cam.stretch import Placement, rank, upsample
-from camtrain.metrics.faithfulness import Probability
 
 NOISE = 0.01
 """Standard deviation of the noise on filled pixels, in normalised units, as published."""
@@ -90,7 +89,7 @@ def impute(images: Tensor, removed: Tensor, noise: Tensor | None = None, toleran
 def road(
     images: Tensor,
     maps: Tensor,
-    probability: Probability,
+    probability: Callable[[Tensor], Tensor],
     noise: Tensor | None = None,
     placement: Placement | None = None,
     percentiles: Sequence[float] = PERCENTILES,
@@ -105,13 +104,13 @@ def road(
     pixels by chance.
 
     As grad-cam's `ROADCombined` at the same percentiles, where the map has no equal values. Of equal ones, as where
-    the map is 0, grad-cam removes all or none; here pixels go by rank, in the descending order of the map and row by
-    row, so that always the same number is removed.
+    the map is 0, grad-cam removes all or none; here pixels go by rank, equal ones in a fixed random order
+    (:func:`camtrain.cam.stretch.rank`), so that always the same number is removed.
 
     Args:
         images: (maps, 3, height, width), normalised.
         maps: (maps, rows, columns), before ReLU.
-        probability: of each map's class.
+        probability: from images (maps, 3, height, width) to that of each map's class (maps,).
         noise: (maps, 3, height, width) standard normal draws, the same at each percentile; none if left out.
         placement: where the cells lie in the image; None: in equal tiles.
         percentiles: 0..100 each.

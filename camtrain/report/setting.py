@@ -61,6 +61,7 @@ class SettingView(NamedTuple):
     gallery: GalleryView | None
     rules: Sequence[Part]
     comparisons: Sequence[Part]
+    faithfulness_images: int
     counts: EvaluateConfig
     sizes: Table | None
     other_maps_title: str
@@ -97,6 +98,9 @@ def view(one: Summary) -> SettingView:
             )
             for heading, each in named
         ],
+        faithfulness_images=max(
+            run.result.faithfulness_images or run.result.config.evaluate.faithfulness_images or 0 for run in one.runs
+        ),
         counts=first.result.config.evaluate,
         sizes=by_size(one),
         other_maps_title=tables.other_maps_title(one.arms),

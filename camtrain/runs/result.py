@@ -132,6 +132,7 @@ class RunResult:
     controls: dict[str, Control] = field(default_factory=dict)  # by treatment: as sharp as its maps
     controls_area: dict[str, Control] = field(default_factory=dict)  # as tight as its maps; former versions had none
     by_size: list[SizeGroup] | None = None
+    faithfulness_images: int | None = None  # on how many it was measured; None as former versions wrote it
     sanity: dict[str, list[float]] | None = None  # by arm: likeness after each stage of randomisation
     gallery: list[GalleryEntry] | None = None
     gallery_by: str | None = None  # label of the indicator that best and worst go by

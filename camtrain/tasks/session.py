@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from camtrain.analysis import over_seeds
-from camtrain.cam.targets import is_multilabel
+from camtrain.cam.targets import MapTargets, is_multilabel
 from camtrain.config.schema import Config
 from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches, one_batch
@@ -41,14 +41,18 @@ def evaluation_context(
     val_set: ImageSet,
     device: torch.device,
     progress: Callable[[str], object] = lambda _: None,
+    trained_images: int | None = None,
 ) -> EvaluationContext:
-    """Networks by arm in front of the validation images of a run."""
+    """Networks by arm in front of the validation images of a run, which was trained by so many images to each arm."""
     for network in networks.values():
         network.registered = config.evaluate.registered
     trainer = config.trainer
     batching = Batching(trainer.batch_size, device, memory_format(trainer), worker_threads(trainer))
     classes, multilabel = len(val_set.classes), is_multilabel(val_set.targets)
     seed = torch_seed(config.seed, Stream.sanity)
+    maps = len(MapTargets.of(val_set.targets).rows) / len(val_set.targets)
+    # A step costs about three forward passes.
+    passes = None if trained_images is None else 3 * len(networks) * trained_images / max(maps, 1)
     return EvaluationContext(
         networks,
         val_set.targets,
@@ -58,6 +62,7 @@ def evaluation_context(
         config.seed,
         lambda: untrained(config.model, classes, image_shape(config.dataset), seed, multilabel).backbone.state_dict(),
         progress,
+        passes,
     )
 
 
@@ -118,6 +123,8 @@ def measure_final(
         val_set: the images.
         record: of the run; takes all but the arms' figures.
     """
+    if context.faithfulness_images:
+        log.info("faithfulness is measured on %d of %d images", context.faithfulness_images, context.count)
     after = measure_after_training(context, evaluated)
     quick, found = evaluated.measured.each, record.result
     record.each = {name: {**quick.get(name, {}), **tags} for name, tags in after.measured.each.items()}
@@ -128,6 +135,7 @@ def measure_final(
     found.controls = {pair.treatment: control[pair.control] for pair in context.contrasts}
     found.controls_area = {pair.treatment: control[pair.control_area] for pair in context.contrasts}
     found.by_size, found.sanity = after.by_size, after.randomisation or None
+    found.faithfulness_images = context.faithfulness_images
     if context.shown:
         chosen = choose_gallery(record.each, context.shown, context.contrasts[0])
         found.gallery_by = chosen.by.label

@@ -99,7 +99,8 @@ def train(config: Config, folder: Path) -> RunResult:
     setup = set_up(config)
     state = TrainingState(setup.arms)
     networks = {arm.name: arm.network for arm in setup.arms}
-    context = session.evaluation_context(config, networks, setup.val_set, setup.device)
+    seen = min(setup.plan.steps * config.trainer.batch_size, config.trainer.epochs * len(setup.train_set.targets))
+    context = session.evaluation_context(config, networks, setup.val_set, setup.device, trained_images=seen)
     record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
 
     # ---- train, measure, report

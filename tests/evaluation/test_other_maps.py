@@ -26,10 +26,10 @@ def test_every_map_is_measured_alone_as_with_the_trained_one(variant: CamVariant
     _, images = build_data(FakeConfig(image_size=32, val=6), 0)
     measured = torch.tensor([True, False, True, True, False, False])
     trained = CamVariant.gradcam
-    nothing = torch.zeros(6, dtype=torch.bool)
     context = context_of(networks(network()), images, measured, trained)
-    found = measure_other_maps(context, context.batches(measured), [variant], nothing)
-    alone = found.means["baseline"]
+    found = measure_other_maps(context, context.batches(measured), [variant])
+    alone = found.measured.means["baseline"]
+    assert found.image_of_map.tolist() == [0, 2, 3]
     assert {tag.split("/")[1] for tag in alone} == {variant.value}
     alike = alone.pop(f"other_maps/{variant.value}/with_trained")
     same = variant in (trained, CamVariant.cam, CamVariant.hirescam, CamVariant.xgradcam)

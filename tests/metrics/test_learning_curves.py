@@ -120,5 +120,15 @@ def test_a_map_that_a_change_kills_has_nothing_in_common_with_the_one_before() -
     assert distribution.likeness(after, maps).isnan().tolist() == [False, True, False]
 
 
-def test_rank_is_descending_and_row_by_row() -> None:
-    assert stretch.rank(torch.tensor([[[0.2, 0.9], [0.2, 0.5]]])).tolist() == [[[2, 0], [3, 1]]]
+def test_rank_is_descending_and_breaks_ties_in_one_random_order() -> None:
+    assert stretch.rank(torch.tensor([[[0.2, 0.9], [0.3, 0.5]]])).tolist() == [[[3, 0], [2, 1]]]
+    two = torch.zeros(2, 16, 16)
+    two[1, 8:] = 1
+    level, halves = stretch.rank(two)
+    assert level.flatten().sort().values.tolist() == list(range(256))
+    rows = torch.arange(256, dtype=torch.float64).reshape(16, 16)
+    assert abs(float(torch.corrcoef(torch.stack([level.flatten(), rows.flatten()]))[0, 1])) < 0.2
+    assert bool((halves[8:] < 128).all())
+    assert bool((halves[:8] >= 128).all())
+    # Within equal pixels the order is the same whatever the others are.
+    assert torch.equal(halves[8:].flatten().argsort(), level[8:].flatten().argsort())

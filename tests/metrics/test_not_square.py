@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from camtrain.cam.stretch import rank, upsample
 from camtrain.config.options import EntropyUnit, Term
 from camtrain.loss.terms import TERMS
 from camtrain.metrics import equivariance, faithfulness, localisation, road
@@ -51,22 +52,31 @@ def test_the_area_of_a_uniform_map_is_one_on_any_grid() -> None:
 
 def test_faithfulness_and_road() -> None:
     def probability(weights: Tensor) -> faithfulness.Probability:
-        return lambda images: (images.mean(1) * weights).mean((1, 2)).sigmoid()
+        def of_class(images: Tensor, _of: Tensor | None = None) -> Tensor:
+            return (images.mean(1) * weights).mean((1, 2)).sigmoid()
+
+        return of_class
 
     found = []
     for images, maps, weights in ((IMAGES, MAPS, WEIGHTS), (IMAGES.mT, MAPS.mT, WEIGHTS.mT)):
         of_class = probability(weights)
         ends = faithfulness.ends(images, of_class)
+        size = images.shape[2], images.shape[3]
+        left = of_class(images * faithfulness.shown(maps, size)[:, None])
+        found_alone = faithfulness.confidence(ends.whole, left, maps)
+        order = rank(upsample(maps + 0.5, size))[None]
+        areas = faithfulness.curve_areas(images, order, torch.ones(1, 6, dtype=torch.bool), of_class, ends)
         found.append(
             torch.stack(
                 [
-                    *faithfulness.confidence(images, maps, of_class, ends.whole),
-                    *map(faithfulness.area_under, faithfulness.curves(images, maps + 0.5, of_class, ends)),
+                    *found_alone,
+                    *faithfulness.adcc(maps, maps + 0.1, found_alone.drop, size, None),
+                    *(area[0] for area in areas),
                     road.road(images, maps + 0.5, of_class),
                 ]
             )
         )
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=5e-4)  # equal values go row by row
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=5e-4)  # equal values go at random
 
 
 def test_stability() -> None:

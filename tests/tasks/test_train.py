@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.models import get_model
 
 from camtrain.loss.balance import default_share
-from camtrain.metrics.catalogue import map_indicators
+from camtrain.metrics.catalogue import FAMILIES, map_indicators
 from camtrain.networks.small_resnet import SmallResNet
 
 TAGS = {
@@ -57,7 +57,7 @@ TAGS = {
 OTHER = {
     f"other_maps/{variant}/{name}"
     for variant in ("gradcampp", "layercam", "eigencam")
-    for name in (*map_indicators(), "with_trained", "deletion", "insertion")
+    for name in (*map_indicators(), "with_trained", "deletion", "insertion", "gain")
 } | {
     "other_maps/layercam/like_gradcampp",
     "other_maps/eigencam/like_gradcampp",
@@ -65,17 +65,8 @@ OTHER = {
 }
 
 LATE = OTHER | {
-    *(f"faithfulness/{name}" for name in ("drop", "increase", "deletion", "insertion", "road")),
-    *(
-        "cam/iou",
-        "cam/box_accuracy",
-        "cam/pxap",
-        "stability/flip",
-        "stability/shift",
-        "stability/shift_far",
-        "sanity/head",
-        "sanity/all",
-    ),
+    *(indicator.tag for family in ("faithfulness", "stability") for indicator in FAMILIES[family]),
+    *("cam/iou", "cam/box_accuracy", "cam/pxap", "sanity/head", "sanity/all"),
     *("settling/with_previous", "settling/epoch", "effort/epochs_to_90", "effort/mean_performance"),
 }
 """Measured or known after the last epoch only."""
