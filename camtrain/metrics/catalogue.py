@@ -286,7 +286,7 @@ FAMILIES = {
             "higher",
             "confidence while the map's highest pixels are shown first",
             "area under p while a blurred image becomes sharp, the map's highest pixels first; deviation of the blur"
-            " 5/224 of the image's shorter side",
+            " 5/64 of the image's shorter side",
             "0 to 1",
             places=_at(other_maps=5),
         ),

@@ -19,9 +19,13 @@ from camtrain.cam.distribution import correlation, is_dead, nan_where_dead
 from camtrain.cam.stretch import Placement, upsample
 from camtrain.metrics import quadrature
 
-BLUR_SIDE, BLUR_EDGE, BLUR_SIGMA = 224, 11, 5.0
-"""Of the blurred image that insertion starts from, as published with RISE: edge and deviation of the kernel in pixels,
-in images of 224 x 224."""
+BLUR_SIDE, BLUR_EDGE, BLUR_SIGMA = 64, 11, 5.0
+"""Of the blurred image that insertion starts from: edge and deviation of the kernel in pixels, in images of 64 x 64.
+
+It is RISE's kernel, which was published for 224 x 224. There it hides too little for a curve to begin at: in proportion
+to the image, it leaves p within .05 of that of the whole image in nine of ten generated shapes and in half of the
+photographs of animals that were tried; this one in a third and in a twelfth, hardly more than the mean colour.
+"""
 
 CHUNK, CHUNK_OF_GPU = 2**20, 2**22
 """Pixels that go through the network at once while curves are measured: on a CPU more are no faster."""
@@ -240,8 +244,8 @@ def block_counts(height: int, width: int) -> tuple[int, int, int]:
 def blur(images: Tensor) -> Tensor:
     """Blur by the kernel of RISE, scaled to the image's shorter side; the image's edges are repeated.
 
-    For 224 pixels it is that of RISE's code: a point in 11 x 11 pixels, filtered by a Gaussian of deviation 5 that is
-    mirrored at their edges, and so nearly level. For others both are times side / 224; the kernel's edge is the nearest
+    For 64 pixels it is that of RISE's code: a point in 11 x 11 pixels, filtered by a Gaussian of deviation 5 that is
+    mirrored at their edges, and so nearly level. For others both are times side / 64; the kernel's edge is the nearest
     odd number of pixels, 3 at least.
     """
     scale = min(images.shape[2:]) / BLUR_SIDE

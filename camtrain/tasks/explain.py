@@ -126,8 +126,7 @@ def explain_images(config: Config, folder: Path) -> None:
                     continue
                 found.append(describe(seen, at, paths[number], names[number], classes))
                 maps = {arm: part.maps[at] for arm, part in seen.items()}
-                view = view_of(sizes[at], rule)
-                png = drawn(images[at], maps, placement, view, found[-1], kind is not None)
+                png = drawn(images[at], maps, placement, view_of(sizes[at], rule), found[-1], kind is not None)
                 write(folder, png, maps, found[-1])
             bar.update(numbers[-1] + 1 - bar.n)
     wrong = not_finite(dict(zip(trained, faults.tolist(), strict=True)), f"{len(paths)} images")
