@@ -41,13 +41,13 @@ def test_localisation(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
 def test_terms(term: Term) -> None:
     shares = MAPS.relu() / MAPS.relu().sum((1, 2), keepdim=True)
     ways = (shares, REGIONS), (shares.mT, REGIONS.mT)
-    one, other = (TERMS[term](part, EntropyUnit.normalised, region) for part, region in ways)
+    one, other = (TERMS[term](part, EntropyUnit.normalised, region, None) for part, region in ways)
     torch.testing.assert_close(one, other)
 
 
 def test_the_area_of_a_uniform_map_is_one_on_any_grid() -> None:
     shares = torch.full((1, 4, 7), 1 / 28, dtype=torch.float64)
-    assert float(TERMS[Term.area](shares, EntropyUnit.nats, None)) == pytest.approx(1, abs=1e-3)
+    assert float(TERMS[Term.area](shares, EntropyUnit.nats, None, None)) == pytest.approx(1, abs=1e-3)
 
 
 def test_faithfulness_and_road() -> None:
