@@ -19,6 +19,7 @@ from camtrain.analysis.comparison import rows
 from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import differences
 from camtrain.arms import contrasts, is_control
+from camtrain.cam.stretch import upsample
 from camtrain.config.options import CamVariant, check_range
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
@@ -38,7 +39,13 @@ Given = Iterable[Sequence[Tensor]]
 """Batches as a data loader gives them: (images, targets) or (images, targets, regions)."""
 
 
-def maps(net: Captured, images: Tensor, target: Tensor | int | None = None, method: str = "gradcam") -> Tensor:
+def maps(
+    net: Captured,
+    images: Tensor,
+    target: Tensor | int | None = None,
+    method: str = "gradcam",
+    stretched: bool = False,
+) -> Tensor:
     r"""Class activation maps :math:`L` before ReLU, in evaluation mode and detached.
 
     Args:
@@ -48,10 +55,13 @@ def maps(net: Captured, images: Tensor, target: Tensor | int | None = None, meth
             that the network predicts.
         method: cam, gradcam, gradcampp, hirescam, xgradcam, layercam, eigencam or scorecam; formulas and sources are
             in :mod:`camtrain.cam.methods`.
+        stretched: :math:`L^+` at the size of the images, from where the cells lie in them
+            (:mod:`camtrain.networks.geometry`; as other tools do where `net.registered` is false).
 
     Returns:
         (maps, cells in height, cells in width), float32 or wider: a map for each image, or, of several classes per
-        image, for each positive class. What speaks for the class is :math:`L^+ = \max(L, 0)`.
+        image, for each positive class. What speaks for the class is :math:`L^+ = \max(L, 0)`. If `stretched`,
+        (maps, height, width).
 
     Raises:
         UserError: there is no such method, or it is not defined for this network.
@@ -77,7 +87,10 @@ def maps(net: Captured, images: Tensor, target: Tensor | int | None = None, meth
         else:
             with torch.no_grad():
                 classes = net(images).logits.argmax(1)
-        return forward_maps(net, images, classes, chosen).maps
+        made = forward_maps(net, images, classes, chosen).maps
+        if not stretched:
+            return made
+        return upsample(made, (images.shape[2], images.shape[3]), net.placement(images))
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,8 @@ def compare(networks: Mapping[str, Captured], batches: Given, method: str = "gra
             void, other values the object, of several classes its class number plus 1. All are kept in memory.
         method: of the maps that are measured.
         settings: those of the configuration's section `evaluate`: `max_images`, `maps`, `faithfulness_images`,
-            `road_images`, `scorecam_images`. The randomisation test needs fresh networks and is left to the command.
+            `road_images`, `scorecam_images`, `registered`. The randomisation test needs fresh networks and is left to
+            the command.
 
     Raises:
         UserError: there is no such method or setting, or there are no images.
@@ -192,7 +206,7 @@ def _measured(networks: Mapping[str, Captured], batches: Given, method: str, set
     context = EvaluationContext(
         networks, targets, chosen_batches, _method(method), _settings(settings), seed=0, untrained=dict
     )
-    with _evaluating(*networks.values()):
+    with _evaluating(*networks.values(), registered=context.settings.registered):
         evaluated = evaluate(networks, chosen_batches(None), context.method, context.measured)
         if evaluated.not_finite:
             raise Diverged(", ".join(evaluated.not_finite.values()))
@@ -235,14 +249,15 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
 
 
 @contextmanager
-def _evaluating(*networks: Captured) -> Iterator[None]:
-    """Evaluation mode in the networks' own precision for as long as it lasts; then each module is in its own again."""
+def _evaluating(*networks: Captured, registered: bool = True) -> Iterator[None]:
+    """Evaluation mode in the networks' own precision for as long as it lasts; then all is as it was."""
     for network in networks:
         if not isinstance(network, Captured):
             raise UserError(f"{type(network).__name__}: the network is not captured; give camtrain.capture(model)")
     modes = [(module, module.training) for network in networks for module in network.modules()]
+    before = [network.registered for network in networks]
     for network in networks:
-        network.eval()
+        network.eval().registered &= registered
     device = next(networks[0].parameters()).device.type
     try:
         with torch.inference_mode(False), torch.autocast(device, enabled=False):
@@ -250,6 +265,8 @@ def _evaluating(*networks: Captured) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        for network, own in zip(networks, before, strict=True):
+            network.registered = own
 
 
 def _numbered(batches: Given) -> Iterator[Batch]:

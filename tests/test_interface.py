@@ -17,6 +17,8 @@ from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import camtrain
+from camtrain.cam.stretch import upsample
+from camtrain.metrics.pointing import energy_in_mask
 from camtrain.networks.capture import Captured
 
 
@@ -51,7 +53,24 @@ def test_maps_are_those_of_the_library(method: str, theirs: type) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(camtrain.maps(net, images), camtrain.maps(net, images, predicted))
     assert plain.training
+    drawn = camtrain.maps(net, images, 2, stretched=True)
+    torch.testing.assert_close(drawn, upsample(camtrain.maps(net, images, 2), (32, 32), net.cells(images)))
     assert torch.equal(camtrain.maps(net, images, 2), camtrain.maps(net, images, torch.tensor([2, 2])))
+
+
+def test_cells_are_tiles_where_that_is_asked_for() -> None:
+    networks, batches = measured_networks()
+    quick = {"faithfulness_images": 0}
+    found = camtrain.compare(networks, batches, **quick)
+    again = camtrain.compare(networks, batches, **quick, registered=False)
+    assert all(net.registered for net in networks.values())
+    for name, net in networks.items():
+        assert found.figures[name]["cam/entropy"] == again.figures[name]["cam/entropy"]
+        maps = torch.cat([camtrain.maps(net, images, targets) for images, targets, _ in batches])
+        regions = torch.cat([region for _, _, region in batches])
+        for figures, placement in ((found.figures, net.cells(batches[0][0])), (again.figures, None)):
+            expected = float(energy_in_mask(maps, regions, placement).double().mean())
+            assert figures[name]["cam/energy_in_mask"] == pytest.approx(expected)
 
 
 def measured_networks() -> tuple[dict[str, Captured], list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
