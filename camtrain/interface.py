@@ -299,7 +299,8 @@ def _settings(settings: Mapping[str, Any]) -> EvaluateConfig:
     for name, value in settings.items():
         if name not in known:
             raise UserError(f"{name}: no such setting; there are {', '.join(known)}")
-        if name != "maps" and value is not None:
-            check_range(name, value, known[name].metadata["range"])
+        allowed = known[name].metadata["range"]
+        if name != "maps" and value is not None and allowed is not None:
+            check_range(name, value, allowed)
     named = {"maps": [_method(each, "maps") for each in settings["maps"]]} if "maps" in settings else {}
     return dataclasses.replace(ours, **{**settings, **named})
