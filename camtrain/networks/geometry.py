@@ -35,6 +35,9 @@ Forward = Callable[[Tensor], Mapping[str, Tensor]]
 LOOKED_AT = 8
 """Images by which a centre is measured."""
 
+LARGE = 2
+"""Fields of more than so many times the image's side are looked at twice."""
+
 CONTRADICTED = 0.25
 """Cells by which gradients have to deviate from the geometry to be believed rather than it."""
 
@@ -59,14 +62,20 @@ def followed(forward: Forward, image: Tensor) -> dict[str, Placement | None]:
 def placed(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
     """Where the cells of a layer lie: by the geometry of the layers, unless the network's gradients contradict it.
 
-    A field that is larger than the image has no geometry to speak of: what the padding cuts off is missing on one side,
-    and training makes up for the rest. EfficientNet-Lite0 as pretrained sees what is half a cell beside its geometry.
+    A field that is much larger than the image has no geometry to speak of: what the padding cuts off is missing on one
+    side, and training makes up for the rest. EfficientNet-Lite0 as pretrained sees what is half a cell beside its
+    geometry. Smaller fields are believed, which images of little content would mislead gradients about.
 
     Args:
         forward: from images to activations (batch, channels, height, width), in evaluation mode.
         images: as for :func:`measured`.
     """
-    found, seen = followed(lambda image: {"": forward(image)}, images[:1])[""], measured(forward, images)
+    found = followed(lambda image: {"": forward(image)}, images[:1])[""]
+    if found is not None and all(
+        axis.field <= LARGE * side for axis, side in zip(found, images.shape[2:], strict=True)
+    ):
+        return found
+    seen = measured(forward, images)
     if found is None:
         return seen
     apart = [
@@ -85,13 +94,16 @@ def measured(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
 
     Args:
         forward: from images to activations (batch, channels, height, width), in evaluation mode.
-        images: (batch, channels, height, width), as the network takes them, of which :data:`LOOKED_AT` are used; where
-            they are nothing but zeros, only a size that is, noise takes their place.
+        images: (batch, channels, height, width), as the network takes them, of which :data:`LOOKED_AT` are used, as
+            they are and mirrored, so that it does not count where they show something; where they are nothing but
+            zeros, only a size that is, noise takes their place.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         noise = torch.randn(LOOKED_AT, *images.shape[1:], generator=generator)
-        given = (images[:LOOKED_AT].detach().clone() if bool(images.any()) else noise.to(images)).requires_grad_()
+        some = images[:LOOKED_AT].detach()
+        ways = [some, some.flip(2), some.flip(3), some.flip(2, 3)] if bool(images.any()) else [noise.to(images)]
+        given = torch.cat(ways).requires_grad_()
         grid = forward(given)
         signs = torch.randint(0, 2, grid.shape[:2], generator=generator).to(grid) * 2 - 1
         middle = [sorted({(side - 1) // 2, side // 2}) for side in grid.shape[2:]]

@@ -34,8 +34,9 @@ def double(name: str) -> Classifier:
 
 
 def made() -> Batch:
-    images, *others = batch()
-    return Batch(images[:, :, ::2, ::2].double(), *others)
+    """Of classes whose maps are alive, so that halves of the batch count as many."""
+    images, _, *others = batch()
+    return Batch(images[:, :, ::2, ::2].double(), torch.tensor([0, 2, 2, 0]), *others)
 
 
 def gradients(net: torch.nn.Module, run: Callable[[], None]) -> dict[str, Tensor]:

@@ -200,11 +200,11 @@ def test_what_cannot_be_followed_is_measured() -> None:
 
 
 def test_gradients_that_contradict_the_geometry_are_believed() -> None:
-    off = nn.Conv2d(3, 4, 9, stride=4, padding=4)
+    off = nn.Conv2d(3, 4, 81, stride=4, padding=40)
     with torch.no_grad():
-        off.weight.zero_()[:, :, 1, 4] = 1  # three rows above the middle of the kernel
+        off.weight.zero_()[:, :, 37, 40] = 1  # three rows above the middle of the kernel
     net = camtrain.capture(nn.Sequential(off, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), "0")
     found = net.cells(torch.rand(4, 3, 32, 32))
     assert (found.rows.first, found.columns.first) == pytest.approx((-3, 0), abs=0.01)
-    off.weight.data[:, :, 4, 4] = 30
-    assert camtrain.capture(net.backbone, "0").cells(torch.rand(4, 3, 32, 32)).rows == (0, 4, 9)
+    off.weight.data[:, :, 40, 40] = 30
+    assert camtrain.capture(net.backbone, "0").cells(torch.rand(4, 3, 32, 32)).rows == (0, 4, 81)

@@ -30,10 +30,11 @@ def test_a_layer_that_the_score_does_not_depend_on_is_refused_and_the_last_one_n
 def test_survey_names_every_layer_with_its_path() -> None:
     chosen, found = survey(ModelConfig(name="resnet18"), 3, (3, 64, 64))
     assert chosen == "layer4"
-    assert found["layer4"] == (
-        Layer(512, 4, 4, Layout.channels_first),
-        Routes(GradientRoute.closed, GradientRoute.closed),
-    )
+    layer, routes, placement = found["layer4"]
+    assert layer == Layer(512, 4, 4, Layout.channels_first)
+    assert routes == Routes(GradientRoute.closed, GradientRoute.closed)
+    assert placement is not None
+    assert placement.rows == placement.columns == (0, 16, 223)
     assert found["layer4.1.conv2"][1] == Routes(GradientRoute.mixed, GradientRoute.autograd)
     assert found["layer1"][0].grid == (32, 32)
     assert "layer1.0.relu" not in found, "it is used twice"

@@ -297,8 +297,8 @@ def test_other_networks_are_told_by_how_much_matches(state: State, tmp_path: Pat
     assert "all its names begin with module.layers.a." in text
     torch.save({**state, "layer3.1.weight": torch.ones(3)}, path)  # a block more, all else as it should be
     assert f"{len(state)} of its {len(state)} tensors match, the file has the unknown layer3.1.weight" in refusal(path)
-    torch.save({**state, "conv1.weight": torch.ones(8, 1, 3, 3)}, path)
-    assert "the file has conv1.weight as 8 x 1 x 3 x 3 instead of 8 x 3 x 3 x 3" in refusal(path)
+    torch.save({**state, "conv1.weight": torch.ones(8, 1, 4, 4)}, path)
+    assert "the file has conv1.weight as 8 x 1 x 4 x 4 instead of 8 x 3 x 4 x 4" in refusal(path)
     torch.save(get_model("squeezenet1_1", num_classes=7).state_dict(), path)
     assert refusal(path).endswith("; they may be squeezenet1_1's")
 

@@ -119,7 +119,10 @@ def test_result(fake_run: FinishedRun) -> None:
         assert of_arm["final"]["settling/with_final"] == pytest.approx(1, abs=1e-5)
     for tag, value in result["difference"].items():
         pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
-        assert value == pytest.approx(pair[1] - pair[0])
+        if "/gain" in tag:  # of the images that have one in both arms, of which so small a run may have none
+            assert value is None or -2 <= value <= 2
+        else:
+            assert value == pytest.approx(pair[1] - pair[0])
     assert result["control"]["power"] > 0
     assert result["control_area"]["power"] > 0
     tags, cheap = (result[name]["final"].keys() for name in ("control", "control_area"))
@@ -156,7 +159,8 @@ def test_tensorboard_has_identical_tags_in_both_arms(fake_run: FinishedRun) -> N
         events = EventAccumulator(str(run / "tb" / arm))
         events.Reload()
         tags = events.Tags()
-        assert set(tags["scalars"]) == TAGS | LATE
+        final = result["arms"][arm]["final"]
+        assert set(tags["scalars"]) == {tag for tag in TAGS | LATE if final[tag] is not None}
         assert all(len(events.Scalars(tag)) <= 2 for tag in tags["scalars"])
         assert {"config/text_summary", "comparison/text_summary"} <= set(tags["tensors"])
         entropy = [event.value for event in events.Scalars("cam/entropy")]
