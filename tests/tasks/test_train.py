@@ -22,6 +22,7 @@ from torchvision.models import get_model
 from camtrain.loss.balance import default_share
 from camtrain.metrics.catalogue import FAMILIES, map_indicators
 from camtrain.networks.small_resnet import SmallResNet
+from camtrain.runs.images import read_images
 
 TAGS = {
     "accuracy/train",
@@ -117,12 +118,15 @@ def test_result(fake_run: FinishedRun) -> None:
         assert of_arm["final"].keys() == TAGS | LATE
         assert of_arm["epochs"][0].keys() == TAGS | {"settling/with_previous"}
         assert of_arm["final"]["settling/with_final"] == pytest.approx(1, abs=1e-5)
+    each = read_images(run)
     for tag, value in result["difference"].items():
         pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
-        if "/gain" in tag:  # of the images that have one in both arms, of which so small a run may have none
-            assert value is None or -2 <= value <= 2
+        before, after = (each[arm].get(tag) for arm in ("baseline", "regularised"))
+        if before is not None and after is not None:  # of the images that have a value in both arms
+            expected = float((after - before).nanmean())
         else:
-            assert value == pytest.approx(pair[1] - pair[0])
+            expected = pair[1] - pair[0]
+        assert value is None if math.isnan(expected) else value == pytest.approx(expected, abs=1e-6), tag
     assert result["control"]["power"] > 0
     assert result["control_area"]["power"] > 0
     tags, cheap = (result[name]["final"].keys() for name in ("control", "control_area"))
