@@ -121,11 +121,9 @@ def test_result(fake_run: FinishedRun) -> None:
     each = read_images(run)
     for tag, value in result["difference"].items():
         pair = [result["arms"][arm]["final"][tag] for arm in ("baseline", "regularised")]
-        before, after = (each[arm].get(tag) for arm in ("baseline", "regularised"))
-        if before is not None and after is not None:  # of the images that have a value in both arms
-            expected = float((after - before).nanmean())
-        else:
-            expected = pair[1] - pair[0]
+        both = [each[arm][tag] for arm in ("baseline", "regularised") if tag in each[arm]]
+        # Of the images that have a value in both arms.
+        expected = float((both[1] - both[0]).nanmean()) if len(both) == 2 else pair[1] - pair[0]
         assert value is None if math.isnan(expected) else value == pytest.approx(expected, abs=1e-6), tag
     assert result["control"]["power"] > 0
     assert result["control_area"]["power"] > 0
