@@ -3,7 +3,7 @@
 
     scripts/registration.py [FILE]
 
-Networks are untrained, and images have 224 pixels. A map is how much a dot changes the layer's activations, the norm
+Networks are untrained, and images have 448 pixels. A map is how much a dot changes the layer's activations, the norm
 over channels, of several dots one by one, as the mean over networks of different seeds. Printed is how far the maps'
 centroids lie from the dots on average.
 """
@@ -30,10 +30,10 @@ NETWORKS = {
     "EfficientNet-Lite0 (timm)": ("timm/tf_efficientnet_lite0", "bn2"),
     "ViT-tiny (timm)": ("timm/vit_tiny_patch16_224", "blocks"),
 }
-SIZE, SEEDS = 224, 4
-PLACES = [(row, column) for row in range(64, 160, 24) for column in range(64, 160, 24)]
-SHOWN = 5  # which of these
-DOT = 8
+SIZE, SEEDS = 448, 3
+PLACES = [(row, column) for row in range(176, 272, 32) for column in range(176, 272, 32)]
+SHOWN = 3  # which of these
+DOT = 16
 
 
 def main() -> None:
@@ -76,7 +76,8 @@ def made(name: str) -> Any:
         return get_model(name)
     import timm
 
-    return timm.create_model(name.removeprefix("timm/"))
+    sized = {"img_size": SIZE} if "vit_" in name else {}
+    return timm.create_model(name.removeprefix("timm/"), **sized)
 
 
 def apart(stretched: Tensor) -> tuple[float, float]:

@@ -74,7 +74,7 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     each = found.each["baseline"]
     for name, values in (("drop", drops), ("deletion", deletions)):
         expected = float(torch.cat(values).nanmean())
-        assert float(each[f"faithfulness/{name}"][7]) == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        assert float(each[f"faithfulness/{name}"][7]) == pytest.approx(expected, abs=1e-3, nan_ok=True)
     assert each["faithfulness/drop"][:6].isnan().all()
     assert "faithfulness/road" not in each
     # The control's maps are sharper, and so leave less to see.
