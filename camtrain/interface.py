@@ -31,6 +31,7 @@ from camtrain.evaluation.every_epoch import evaluate
 from camtrain.evaluation.forward import forward_maps
 from camtrain.networks.capture import Captured
 from camtrain.networks.classifier import Classifier
+from camtrain.networks.layers import evaluating
 from camtrain.report.tables import comparison_text
 from camtrain.runs import load
 from camtrain.runs.result import RunResult
@@ -254,17 +255,14 @@ def _evaluating(*networks: Captured, registered: bool = True) -> Iterator[None]:
     for network in networks:
         if not isinstance(network, Captured):
             raise UserError(f"{type(network).__name__}: the network is not captured; give camtrain.capture(model)")
-    modes = [(module, module.training) for network in networks for module in network.modules()]
     before = [network.registered for network in networks]
     for network in networks:
-        network.eval().registered &= registered
-    device = next(networks[0].parameters()).device.type
+        network.registered &= registered
+    full = torch.autocast(next(networks[0].parameters()).device.type, enabled=False)
     try:
-        with torch.inference_mode(False), torch.autocast(device, enabled=False):
+        with evaluating(*networks), torch.inference_mode(False), full:
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for network, own in zip(networks, before, strict=True):
             network.registered = own
 

@@ -60,12 +60,19 @@ def weights(pixels: int, cells: int, axis: Axis | None, like: Tensor) -> Tensor:
         axis: where these lie; None: in equal tiles.
         like: whose type and device it has.
     """
+    return _weights(pixels, cells, axis, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # they serve in training as well
+def _weights(pixels: int, cells: int, axis: Axis | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: a training step would have to wait for them on their way to the device."""
     if axis is None:
-        unit = torch.eye(cells, dtype=like.dtype, device=like.device)[:, None, :, None]
+        unit = torch.eye(cells, dtype=dtype, device=device)[:, None, :, None]
         return interpolate(unit, (pixels, 1), mode="bilinear", align_corners=False)[:, 0, :, 0].mT
     at = (torch.arange(pixels, dtype=torch.float64) - axis.first) / axis.step
     hat = 1 - (at.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()
-    return hat.clamp_min(0).to(like)
+    return hat.clamp_min(0).to(device, dtype)
 
 
 def upsample(maps: Tensor, size: tuple[int, int], placement: Placement | None = None) -> Tensor:

@@ -25,7 +25,7 @@ from camtrain.config.options import Score
 from camtrain.errors import UserError
 from camtrain.networks.geometry import LOOKED_AT, followed, placed
 from camtrain.networks.head_layer import linear_head
-from camtrain.networks.layers import as_layer, find, first_tensor, from_grid, to_grid
+from camtrain.networks.layers import as_layer, evaluating, find, first_tensor, from_grid, to_grid
 
 
 class Output(NamedTuple):
@@ -149,15 +149,9 @@ class Captured(nn.Module):
     @contextmanager
     def _looking(self) -> Iterator[None]:
         """For as long as it lasts evaluation mode and full precision."""
-        modes = [(module, module.training) for module in self.modules()]
         full = torch.autocast(next(self.parameters()).device.type, enabled=False)
-        with torch.inference_mode(False), torch.random.fork_rng([]), full:
-            self.eval()
-            try:
-                yield
-            finally:
-                for module, mode in modes:
-                    module.training = mode
+        with evaluating(self), torch.inference_mode(False), torch.random.fork_rng([]), full:
+            yield
 
     def release(self) -> None:
         """Take the hooks off the network; after that it captures nothing."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import torch
@@ -247,15 +247,25 @@ def run_once(network: nn.Module, shape: tuple[int, int, int], handles: Sequence[
     Raises:
         UserError: the network cannot take images of this size.
     """
-    modes = [(module, module.training) for module in network.modules()]
     like = next(network.parameters(), torch.empty(0))
     try:
-        with torch.no_grad():
-            return network.eval()(torch.zeros(1, *shape, device=like.device, dtype=like.dtype))
+        with evaluating(network), torch.no_grad():
+            return network(torch.zeros(1, *shape, device=like.device, dtype=like.dtype))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise wrong_size(shape[1:], error) from error
     finally:
-        for module, mode in modes:
-            module.training = mode
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as it lasts; then each module is in its own again."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,7 +50,9 @@ def measured_of(
 
 
 @pytest.mark.parametrize("objects", [1, 3])
-def test_faithfulness_is_that_of_each_map(objects: int) -> None:
+def test_faithfulness_is_that_of_each_map(objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # At every 64th: where a curve is looked at otherwise hangs on its last digit, and so on the batch.
+    monkeypatch.setattr(faithfulness, "curve_areas", partial(faithfulness.curve_areas, tolerance=-1.0))
     image_set, which = shapes(10, objects), torch.arange(10) >= 6
     trained = network(True, 8)
     found = measured_of({"baseline": trained, "other": network(True, 8, seed=1)}, image_set, which)
@@ -74,7 +77,7 @@ def test_faithfulness_is_that_of_each_map(objects: int) -> None:
     each = found.each["baseline"]
     for name, values in (("drop", drops), ("deletion", deletions)):
         expected = float(torch.cat(values).nanmean())
-        assert float(each[f"faithfulness/{name}"][7]) == pytest.approx(expected, abs=1e-3, nan_ok=True)
+        assert float(each[f"faithfulness/{name}"][7]) == pytest.approx(expected, abs=1e-5, nan_ok=True)
     assert each["faithfulness/drop"][:6].isnan().all()
     assert "faithfulness/road" not in each
     # The control's maps are sharper, and so leave less to see.
