@@ -85,7 +85,7 @@ from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.metrics import faithfulness, localisation
 from camtrain.metrics.classification import BALANCED
-from camtrain.metrics.equivariance import NEAR, stability
+from camtrain.metrics.equivariance import NEAR, Changed, changed, stability
 from camtrain.metrics.randomisation import stages
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.zoo import OWN
@@ -231,11 +231,12 @@ class Ours:
     def stability(self) -> Values:
         found = []
         for batch in self.case.batches:
-
-            def again(changed: Tensor, targets: Tensor = batch.targets) -> Tensor:
-                return forward_maps(self.network, changed, targets, CamVariant.gradcam).maps
-
-            found.append(stability(batch.images, self.maps_of(batch), again))
+            maps, size = self.maps_of(batch), (batch.images.shape[2], batch.images.shape[3])
+            after = [
+                forward_maps(self.network, images, batch.targets, CamVariant.gradcam).maps
+                for images in changed(batch.images, (maps.shape[1], maps.shape[2]))
+            ]
+            found.append(stability(maps, Changed(*after), size))
         flip, shift, _ = zip(*found, strict=True)
         return {"mirrored": nanmean(torch.cat(flip)), "moved": nanmean(torch.cat(shift))}
 

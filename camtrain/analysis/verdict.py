@@ -233,6 +233,7 @@ def judge(
         beside=[
             _Asked("cam/area", True).of(BESIDE, differences),
             *(one._replace(part=BESIDE) for one in beyond[1:] if placed),
+            *(_Asked(tag, False).of(BESIDE, beside_sharpened, against) for tag in STABILITY if tag in beside_sharpened),
             _Asked("cam/border_mass", True, margins.health_margin).of(BESIDE, differences),
         ],
         cliffs=[

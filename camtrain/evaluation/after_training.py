@@ -32,18 +32,17 @@ class AfterTraining:
 
 
 def measure_after_training(context: EvaluationContext, evaluated: Evaluated) -> AfterTraining:
-    """Equivariance, localisation, other maps, faithfulness and randomisation.
+    """Localisation, equivariance, other maps, faithfulness and randomisation.
 
     Args:
         context: networks and images.
         evaluated: of the same images, by :func:`camtrain.evaluation.every_epoch.evaluate`.
     """
     measured, wanted, progress = context.measured, context.settings, context.progress
-    progress("measuring stability")
-    parts = [measure_equivariance(context, evaluated, context.batches(measured))]
     progress("measuring localisation")
     lies = measure_localisation(context, evaluated, context.batches(measured))
-    parts.append(lies.measured)
+    progress("measuring stability")
+    parts = [lies.measured, measure_equivariance(context, evaluated, context.batches(measured), lies.powers)]
     methods = [method for method in dict.fromkeys(wanted.maps) if method is not context.method]
     others = []
     quick = [method for method in methods if method is not CamVariant.scorecam]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
 from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.other_maps import OtherMaps
-from camtrain.evaluation.sharpened import sharpened
+from camtrain.evaluation.sharpened import Change, changes
 from camtrain.metrics import faithfulness
 from camtrain.metrics.catalogue import OTHER_MAPS
 from camtrain.metrics.localisation import centred_gaussian
@@ -33,9 +32,6 @@ from camtrain.streams import Stream, stream
 
 OF_OTHERS = ("deletion", "insertion", "gain")
 """What is measured of maps by other methods."""
-
-Change = Callable[[Tensor], Tensor]
-"""From a network's maps to those that are measured: the same, or sharpened."""
 
 Orders = Mapping[str, tuple[Tensor, Tensor]]
 """By name: which maps of a batch have an order of the pixels, (maps,) bool, and the place of each pixel in it, (maps,
@@ -71,18 +67,13 @@ def measure_faithfulness(
         for name, network in context.networks.items():
             seen = Seen.of(network, batch, evaluated.logits_of(name, batch))
             own = evaluated.maps_of(name, batch)
-            changes: dict[str, Change] = {name: lambda maps: maps}
-            for contrast in context.contrasts:
-                if contrast.reference == name:
-                    changes[contrast.control] = partial(
-                        sharpened, power=powers[contrast.control][context.fold[of_map.cpu()]]
-                    )
-            orders = {kind: seen.order(change(own)) for kind, change in changes.items()}
+            measured = changes(name, context.contrasts, powers, context.fold[of_map.cpu()])
+            orders = {kind: seen.order(change(own)) for kind, change in measured.items()}
             for part in others:
                 there, made = part.of(name, batch)
                 orders |= {f"{OTHER_MAPS}/{method.value}": seen.order(maps, there) for method, maps in made.items()}
             curves = seen.curves(orders, fixed)
-            for kind, change in changes.items():
+            for kind, change in measured.items():
                 figures = {**seen.alone(own, change, context.method), **curves.pop(kind)}
                 values.add(kind, of_map, tagged("faithfulness", figures))
                 if len(filled):

@@ -9,11 +9,13 @@ not be as tight: what is gained over both is gained by more than either.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from camtrain.arms import Contrast
 from camtrain.cam.distribution import is_dead, positive_part
 
 LOWEST, HIGHEST, STEPS = 1 / 64, 64.0, 24
@@ -91,3 +93,25 @@ def powers_for(reference: Tensor, treatment: Tensor, fold: Tensor, measure: Call
             other = torch.ones_like(other)
         powers.append(power_for(reference[other], float(known[other].nanmean()), measure))
     return torch.tensor(powers, dtype=torch.float64)
+
+
+Change = Callable[[Tensor], Tensor]
+"""From a network's maps to those that are measured: the same, or sharpened."""
+
+
+def changes(arm: str, contrasts: Iterable[Contrast], powers: Mapping[str, Tensor], fold: Tensor) -> dict[str, Change]:
+    """What is measured of an arm's maps, by name: the maps as they are, and where it is a reference, sharpened to the
+    entropy of each treatment.
+
+    Args:
+        arm: whose maps they are.
+        contrasts: which arms are compared.
+        powers: by sharpened baseline, of the maps of either fold, (2,).
+        fold: (maps,) int64, 0 or 1.
+    """
+    own: dict[str, Change] = {arm: lambda maps: maps}
+    return own | {
+        pair.control: partial(sharpened, power=powers[pair.control][fold])
+        for pair in contrasts
+        if pair.reference == arm
+    }

@@ -6,7 +6,6 @@ factor, 0 if they have nothing in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -28,33 +27,61 @@ class Stability(NamedTuple):
     shift_far: Tensor
 
 
-def stability(
-    images: Tensor, maps: Tensor, maps_of: Callable[[Tensor], Tensor], placement: Placement | None = None
-) -> Stability:
-    r"""Correlation of the mirrored map with the map of the mirrored image, and the same for a moved one.
+class Changed(NamedTuple):
+    """What belongs to the same images mirrored, moved by :data:`NEAR` strides and moved by :data:`FAR`."""
 
-    Where :math:`T` mirrors or moves, the correlation of :math:`T(L^+(x))` and :math:`L^+(T(x))`, pixel by pixel of
-    stretched maps. A moved image goes right and down by half a stride of the map, or one and a half, its first row and
-    column repeated; what both show is compared.
+    flip: Tensor
+    shift: Tensor
+    shift_far: Tensor
+
+
+def changed(images: Tensor, shape: tuple[int, int], placement: Placement | None = None) -> Changed:
+    """The images, (batch, channels, height, width), mirrored and moved.
+
+    A moved image goes right and down by half a stride of its map, or one and a half, its first row and column repeated.
 
     Args:
-        images: (batch, 3, height, width).
-        maps: (maps, rows, columns) of these images, before ReLU.
-        maps_of: from changed images to the maps of the same classes.
+        images: any of these.
+        shape: rows and columns of their maps.
         placement: where the cells lie in the image; None: in equal tiles.
     """
     height, width = images.shape[2:]
-    rows, columns = placement or tiles((height, width), (maps.shape[1], maps.shape[2]))
+
+    def moved(strides: float) -> Tensor:
+        down, right = _pixels(strides, placement or tiles((height, width), shape))
+        return pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width]
+
+    return Changed(images.flip(3), moved(NEAR), moved(FAR))
+
+
+def stability(maps: Tensor, after: Changed, size: tuple[int, int], placement: Placement | None = None) -> Stability:
+    r"""Correlation of the mirrored map with the map of the mirrored image, and the same for a moved one.
+
+    Where :math:`T` mirrors or moves, the correlation of :math:`T(L^+(x))` and :math:`L^+(T(x))`, pixel by pixel of
+    stretched maps, where both show the same.
+
+    Args:
+        maps: (maps, rows, columns), before ReLU.
+        after: those of the same classes, of the :func:`changed` images.
+        size: height and width of the images.
+        placement: as for :func:`changed`.
+    """
+    height, width = size
 
     def drawn(those: Tensor) -> Tensor:
         # Of the distribution, which is 0 where a map is dead: what is stretched no longer has a negative part.
-        return upsample(distribution(those)[0], (height, width), placement)
+        return upsample(distribution(those)[0], size, placement)
 
-    stretched = drawn(maps)
+    before = drawn(maps)
 
-    def moved(strides: float) -> Tensor:
-        down, right = (max(1, round(strides * axis.step)) for axis in (rows, columns))
-        after = drawn(maps_of(pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width]))
-        return likeness(stretched[:, : height - down, : width - right], after[:, down:, right:])
+    def moved(strides: float, those: Tensor) -> Tensor:
+        down, right = _pixels(strides, placement or tiles(size, (maps.shape[1], maps.shape[2])))
+        return likeness(before[:, : height - down, : width - right], drawn(those)[:, down:, right:])
 
-    return Stability(likeness(stretched.flip(2), drawn(maps_of(images.flip(3)))), moved(NEAR), moved(FAR))
+    return Stability(likeness(before.flip(2), drawn(after.flip)), moved(NEAR, after.shift), moved(FAR, after.shift_far))
+
+
+def _pixels(strides: float, placement: Placement) -> tuple[int, int]:
+    """So many strides down and right, one pixel at least."""
+    down, right = (max(1, round(strides * axis.step)) for axis in placement)
+    return down, right

@@ -68,8 +68,12 @@ def test_place_is_that_of_each_map() -> None:
     ).maps
     drawn = [stretch.upsample(those, (32, 32), placement) for those in (maps["baseline"], mirrored)]
     alike = distribution.correlation(drawn[0].flip(2), drawn[1])
-    stable = measure_equivariance(context, evaluated, context.batches(measured))
+    stable = measure_equivariance(context, evaluated, context.batches(measured), found.powers)
     assert stable.means["baseline"]["stability/flip"] == pytest.approx(float(alike.nanmean()), abs=1e-4)
+    powers = found.powers["control"][fold]
+    drawn = [stretch.upsample(sharpened(those, powers), (32, 32), placement) for those in (maps["baseline"], mirrored)]
+    alike = distribution.correlation(drawn[0].flip(2), drawn[1])
+    assert stable.means["control"]["stability/flip"] == pytest.approx(float(alike.nanmean()), abs=1e-4)
     assert [group.size for group in found.by_size] == ["small", "middle", "large", "all"]
     assert [group.images for group in found.by_size] == [4, 4, 4, 12]
     everything = found.by_size[-1].figures["regularised"]

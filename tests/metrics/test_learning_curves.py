@@ -13,7 +13,7 @@ from torch import Tensor
 from camtrain.cam import distribution, stretch
 from camtrain.metrics import learning_curves
 from camtrain.metrics.classification import calibration_error, prediction_entropy
-from camtrain.metrics.equivariance import stability
+from camtrain.metrics.equivariance import Changed, changed, stability
 
 
 def random_maps(count: int = 6, side: int = 5, seed: int = 0) -> Tensor:
@@ -76,20 +76,18 @@ def test_course_belongs_to_the_epochs() -> None:
 def test_a_network_that_follows_the_image_is_stable() -> None:
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
-    def follows(changed: Tensor) -> Tensor:
-        return changed.mean(1)
+    def follows(images: Tensor) -> Tensor:
+        return images.mean(1)
 
-    found = stability(images, follows(images), follows)
+    after = Changed(*map(follows, changed(images, (32, 32))))
+    found = stability(follows(images), after, (32, 32))
     for value in found:
         torch.testing.assert_close(value, torch.ones(3))
 
-    def stays(changed: Tensor) -> Tensor:
-        return follows(images)[: len(changed)]
-
-    found = stability(images, stays(images), stays)
+    found = stability(follows(images), Changed(*[follows(images)] * 3), (32, 32))
     assert all(bool((value < 0.5).all()) for value in found)
     for dead in (-follows(images), 1e-6 - follows(images)):
-        assert all(bool(value.isnan().all()) for value in stability(images, dead, follows))
+        assert all(bool(value.isnan().all()) for value in stability(dead, after, (32, 32)))
 
 
 def test_prediction_entropy_is_that_of_scipy() -> None:

@@ -86,7 +86,8 @@ def test_stability() -> None:
         return images.mean(1).unfold(1, 8, 8).unfold(2, 8, 8).mean((3, 4))
 
     images = IMAGES.abs()
-    found = equivariance.stability(images, mean_of_blocks(images), mean_of_blocks)
+    after = equivariance.Changed(*map(mean_of_blocks, equivariance.changed(images, mean_of_blocks(images).shape[1:])))
+    found = equivariance.stability(mean_of_blocks(images), after, images.shape[2:])
     torch.testing.assert_close(found.flip, torch.ones(6, dtype=torch.float64))
     assert found.shift.shape == (6,)
     assert bool((found.shift > 0).all())
