@@ -34,6 +34,8 @@ from camtrain.config.validate import check_taken
 from camtrain.errors import Diverged, UserError, first_line
 from camtrain.files import printable
 from camtrain.interrupts import Stopped, interruption, raised
+from camtrain.runs import lock
+from camtrain.runs.search import unfinished_run
 
 if TYPE_CHECKING:
     from camtrain.runs.result import RunResult
@@ -55,6 +57,7 @@ HYDRA_FLAGS = {
 
 STANDARD_OUTPUT = "standard output"
 
+CHECKPOINT = "checkpoint.safetensors"  # camtrain.training.checkpoint.CHECKPOINT, which would import torch
 RESULT = "result.json"  # camtrain.runs.result.NAME, which would import torch
 WRITTEN = {
     RESULT: "a run",
@@ -271,9 +274,11 @@ def preflight(arguments: list[str]) -> Place | None:
     jobs = jobs_to_check([part for part in arguments if not part.startswith("-")], sweep=bool(flags))
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         for overrides in jobs:
-            folder = checked_folder(overrides, sweep=bool(flags))
+            folder, config = checked(overrides, sweep=bool(flags))
             if not flags:
-                refuse_used(folder)
+                folder = folder_of_job(
+                    folder, config, chosen=any(part.startswith("hydra.run.dir") for part in overrides)
+                )
             place = place or place_of(folder)
     return place
 
@@ -288,8 +293,27 @@ def check_flag(flag: str) -> None:
         raise UserError(f"{flag}: no such flag; settings are written KEY=VALUE, for instance {example}")
 
 
-def checked_folder(overrides: list[str], sweep: bool) -> Path:
-    """Compose and check a job; its run folder, or that of the sweep."""
+def folder_of_job(folder: Path, config: Config, chosen: bool) -> Path:
+    """Where a job is to write.
+
+    Args:
+        folder: as configured.
+        config: of the job.
+        chosen: whether the user chose the folder.
+
+    Raises:
+        UserError: the folder holds what an earlier command wrote, and the job does not go on with it.
+    """
+    if config.task is Task.resume:
+        return Path(str(config.run))
+    if config.resume is not None and config.task is Task.train:
+        return folder if chosen else unfinished_run(folder.parent, config) or folder
+    refuse_used(folder)
+    return folder
+
+
+def checked(overrides: list[str], sweep: bool) -> tuple[Path, Config]:
+    """Compose and check a job; its run folder, or that of the sweep, and its configuration."""
     try:
         cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
     except ValueError as error:  # Hydra's way to refuse a group that is not set to a name
@@ -298,8 +322,7 @@ def checked_folder(overrides: list[str], sweep: bool) -> Path:
     folder = os.path.abspath(cfg.hydra.sweep.dir if sweep else cfg.hydra.run.dir)  # noqa: PTH100
     with open_dict(cfg):
         del cfg["hydra"]
-    typed(cfg)
-    return Path(folder)
+    return Path(folder), typed(cfg)
 
 
 def place_of(folder: Path) -> Place:
@@ -313,7 +336,11 @@ def place_of(folder: Path) -> Place:
 
 def pinned(arguments: list[str], place: Place | None) -> list[str]:
     """The folder that was found by the time of day, as an override: Hydra would look at the clock again."""
-    if place is None or any(argument.lstrip("+").startswith(FOLDERS) for argument in arguments):
+    if place is None:
+        return []
+    if f"task={Task.resume.value}" in arguments:  # its configuration is not that of the run in the folder
+        return [f"hydra.run.dir={quoted(str(place.target))}", "hydra.output_subdir=null"]
+    if any(argument.lstrip("+").startswith(FOLDERS) for argument in arguments):
         return []
     key = "hydra.run.dir" if SWEEP_FLAGS.isdisjoint(arguments) else "hydra.sweep.dir"
     return [f"{key}={quoted(str(place.target))}"]
@@ -349,7 +376,7 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         discard(folder, command.place)
         end_output(BROKEN_PIPE)
     except (Exception, KeyboardInterrupt) as error:
-        left = discard(folder, command.place)
+        left = discard(folder, command.place, may_go_on=not isinstance(error, Diverged))
         if interrupt := interruption(error):
             interrupt.args = (left,)
             raise interrupt  # noqa: B904
@@ -376,7 +403,15 @@ def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
         case Task.train:
             from camtrain.tasks.train import train
 
+            if config.resume is not None:
+                from camtrain.tasks.resume import resume_or_train
+
+                return resume_or_train(config, folder)
             return train(config, folder)
+        case Task.resume:
+            from camtrain.tasks.resume import resume_run
+
+            return resume_run(config, folder, chosen - {"task", "run"})
         case Task.evaluate:
             from camtrain.tasks.evaluate import evaluate_run
 
@@ -437,7 +472,7 @@ def note(message: str) -> None:
             handler.handle(record)
 
 
-def discard(folder: Path, place: Place | None) -> str:
+def discard(folder: Path, place: Place | None, may_go_on: bool = True) -> str:
     """Remove what Hydra put into a run folder, and the folder, if the job has made nothing of its own there.
 
     Returns:
@@ -445,7 +480,9 @@ def discard(folder: Path, place: Place | None) -> str:
     """
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
     logs = {Path(handler.baseFilename): handler for handler in handlers}
-    own = {folder / ".hydra", *logs}
+    own = {folder / ".hydra", folder / lock.NAME, *logs}
+    if may_go_on and (folder / RESULT).exists() and (folder / CHECKPOINT).exists():
+        return f"; go on with camtrain task=resume run={shlex.quote(str(folder))}"
     if place is None or not folder.is_dir():
         return f"; what was done so far is in {folder}" if (folder / RESULT).exists() else ""
     if any(place.made(path) for path in set(folder.iterdir()) - own):
@@ -456,6 +493,8 @@ def discard(folder: Path, place: Place | None) -> str:
             with contextlib.suppress(OSError):
                 handler.close()
                 path.unlink(missing_ok=True)
+    if place.made(folder / lock.NAME):
+        (folder / lock.NAME).unlink(missing_ok=True)
     if place.made(folder / ".hydra"):
         shutil.rmtree(folder / ".hydra", ignore_errors=True)
     place.remove_empty(folder)

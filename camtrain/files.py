@@ -5,6 +5,7 @@ Writing is ours because it is a few lines: the packages that did the same are no
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import glob
@@ -28,10 +29,15 @@ UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 """Control characters, line breaks, marks that turn the direction of text, and bytes that are no UTF-8."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
     """Write beside `path`, flush to disk, then rename: a reader or a crash sees the old file or the new one.
 
     Signals that would stop the program wait until the file is whole.
+
+    Args:
+        path: of the file; its folder is made.
+        write: is called with the opened file.
+        keep: in the same folder, what the old file is called from then on; None: it is gone.
 
     Raises:
         OSError: the disk is full, or the like; with its number and the path, whatever `write` made of it.
@@ -44,7 +50,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 write(opened)
                 opened.flush()
                 os.fsync(opened.fileno())
+            if keep is not None and path.exists():
+                path.replace(keep)
             partial.replace(path)
+            _sync_folder(path.parent)
         except Exception as error:
             number = _errno(error, path.parent)
             if number is None:
@@ -52,6 +61,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise OSError(number, os.strerror(number), str(path)) from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _errno(error: BaseException | None, folder: Path) -> int | None:

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "camtrain"
 FLOORS = [
     ("errors", "streams", "normalisation", "regions", "arms", "interrupts"),
     ("files", "importing", "config.options"),
+    ("packed",),
     ("config",),
     ("device",),
     ("cam", "data"),

@@ -286,7 +286,7 @@ def test_interrupt(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 130
     (run,) = (tmp_path / "outputs" / "runs").iterdir()
-    assert errors.strip().endswith(f"camtrain: interrupted; what was done so far is in {run}")
+    assert errors.strip().endswith(f"camtrain: interrupted; go on with camtrain task=resume run={run}")
     assert "Traceback" not in errors
     assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
 

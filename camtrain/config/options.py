@@ -42,6 +42,7 @@ class Task(enum.Enum):
     evaluate = "evaluate"
     explain = "explain"
     report = "report"
+    resume = "resume"
 
 
 class CamVariant(enum.Enum):
@@ -127,6 +128,10 @@ class Fit(enum.Enum):
 class OnError(enum.Enum):
     fail = "fail"
     skip = "skip"
+
+
+class Resume(enum.Enum):
+    auto = "auto"
 
 
 class Device(enum.Enum):

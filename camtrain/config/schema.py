@@ -27,6 +27,7 @@ from camtrain.config.options import (
     OnError,
     Optimiser,
     Precision,
+    Resume,
     Stem,
     Task,
     setting,
@@ -38,6 +39,12 @@ MISSING = "???"
 
 ARMS: dict[str, Any] = {BASELINE: {"cam": {"weight": 0}}, REGULARISED: {}}
 """The arms of the default experiment, each by the settings in which it differs."""
+
+OF_THE_MACHINE = (
+    *("trainer.device", "trainer.threads", "trainer.workers", "trainer.checkpoint_every"),
+    *("dataset.cache", "dataset.download", "dataset.mirror"),
+)
+"""Keys that change no figure."""
 
 RENAMED = {
     "evaluate.pictures": "evaluate.images",
@@ -242,6 +249,12 @@ class TrainerConfig:
     precision: Precision = setting(
         Precision.float32, "of the network; bfloat16: by autocast, while maps and losses stay in float32"
     )
+    checkpoint_every: Any = setting(
+        "10min",
+        "how often training is saved within an epoch, beside after each: a number of steps, minutes such as 10min, or a"
+        " list of both; null: only after each epoch",
+        accepts="a number of steps, minutes such as 10min, a list of both, or null",
+    )
     compile: bool = setting(False, "compile with torch.compile as much of the network as can be compiled")
 
 
@@ -323,10 +336,17 @@ class Config:
         Task.train,
         "train: train the arms and compare them; layers: list the network's layers; data: show what the data set holds;"
         " evaluate: measure a finished run again; explain: draw its maps of other images; report: compare finished runs"
-        " over seeds and settings",
+        " over seeds and settings; resume: go on with a run that broke off",
     )
-    run: str | None = setting(None, "folder of the finished run, for evaluate and explain")
+    run: str | None = setting(
+        None, "folder of the finished run, for evaluate and explain, or of one that broke off, for resume"
+    )
     runs: str | None = setting(None, "folder that contains finished runs, for report")
+    resume: Resume | None = setting(
+        None,
+        "auto: go on with the run in `hydra.run.dir`, or with the newest one of the same settings that was not"
+        " completed, if there is one; null: begin anew",
+    )
     images: Any = setting(
         None, 'images to explain: a file, a folder, a pattern such as "photos/*.jpg", or a list [a.jpg,b.png] of these'
     )

@@ -8,11 +8,24 @@ from typing import Any
 
 from camtrain.arms import CONTROL, CONTROL_AREA
 from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, check_range
-from camtrain.config.schema import DATASETS, MISSING, Config, DatasetConfig, FolderConfig, PublishedConfig, keys
+from camtrain.config.schema import (
+    DATASETS,
+    MISSING,
+    OF_THE_MACHINE,
+    Config,
+    DatasetConfig,
+    FolderConfig,
+    PublishedConfig,
+    TrainerConfig,
+    keys,
+)
 from camtrain.errors import UserError
 from camtrain.files import expanded
 
-NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",)}
+MAY_CHANGE = (*OF_THE_MACHINE, "dataset.root", "model.weights")
+"""Keys of the machine and of places, which may change when a run that broke off goes on."""
+
+NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",), Task.resume: ("run",)}
 """Keys that a task cannot do without."""
 
 TAKEN = {
@@ -25,6 +38,7 @@ TAKEN = {
         *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
+    Task.resume: ("task", "run", "trainer.epochs", *MAY_CHANGE),
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
 
@@ -54,6 +68,7 @@ def check(config: Config) -> None:
     crop_range(config.dataset)
     intensity_range(config.dataset)
     fold_of(config.dataset)
+    saving_intervals(config.trainer)
     check_trainable(config.cam, "cam.")
     check_dataset(config.dataset)
     check_arms(config.arms)
@@ -162,6 +177,24 @@ def fold_of(dataset: DatasetConfig) -> tuple[int, int] | None:
     if found is None or not int(found[1]) < int(found[2]) >= 2:
         raise UserError(f"dataset.fold={dataset.fold}: give k/n with 0 <= k < n and n of 2 or more, such as 0/5")
     return int(found[1]), int(found[2])
+
+
+def saving_intervals(trainer: TrainerConfig) -> tuple[int | None, float | None]:
+    """Steps and seconds after which training is saved within an epoch; None: not by these."""
+    steps, seconds = None, None
+    given = trainer.checkpoint_every
+    for part in given if isinstance(given, list) else [] if given is None else [given]:
+        minutes = re.fullmatch(r"(\d+(?:\.\d+)?) ?min", part) if isinstance(part, str) else None
+        if minutes and float(minutes[1]) > 0 and seconds is None:
+            seconds = 60 * float(minutes[1])
+        elif type(part) is int and part > 0 and steps is None:
+            steps = part
+        else:
+            raise UserError(
+                f"trainer.checkpoint_every={given}: give a number of steps, minutes such as 10min, a list of both such"
+                " as [500,10min], or null"
+            )
+    return steps, seconds
 
 
 def check_arms(arms: Mapping[str, Any]) -> None:

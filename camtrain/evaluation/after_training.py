@@ -16,6 +16,7 @@ from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.equivariance import measure_equivariance
 from camtrain.evaluation.every_epoch import Evaluated
 from camtrain.evaluation.faithfulness import measure_faithfulness
+from camtrain.evaluation.kept import Keep, make_all
 from camtrain.evaluation.localisation import SizeGroup, measure_localisation
 from camtrain.evaluation.other_maps import measure_other_maps
 from camtrain.evaluation.randomisation import randomisation_test
@@ -31,41 +32,52 @@ class AfterTraining:
     randomisation: dict[str, list[float]] = field(default_factory=dict)  # by arm; empty where it was not measured
 
 
-def measure_after_training(context: EvaluationContext, evaluated: Evaluated) -> AfterTraining:
+def measure_after_training(context: EvaluationContext, evaluated: Evaluated, keep: Keep = make_all) -> AfterTraining:
     """Localisation, equivariance, other maps, faithfulness and randomisation.
 
     Args:
         context: networks and images.
         evaluated: of the same images, by :func:`camtrain.evaluation.every_epoch.evaluate`.
+        keep: keeps each part as soon as it is made.
     """
     measured, wanted, progress = context.measured, context.settings, context.progress
     progress("measuring localisation")
-    lies = measure_localisation(context, evaluated, context.batches(measured))
+    lies = keep("localisation", lambda: measure_localisation(context, evaluated, context.batches(measured)))
     progress("measuring stability")
-    parts = [lies.measured, measure_equivariance(context, evaluated, context.batches(measured), lies.powers)]
+    stable = keep("stability", lambda: measure_equivariance(context, evaluated, context.batches(measured), lies.powers))
+    parts = [lies.measured, stable]
     methods = [method for method in dict.fromkeys(wanted.maps) if method is not context.method]
     others = []
     quick = [method for method in methods if method is not CamVariant.scorecam]
     if quick:
         progress("measuring other maps")
-        others.append(measure_other_maps(context, context.batches(measured), quick))
+        others.append(keep("other_maps", lambda: measure_other_maps(context, context.batches(measured), quick)))
     if CamVariant.scorecam in methods:
         progress("measuring scorecam")
         some = context.some(measured, wanted.scorecam_images)
-        others.append(measure_other_maps(context, context.batches(some), [CamVariant.scorecam]))
+        others.append(
+            keep("scorecam", lambda: measure_other_maps(context, context.batches(some), [CamVariant.scorecam]))
+        )
     parts += [other.measured for other in others]
     if context.faithfulness_images:
         progress("measuring faithfulness")
         faithfully = context.some(measured, context.faithfulness_images)
         imputed = context.some(faithfully, wanted.road_images)
+        batches = context.batches(faithfully)
         parts.append(
-            measure_faithfulness(context, evaluated, context.batches(faithfully), lies.powers, imputed, others)
+            keep(
+                "faithfulness",
+                lambda: measure_faithfulness(context, evaluated, batches, lies.powers, imputed, others),
+            )
         )
     curves = {}
     if wanted.sanity_images:
         progress("measuring randomisation")
-        some = context.some(measured, wanted.sanity_images)
-        checked = randomisation_test(context, evaluated, list(context.batches(some)), context.untrained())
+        few = context.some(measured, wanted.sanity_images)
+        checked = keep(
+            "randomisation",
+            lambda: randomisation_test(context, evaluated, list(context.batches(few)), context.untrained()),
+        )
         parts.append(checked.measured)
         curves = checked.curves
     return AfterTraining(joined(parts), lies.by_size, lies.powers, curves)

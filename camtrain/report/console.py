@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
@@ -129,7 +130,9 @@ def epoch_heading(multilabel: bool, arms: Sequence[str]) -> str:
 
 def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]], multilabel: bool) -> str:
     """The arms' main figures after an epoch, by arm and tag."""
-    groups = (" ".join(f"{short(arm[tag]):>8}" for arm in figures.values()) for tag in _main_tags(multilabel))
+    groups = (
+        " ".join(f"{short(arm.get(tag, math.nan)):>8}" for arm in figures.values()) for tag in _main_tags(multilabel)
+    )
     return f"{epoch:>5}" + "".join(f"  {group}" for group in groups)
 
 

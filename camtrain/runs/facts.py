@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +41,22 @@ def data_facts(name: str, train: ImageSet, val: ImageSet) -> DataFacts:
         {"train": notes(train), "val": notes(val)},
         next((images.depth.span for images in (train, val) if images.depth is not None), None),
         images_per_class(val.targets, len(train.classes)).tolist(),
+        fingerprint(train, val),
     )
+
+
+def fingerprint(*splits: ImageSet) -> str:
+    """A name for the images of a data set: what they are called, how large they are and what they show.
+
+    Wherever their folder lies. That the pixels of a file changed, and not its size, is not seen.
+    """
+    digest = hashlib.sha256()
+    for images in splits:
+        names = [path.name for path in images.files]
+        digest.update(json.dumps([list(images.classes), list(images.shape), names]).encode())
+        for part in (images.targets, images.sizes, images.has_region):
+            digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def notes(images: ImageSet) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ class Finished:
         return self.result.config
 
 
+def begun(folder: Path) -> RunResult:
+    """What is known of a run that broke off, or was completed.
+
+    Args:
+        folder: holds `result.json`.
+
+    Raises:
+        UserError: no run is there, another version of camtrain wrote it, or it measured another one's networks.
+        Diverged: its arms were stopped because their numbers were no longer finite.
+    """
+    result = _parsed(folder / NAME)
+    if result.timing.step is None and result.trained_seed is not None:
+        raise UserError(f"{folder}: networks were only measured here, which cannot go on; repeat task=evaluate")
+    if result.status == DIVERGED:
+        raise Diverged(f"{folder / NAME}: {TRAIN_AGAIN}")
+    return result
+
+
 def read(folder: Path) -> Finished:
     """Read a run folder.
 
@@ -51,28 +70,36 @@ def read(folder: Path) -> Finished:
         Diverged: the run's last figures are of networks whose numbers are not finite.
     """
     path = folder / NAME
+    result = _parsed(path)
+    if result.status == DIVERGED:
+        raise Diverged(f"{path}: {TRAIN_AGAIN}")
+    if result.status != "completed":
+        go_on = f"camtrain task=resume run={shlex.quote(str(folder))}"
+        raise UserError(f"{path}: the run is {result.status}, not completed; let it finish, or go on with it: {go_on}")
+    for name, arm in result.arms.items():
+        if _lost(arm):
+            raise Diverged(f"{path}: the {name} arm's figures are not finite; {TRAIN_AGAIN}")
+    return Finished(folder, result)
+
+
+def _parsed(path: Path) -> RunResult:
+    """Raise :class:`UserError` for what this version does not write."""
     tree = _json(path)
     schema = tree.get("schema") if isinstance(tree, dict) else None
     if schema != SCHEMA:
         raise UserError(f"{path}: its schema is {schema}, this camtrain reads {SCHEMA}; train the run again")
-    if tree.get("status") == DIVERGED:
-        raise Diverged(f"{path}: {TRAIN_AGAIN}")
-    if tree.get("status") != "completed":
-        raise UserError(f"{path}: the run is {tree.get('status')}, not completed; let it finish, or train it again")
     try:
         result = RunResult.from_json(tree)
-        for arm in result.arms.values():  # what a comparison needs
-            arm.final["cam/dead_rate"]
+        if result.status == "completed":
+            for arm in result.arms.values():  # what a comparison needs
+                arm.final["cam/dead_rate"]
         result.environment["torch"]
     except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
         reason = first_line(error)
         raise UserError(
             f"{path}: not what this camtrain writes ({type(error).__name__}: {reason}); train the run again"
         ) from error
-    for name, arm in result.arms.items():
-        if _lost(arm):
-            raise Diverged(f"{path}: the {name} arm's figures are not finite; {TRAIN_AGAIN}")
-    return Finished(folder, result)
+    return result
 
 
 def _lost(arm: ArmResult) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +56,7 @@ class DataFacts:
     notes: dict[str, list[str]] = field(default_factory=dict)  # by split: how the files were understood
     intensity_range: Span | None = None  # black and white of images of more than 8 bits; None where there were none
     val_per_class: list[int] | None = None  # validation images of each class; None as former versions wrote it
+    fingerprint: str | None = None  # of both splits; None where nothing was trained, and as former versions wrote it
 
 
 @dataclass
@@ -317,21 +317,10 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def reserve_folder(folder: Path) -> None:
-    """Take the run folder, so that two runs cannot write into one another.
-
-    Raises:
-        UserError: another run has it.
-    """
-    try:
-        os.close(os.open(folder / NAME, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        raise UserError(f"{folder} already holds a run: choose another hydra.run.dir=FOLDER") from None
-
-
-def release_folder(folder: Path) -> None:
-    """Give back a folder in which nothing was done."""
-    (folder / NAME).unlink(missing_ok=True)
+def check_unused(folder: Path) -> None:
+    """Raise :class:`UserError` if the folder holds a run."""
+    if (folder / NAME).exists():
+        raise UserError(f"{folder} already holds a run: choose another hydra.run.dir=FOLDER")
 
 
 def mark(folder: Path, status: str) -> None:

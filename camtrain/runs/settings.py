@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from camtrain.config.schema import Config, keys, plain
+import hashlib
+import json
+
+from camtrain.config.schema import OF_THE_MACHINE, Config, keys, plain
+
+NOT_OF_A_RUN = ("task", "run", "runs", "resume", "images", "class_name")
+"""Keys that say what a command does, and nothing of the run."""
 
 NO_SETTINGS = (
-    *("seed", "run", "runs", "images", "class_name"),
-    *("trainer.device", "trainer.threads", "trainer.workers", "dataset.cache", "dataset.download"),
-    *("evaluate.images", "evaluate.image_epochs"),
+    *("seed", "run", "runs", "resume", "images", "class_name", "evaluate.images", "evaluate.image_epochs"),
+    *OF_THE_MACHINE,
 )
 """Keys in which runs may differ and still be the same experiment."""
 
@@ -18,4 +23,20 @@ def settings(config: Config) -> dict[str, str | float | bool]:
         key: f"[{','.join(str(plain(part)) for part in value)}]" if isinstance(value, list) else plain(value)
         for key, value, _ in keys(config)
         if key not in NO_SETTINGS and not key.startswith("report.")
+    }
+
+
+def signature(config: Config) -> str:
+    """A name for what a run computes: a hash of every key but those of the machine and of the command."""
+    kept = {key: plain(value) for key, value, _ in keys(config) if key not in (*NOT_OF_A_RUN, *OF_THE_MACHINE)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def changes(former: Config, present: Config) -> dict[str, tuple[str | float | bool, str | float | bool]]:
+    """Settings of a run that differ when it goes on, by key: as they were, and as they are now."""
+    before, now = ({key: plain(value) for key, value, _ in keys(config)} for config in (former, present))
+    return {
+        key: (before.get(key, "null"), now.get(key, "null"))
+        for key in dict.fromkeys([*before, *now])
+        if key not in NOT_OF_A_RUN and before.get(key, "null") != now.get(key, "null")
     }

@@ -24,10 +24,11 @@ from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.every_epoch import evaluate
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.geometry import LOOKED_AT
+from camtrain.runs import lock
 from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
 from camtrain.runs.facts import title as run_title
 from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
-from camtrain.runs.result import ArmResult, RunResult, Timing
+from camtrain.runs.result import ArmResult, RunResult, Timing, check_unused
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.checks import check_maps
@@ -60,10 +61,11 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
     check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result.model.layer)
     val_set = fitting(own, finished)
     finished.result.model.cells = place_alike(trained, val_set, device)
+    check_unused(folder)
     record = RunRecord(folder, first_result(finished, own, val_set, device), {name: {} for name in trained})
     log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result.data.name)
 
-    with record.running():
+    with lock.held(folder), record.running():
         session.log_introduction(record)
         with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
             context = session.evaluation_context(own, trained, val_set, device, bar.set_description)

@@ -22,6 +22,7 @@ from camtrain.errors import Diverged
 from camtrain.evaluation.after_training import AfterTraining, measure_after_training
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated
+from camtrain.evaluation.kept import Keep, make_all
 from camtrain.interrupts import deferred, interruption
 from camtrain.networks.build import untrained
 from camtrain.networks.classifier import Classifier
@@ -86,19 +87,13 @@ class RunRecord:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Take the run folder, and keep the status up to date while the block works: running, and then completed,
-        interrupted, diverged or failed.
+        """Keep the status up to date while the block works: running, and then completed, interrupted, diverged or
+        failed.
 
         Raises:
-            UserError: another run has the folder.
-            OSError: nothing can be written there; where that shows at once nothing is left behind.
+            OSError: nothing can be written to the folder.
         """
-        result.reserve_folder(self.folder)
-        try:
-            self.save("running")
-        except OSError:
-            result.release_folder(self.folder)
-            raise
+        self.save("running")
         try:
             yield
             self.save("completed")
@@ -113,7 +108,7 @@ class RunRecord:
 
 
 def measure_final(
-    context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, record: RunRecord
+    context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, record: RunRecord, keep: Keep = make_all
 ) -> AfterTraining:
     """Measure what takes longer, draw the gallery, write down the figures of every image.
 
@@ -122,10 +117,11 @@ def measure_final(
         evaluated: of these images, by :func:`camtrain.evaluation.every_epoch.evaluate`.
         val_set: the images.
         record: of the run; takes all but the arms' figures.
+        keep: keeps each measurement as soon as it is made.
     """
     if context.faithfulness_images:
         log.info("faithfulness is measured on %d of %d images", context.faithfulness_images, context.count)
-    after = measure_after_training(context, evaluated)
+    after = measure_after_training(context, evaluated, keep)
     quick, found = evaluated.measured.each, record.result
     record.each = {name: {**quick.get(name, {}), **tags} for name, tags in after.measured.each.items()}
     control = {

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,15 +24,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
 from camtrain.config.options import AUTO
-from camtrain.config.schema import Config, EvaluateConfig, keys, plain
-from camtrain.config.validate import image_shape
+from camtrain.config.schema import Config, EvaluateConfig, TrainerConfig, keys, plain
+from camtrain.config.validate import image_shape, saving_intervals
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.images import ImageSet, shared_files
 from camtrain.device import compute_dtype, memory_format, prepare_device, worker_threads
+from camtrain.errors import UserError
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
+from camtrain.evaluation.kept import kept_in
 from camtrain.loss.balance import default_share
 from camtrain.loss.terms import NEED_REGIONS
 from camtrain.metrics import classification, learning_curves
@@ -36,23 +43,31 @@ from camtrain.networks.capture import probe_routes
 from camtrain.networks.compile import check_compiler, compile_network
 from camtrain.networks.head_layer import final_layer
 from camtrain.networks.weights import is_pretrained
+from camtrain.packed import write_packed
 from camtrain.report import console, tables
 from camtrain.report.console import tensorboard_command
 from camtrain.report.gallery import strips
+from camtrain.runs import lock
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
-from camtrain.runs.result import ArmResult, RunResult, Timing
+from camtrain.runs.result import ArmResult, RunResult, Timing, check_unused
 from camtrain.runs.tensorboard import Board, check_name
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.arm import Arm, make_arms
-from camtrain.training.checkpoint import save_state, save_weights
+from camtrain.training.checkpoint import load_state, save_state, save_weights
 from camtrain.training.checks import check_alive, check_maps
-from camtrain.training.loop import EpochRecord, Plan, diverged, train_epoch
+from camtrain.training.loop import Plan, diverged, train_epoch
 from camtrain.training.optim import default_learning_rate
 from camtrain.training.state import History, TrainingState
 
 log = logging.getLogger("camtrain")
+
+MEASURED = "measured"
+"""Folder of the measurements that a run has finished, until it has all of them."""
+
+STOPPED = "stopped.safetensors"
+"""What an arm stopped at whose numbers were no longer finite; :func:`camtrain.packed.read_packed` reads it."""
 
 PROBED_BATCHES = 4
 """Training batches of which at least one must have a live CAM term before training starts."""
@@ -80,21 +95,21 @@ class Setup:
         return f"{classification.metric_name(self.multilabel)}/val"
 
 
-def train(config: Config, folder: Path) -> RunResult:
+def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunResult:
     """Train every arm, measure it after every epoch, and leave everything in the run folder.
 
     Args:
         config: checked configuration.
         folder: run folder; exists.
+        begun: what `result.json` says there of the same run, which broke off: training goes on from its checkpoint.
 
     Returns:
         What `result.json` holds.
 
     Raises:
         UserError: data, network, or settings that cannot work together. Nothing was written then but the log.
-        Diverged: a loss, logits or maps are no longer finite. What was measured until then is kept.
+        Diverged: an arm's loss, gradients, logits or maps are no longer finite. The others were trained to the end.
     """
-    # ---- set up: everything that can be wrong is found before the run folder is taken
     check_name(folder)
     setup = set_up(config)
     state = TrainingState(setup.arms)
@@ -102,34 +117,149 @@ def train(config: Config, folder: Path) -> RunResult:
     seen = min(setup.plan.steps * config.trainer.batch_size, config.trainer.epochs * len(setup.train_set.targets))
     context = session.evaluation_context(config, networks, setup.val_set, setup.device, trained_images=seen)
     record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
-
-    # ---- train, measure, report
-    with record.running():
-        session.log_introduction(record)
+    with lock.held(folder):
+        if begun is None:
+            check_unused(folder)
+        else:
+            _restore(state, record, begun)
         with (
-            closing(_batches(setup, config.trainer.epochs)) as batches,
-            Board(folder / "tb", list(networks)) as board,
-            tqdm(total=setup.plan.steps, unit="step", disable=None, smoothing=0.05, dynamic_ncols=True) as bar,
+            record.running(),
+            _saved_at_last(state, folder),
+            Board(folder / "tb", state.history) as board,
+            tqdm(
+                total=setup.plan.steps,
+                initial=state.steps_done(setup.plan.steps_per_epoch),
+                unit="step",
+                disable=None,
+                smoothing=0.05,
+                dynamic_ncols=True,
+            ) as bar,
             logging_redirect_tqdm([logging.getLogger()]),
         ):
+            session.log_introduction(record)
             context.progress = bar.set_description
             board.text("config", f"```yaml\n{to_yaml(config)}\n```")
-            log.info("%s", console.epoch_heading(setup.multilabel, list(networks)))
-            while state.steps_done(setup.plan.steps_per_epoch) < setup.plan.steps:
-                bar.set_description(f"epoch {state.epoch + 1}/{config.trainer.epochs}")
-                trained = train_epoch(state, batches, setup.plan, bar.update)
-                evaluated = evaluate(networks, context.batches(None), context.method, context.measured)
-                _keep_epoch(state, record, setup.plan, trained, evaluated)
-                save_state(state, folder)
-                for arm in state.arms:
-                    save_weights(arm, folder / arm.name)
-                _show_epoch(setup, state, context, evaluated, board)
-                record.save("running")
+            evaluated = _train_epochs(setup, state, context, record, board, bar)
             outcome = _finish(setup, state, context, evaluated, record, board)
-
+        shutil.rmtree(folder / MEASURED, ignore_errors=True)
     session.log_summary(folder, outcome)
     log.info("TensorBoard  %s --logdir %s", tensorboard_command(), shlex.quote(str(folder / "tb")))
     return record.result
+
+
+def _train_epochs(
+    setup: Setup, state: TrainingState, context: EvaluationContext, record: RunRecord, board: Board, bar: Any
+) -> Evaluated:
+    """Train what is left of all epochs, and measure each; what the last one gave.
+
+    Raises:
+        Diverged: an arm was stopped.
+    """
+    plan, saving, evaluated = setup.plan, Saving(setup.config.trainer, state, record), None
+
+    def after_step() -> None:
+        bar.update()
+        saving.after_step()
+
+    log.info("%s", console.epoch_heading(setup.multilabel, [arm.name for arm in state.arms]))
+    with closing(_batches(setup, setup.config.trainer.epochs, (state.epoch, state.step))) as batches:
+        while state.epoch < plan.epochs_begun and state.active:
+            bar.set_description(f"epoch {state.epoch + 1}/{setup.config.trainer.epochs}")
+            train_epoch(state, batches, plan, after_step, partial(_keep_fault, state, record.folder))
+            evaluated = _evaluate(state, context)
+            with state.changing():
+                _keep_epoch(state, record, evaluated)
+                _show_epoch(setup, state, context, evaluated, board)
+                for arm in state.arms:
+                    save_weights(arm, record.folder / arm.name)
+                saving.save()
+                record.save("running")
+    if state.stopped:
+        raise diverged(state, plan)
+    if evaluated is None:  # it broke off later than that
+        evaluated = _evaluate(state, context)
+        record.each = evaluated.measured.each
+    return evaluated
+
+
+class Saving:
+    """When training is saved within an epoch, and how."""
+
+    def __init__(self, trainer: TrainerConfig, state: TrainingState, record: RunRecord) -> None:
+        self.every = saving_intervals(trainer)
+        self.state, self.record = state, record
+        self.steps, self.saved = 0, time.perf_counter()
+
+    def after_step(self) -> None:
+        """Save if so many steps or seconds have passed since it was done last."""
+        self.steps += 1
+        steps, seconds = self.every
+        if self.steps >= (steps or sys.maxsize) or time.perf_counter() - self.saved >= (seconds or math.inf):
+            self.save()
+
+    def save(self) -> None:
+        self.state.seconds = time.perf_counter() - self.record.started
+        save_state(self.state, self.record.folder)
+        self.steps, self.saved = 0, time.perf_counter()
+
+
+@contextlib.contextmanager
+def _saved_at_last(state: TrainingState, folder: Path) -> Iterator[None]:
+    """Save training where an error or a signal ends the block, unless it broke off in the middle of a change."""
+    try:
+        yield
+    except BaseException:
+        if not state.torn:
+            with contextlib.suppress(OSError):
+                save_state(state, folder)
+        raise
+
+
+def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
+    """Load the newest checkpoint of a run that goes on; without one it begins anew.
+
+    Raises:
+        UserError: there is none that can be used, or the data have changed.
+    """
+    theirs, ours = begun.data.fingerprint, record.result.data.fingerprint
+    if theirs is not None and theirs != ours:
+        raise UserError(
+            f"{record.folder}: the images are not those that the run was trained on; give these, or train anew"
+        )
+    for what in ("device", "torch", "camtrain"):
+        before, now = begun.environment.get(what), record.result.environment[what]
+        if before != now:
+            log.warning("Note: %s was %s, is %s: figures may differ by rounding", what, before, now)
+    if load_state(state, record.folder):
+        log.info("%-9s after %d epochs and %d steps", "goes on", state.epoch, state.step)
+    record.started -= state.seconds
+
+
+def _keep_fault(state: TrainingState, folder: Path, arm: Arm, batch: Batch, fault: str) -> None:
+    """Say that an arm is stopped, and leave what it stopped at in its folder."""
+    path = folder / arm.name / STOPPED
+    parameters = dict(arm.network.backbone.named_parameters())
+    tree = {
+        "fault": fault,
+        "epoch": state.epoch,
+        "step": state.step,
+        "images": batch.indices,
+        "weight_norms": {name: float(part.detach().norm()) for name, part in parameters.items()},
+        "gradient_norms": {name: float(part.grad.norm()) for name, part in parameters.items() if part.grad is not None},
+        "network": arm.network.backbone.state_dict(),
+        "optimiser": arm.optimiser.state_dict(),
+    }
+    log.error("%s; it is trained no further", state.stopped[arm.name])
+    try:
+        write_packed(path, tree)
+    except OSError as error:
+        log.warning("%s: not written (%s)", path, error.strerror)
+
+
+def _evaluate(state: TrainingState, context: EvaluationContext) -> Evaluated:
+    """Of the arms that are trained, after an epoch."""
+    networks = {arm.name: arm.network for arm in state.active}
+    return evaluate(networks, context.batches(None), context.method, context.measured)
 
 
 def set_up(config: Config) -> Setup:
@@ -184,13 +314,15 @@ def set_up(config: Config) -> Setup:
     return setup
 
 
-def _batches(setup: Setup, epochs: int, at_most: int = sys.maxsize) -> Generator[Batch, None, None]:
-    """Training batches from the first one on, made in as many threads as there are workers, or `at_most`."""
+def _batches(
+    setup: Setup, epochs: int, start: tuple[int, int] = (0, 0), at_most: int = sys.maxsize
+) -> Generator[Batch, None, None]:
+    """Training batches from an epoch and step on, made in as many threads as there are workers, or `at_most`."""
     config = setup.config
     threads = min(worker_threads(config.trainer), at_most)
     batching = Batching(config.trainer.batch_size, setup.device, memory_format(config.trainer), threads)
     size = image_shape(config.dataset)[1:]
-    return training_batches(setup.train_set, batching, epochs, config.seed, augmentation(config.dataset), size)
+    return training_batches(setup.train_set, batching, epochs, config.seed, augmentation(config.dataset), size, start)
 
 
 def _first_result(setup: Setup, state: TrainingState) -> RunResult:
@@ -214,21 +346,16 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
     )
 
 
-def _keep_epoch(
-    state: TrainingState, record: RunRecord, plan: Plan, trained: Mapping[str, EpochRecord], evaluated: Evaluated
-) -> None:
-    """Add what an epoch gave to the state and to the record.
-
-    Raises:
-        Diverged: logits or maps are not finite. Nothing was added then.
-    """
-    if evaluated.not_finite:
-        raise diverged(evaluated.not_finite, state.epochs_begun, plan, state.arms)
-    for arm in state.arms:
-        figures = {**evaluated.measured.means[arm.name], **trained[arm.name].summary()}
+def _keep_epoch(state: TrainingState, record: RunRecord, evaluated: Evaluated) -> None:
+    """Add what an epoch gave to the state and to the record, and stop arms whose logits or maps are not finite."""
+    for name, fault in evaluated.not_finite.items():
+        state.stopped[name] = f"{fault} after epoch {state.epoch + 1}"
+        log.error("%s; it is trained no further", state.stopped[name])
+    for arm in state.active:
+        figures = {**evaluated.measured.means[arm.name], **state.records[arm.name].summary()}
         state.history[arm.name].append({**figures, "optim/lr": arm.optimiser.param_groups[0]["lr"]})
         state.kept_maps[arm.name].append(learning_curves.keep(evaluated.maps[arm.name]))
-    state.seconds = time.perf_counter() - record.started
+    state.close_epoch()
     record.each = evaluated.measured.each
     record.result.timing.step = step_times(state.history)
 
@@ -237,14 +364,13 @@ def _show_epoch(
     setup: Setup, state: TrainingState, context: EvaluationContext, evaluated: Evaluated, board: Board
 ) -> None:
     """An epoch's figures in TensorBoard and in a line of the log, and its maps where they are asked for."""
-    figures = {arm.name: state.history[arm.name][-1] for arm in state.arms}
-    board.scalars(figures, state.epochs_begun)
-    number = state.epochs_begun
-    wanted = number == setup.plan.epochs_begun or number in image_epochs(setup.config.evaluate)
-    if context.shown and wanted:
+    figures = {arm.name: {} if arm.name in state.stopped else state.history[arm.name][-1] for arm in state.arms}
+    board.scalars(figures, state.epoch)
+    wanted = state.epoch == setup.plan.epochs_begun or state.epoch in image_epochs(setup.config.evaluate)
+    if context.shown and wanted and not state.stopped:
         views = session.views_of(context, evaluated, setup.val_set, context.shown)
-        board.strips(context.contrasts[0].treatment, list(strips(views, setup.val_set.classes)), number)
-    log.info("%s", console.epoch_line(number, figures, setup.multilabel))
+        board.strips(context.contrasts[0].treatment, list(strips(views, setup.val_set.classes)), state.epoch)
+    log.info("%s", console.epoch_line(state.epoch, figures, setup.multilabel))
 
 
 def _finish(
@@ -256,11 +382,12 @@ def _finish(
     board: Board,
 ) -> session.ReportOutcome:
     """Measure what takes longer, once, and what is known only now of every epoch; judge and report."""
-    config, epochs = setup.config, state.epochs_begun
+    config, epochs = setup.config, state.epoch
     courses = {
         name: learning_curves.course(rows, state.kept_maps[name], setup.metric) for name, rows in state.history.items()
     }
-    after = session.measure_final(context, evaluated, setup.val_set, record)
+    keep = kept_in(record.folder / MEASURED, epochs)
+    after = session.measure_final(context, evaluated, setup.val_set, record, keep)
     for name, course in courses.items():
         course[-1] |= after.measured.means[name]
         for row, late in zip(state.history[name], course, strict=True):

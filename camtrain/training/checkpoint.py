@@ -1,41 +1,66 @@
 """The state of training as one file, and the weights of each arm as torchvision's networks load them.
 
-The file is in the safetensors format: tensors by name, everything else as JSON in its header. It is replaced whole.
+The newest two files are kept: until a new one is whole, the last good one stays, and where the newest is damaged, the
+one before it serves.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from camtrain.errors import UserError
 from camtrain.files import write_atomically
+from camtrain.packed import Damaged, read_packed, write_packed
 from camtrain.training.arm import Arm
 from camtrain.training.state import TrainingState
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, FORMER = "checkpoint.safetensors", "checkpoint.former.safetensors"
 WEIGHTS = "weights.pt"
 
-_HEADER, _TENSOR = "state", "tensor"
+log = logging.getLogger("camtrain")
 
 
 def save_state(state: TrainingState, folder: Path) -> None:
-    """Write :data:`CHECKPOINT`."""
-    tensors: dict[str, Tensor] = {}
-    header = json.dumps(_without_tensors(state.state_dict(), "", tensors))
-    write_atomically(folder / CHECKPOINT, lambda opened: save_file(tensors, opened.name, metadata={_HEADER: header}))
+    """Write :data:`CHECKPOINT`; the one before becomes :data:`FORMER`.
+
+    Raises:
+        OSError: it cannot be written; those that are there stay as they are.
+    """
+    write_packed(folder / CHECKPOINT, state.state_dict(), keep=folder / FORMER)
 
 
-def load_state(state: TrainingState, folder: Path) -> None:
-    """Read :data:`CHECKPOINT` into the state; errors as for :meth:`TrainingState.load_state_dict`."""
-    with safe_open(folder / CHECKPOINT, framework="pt") as opened:
-        tree = json.loads(opened.metadata()[_HEADER])
-        state.load_state_dict(_with_tensors(tree, opened.get_tensor))
+def load_state(state: TrainingState, folder: Path) -> bool:
+    """Read the newest checkpoint that is whole into the state.
+
+    Returns:
+        Whether there was one; else the state is as it was.
+
+    Raises:
+        UserError: a file cannot be read, all are damaged, or it is of other arms or another network.
+    """
+    damaged = []
+    for path in (folder / CHECKPOINT, folder / FORMER):
+        try:
+            found = read_packed(path)
+        except FileNotFoundError:
+            continue
+        except Damaged as error:
+            damaged.append(path)
+            log.warning("%s is damaged: %s", path, error)
+            continue
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}; make it readable") from error
+        try:
+            state.load_state_dict(found)
+        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: not a checkpoint of this run's arms and network; train anew") from error
+        return True
+    if damaged:
+        raise UserError(f"{damaged[0]}: damaged, as is every other checkpoint of the run; train anew")
+    return False
 
 
 def save_weights(arm: Arm, folder: Path) -> Path:
@@ -44,27 +69,3 @@ def save_weights(arm: Arm, folder: Path) -> Path:
     weights = {key: value.cpu() for key, value in arm.network.backbone.state_dict().items()}
     write_atomically(path, lambda opened: torch.save(weights, opened))
     return path
-
-
-def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The tree with a reference in place of each tensor, which goes to `tensors`.
-
-    A dictionary becomes a list of its items: JSON has no keys but texts, and an optimiser's are numbers.
-    """
-    if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous()
-        return {_TENSOR: name}
-    if isinstance(value, dict):
-        return {"items": [[key, _without_tensors(part, f"{name}/{key}", tensors)] for key, part in value.items()]}
-    if isinstance(value, list | tuple):
-        return [_without_tensors(part, f"{name}/{number}", tensors) for number, part in enumerate(value)]
-    return value
-
-
-def _with_tensors(value: Any, get: Any) -> Any:
-    """The inverse of :func:`_without_tensors`; tuples have become lists."""
-    if isinstance(value, dict):
-        if _TENSOR in value:
-            return get(value[_TENSOR])
-        return {key: _with_tensors(part, get) for key, part in value["items"]}
-    return [_with_tensors(part, get) for part in value] if isinstance(value, list) else value

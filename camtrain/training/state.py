@@ -2,17 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from camtrain.cam.targets import is_multilabel
+from camtrain.interrupts import deferred
+from camtrain.metrics.classification import ACCURACY, PRECISION, is_correct, mean_average_precision
 from camtrain.training.arm import Arm
+from camtrain.training.step import Step
 
 History = dict[str, list[dict[str, float]]]
 """Of each arm, the figures of every epoch by tag."""
+
+
+@dataclass
+class EpochRecord:
+    """What one arm's training did in one epoch."""
+
+    means: dict[str, list[Tensor]] = field(default_factory=dict)  # by tag
+    logits: list[Tensor] = field(default_factory=list)  # like targets of several classes per image only
+    targets: list[Tensor] = field(default_factory=list)
+    timed: list[float] = field(default_factory=list)  # seconds of each step that is comparable between arms
+    steps: int = 0
+
+    def add(self, step: Step, target: Tensor, term_name: str) -> None:
+        self.steps += 1
+        for tag, value in (
+            ("loss/total", step.loss),
+            ("loss/classification", step.observed.classification),
+            (f"loss/{term_name}", step.observed.cam_term),
+            ("effort/cam_share", step.observed.cam_share),
+            ("effort/cam_weight", step.observed.cam_weight),
+        ):
+            if value is not None:
+                self.means.setdefault(tag, []).append(value)
+        if is_multilabel(target):
+            self.logits.append(step.logits)
+            self.targets.append(target)
+        else:
+            self.means.setdefault(f"{ACCURACY}/train", []).append(is_correct(step.logits, target).mean())
+
+    def summary(self) -> dict[str, float]:
+        """Figures of the epoch, by tag."""
+        figures = {tag: float(torch.stack(values).double().mean()) for tag, values in self.means.items()}
+        if self.logits:
+            figures[f"{PRECISION}/train"] = mean_average_precision(torch.cat(self.logits), torch.cat(self.targets))
+        if self.timed:
+            figures["time/step"] = statistics.median(self.timed)
+            figures["time/epoch"] = figures["time/step"] * self.steps
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its fields, with every list of tensors as one tensor."""
+        return {
+            "means": {tag: torch.stack(values) for tag, values in self.means.items()},
+            "logits": torch.stack(self.logits) if self.logits else None,
+            "targets": torch.stack(self.targets) if self.targets else None,
+            "timed": list(self.timed),
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> EpochRecord:
+        """The inverse of :meth:`state_dict`."""
+
+        def parts(value: Tensor | None) -> list[Tensor]:
+            return [] if value is None else list(value.to(device).unbind())
+
+        return cls(
+            {tag: parts(values) for tag, values in state["means"].items()},
+            parts(state["logits"]),
+            parts(state["targets"]),
+            list(state["timed"]),
+            int(state["steps"]),
+        )
 
 
 @dataclass
@@ -21,10 +90,10 @@ class TrainingState:
 
     arms: Sequence[Arm]
     epoch: int = 0
-    """Whole epochs done."""
+    """Epochs trained and evaluated."""
 
     step: int = 0
-    """Steps done of the epoch after these."""
+    """Steps done of the epoch after these; once all are, it is to be evaluated."""
 
     seconds: float = 0.0
     """Spent so far, measuring and saving included."""
@@ -34,19 +103,43 @@ class TrainingState:
     """Of each arm, some maps of every epoch, (maps, height, width) float16 on the CPU: what the maps' settling is
     measured by."""
 
+    records: dict[str, EpochRecord] = field(default_factory=dict)
+    """Of each arm, what was observed in the steps done of the epoch that is not evaluated yet."""
+
+    stopped: dict[str, str] = field(default_factory=dict)
+    """Of each arm whose numbers are no longer finite, what, where, in words. It is trained no further."""
+
+    torn: bool = False
+    """A change was broken off midway, so that this is the state of no moment."""
+
     def __post_init__(self) -> None:
         for arm in self.arms:
             self.history.setdefault(arm.name, [])
             self.kept_maps.setdefault(arm.name, [])
-
-    @property
-    def epochs_begun(self) -> int:
-        """Whole epochs done, and one more if part of another is."""
-        return self.epoch + (self.step > 0)
+            self.records.setdefault(arm.name, EpochRecord())
 
     def steps_done(self, steps_per_epoch: int) -> int:
         """In all."""
         return self.epoch * steps_per_epoch + self.step
+
+    @property
+    def active(self) -> list[Arm]:
+        """Arms that are not stopped."""
+        return [arm for arm in self.arms if arm.name not in self.stopped]
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Within the block the state changes from one moment's to another's: a signal waits for its end."""
+        with deferred():
+            self.torn = True
+            yield
+            self.torn = False
+
+    def close_epoch(self) -> None:
+        """The epoch was evaluated; the next one begins."""
+        self.epoch, self.step = self.epoch + 1, 0
+        for arm in self.arms:
+            self.records[arm.name] = EpochRecord()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values in nested dictionaries and lists."""
@@ -54,6 +147,7 @@ class TrainingState:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
+            "stopped": self.stopped,
             "history": self.history,
             "arms": {
                 arm.name: {
@@ -61,6 +155,7 @@ class TrainingState:
                     "optimiser": arm.optimiser.state_dict(),
                     "criterion": arm.criterion.state_dict(),
                     "kept_maps": self.kept_maps[arm.name],
+                    "record": self.records[arm.name].state_dict(),
                 }
                 for arm in self.arms
             },
@@ -78,7 +173,14 @@ class TrainingState:
             own = state["arms"][arm.name]
             arm.network.backbone.load_state_dict(own["network"])
             arm.optimiser.load_state_dict(own["optimiser"])
+            for parameter, values in arm.optimiser.state.items():
+                for name, value in values.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             arm.criterion.load_state_dict(own["criterion"])
             self.history[arm.name][:] = state["history"][arm.name]
             self.kept_maps[arm.name][:] = own["kept_maps"]
+            device = next(arm.network.parameters()).device
+            self.records[arm.name] = EpochRecord.from_state_dict(own["record"], device)
+        self.stopped = dict(state["stopped"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]

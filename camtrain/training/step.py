@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from camtrain.data.batches import Batch
 from camtrain.loss.criterion import Observed
@@ -18,10 +20,11 @@ class Step(NamedTuple):
     loss: Tensor  # scalar
     logits: Tensor  # (batch, classes)
     observed: Observed
+    fault: str | None = None  # what is not finite, in words; no weight was changed then
 
 
 def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Step:
-    """One step: forward, loss, backward, update.
+    """One step: forward, loss, backward, and, as long as all of it is finite, update.
 
     Args:
         arm: what is trained, in place.
@@ -41,5 +44,20 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
     )
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    arm.optimiser.step()
-    return Step(loss.detach(), output.logits.detach(), arm.criterion.observed())
+    fault = not_finite(loss.detach(), arm.network)
+    if fault is None:
+        arm.optimiser.step()
+    return Step(loss.detach(), output.logits.detach(), arm.criterion.observed(), fault)
+
+
+def not_finite(loss: Tensor, network: nn.Module) -> str | None:
+    """Which of the numbers of a step is not finite, in words."""
+    if not math.isfinite(float(loss)):
+        return f"loss is {float(loss)}"
+    gradients = {name: part.grad for name, part in network.named_parameters() if part.grad is not None}
+    # The norm of all of them is one number to wait for; it may also be infinite because squares are.
+    if not math.isfinite(float(get_total_norm(gradients.values()))):
+        for name, gradient in gradients.items():
+            if not bool(gradient.isfinite().all()):
+                return f"gradient of {name.removeprefix('backbone.')} is not finite"
+    return None

@@ -15,7 +15,7 @@ from camtrain.data.images import in_memory
 from camtrain.errors import UserError
 from camtrain.runs.images import read_images, write_images
 from camtrain.runs.load import networks, read
-from camtrain.runs.result import Control, RunResult, Timing, finite, reserve_folder, write
+from camtrain.runs.result import Control, RunResult, Timing, check_unused, finite, write
 
 
 def test_a_run_of_the_former_version_is_read_and_written_as_it_was() -> None:
@@ -25,7 +25,7 @@ def test_a_run_of_the_former_version_is_read_and_written_as_it_was() -> None:
     assert written["differences_95"] == {"regularised": former["difference_95"]}
     for key in ("differences", "differences_95", "config"):
         del written[key]
-    del written["data"]["val_per_class"], written["model"]["cells"]
+    del written["data"]["val_per_class"], written["data"]["fingerprint"], written["model"]["cells"]
     del former["config"]  # whose keys have other names by now
     assert written == former
 
@@ -145,7 +145,8 @@ def test_figures_of_images_survive_with_the_sharpened_baselines(tmp_path: Path) 
     assert torch.equal(found["control:area"]["cam/entropy"].isnan(), values.isnan())
 
 
-def test_a_folder_is_taken_once(tmp_path: Path) -> None:
-    reserve_folder(tmp_path)
+def test_a_folder_holds_one_run(tmp_path: Path) -> None:
+    check_unused(tmp_path)
+    (tmp_path / "result.json").touch()
     with pytest.raises(UserError, match="already holds a run"):
-        reserve_folder(tmp_path)
+        check_unused(tmp_path)

@@ -12,8 +12,9 @@ from small import CLOSED, batch, classifier
 
 from camtrain.config.options import CamConfig, Optimiser
 from camtrain.config.schema import OptimConfig
+from camtrain.errors import UserError
 from camtrain.training.arm import make_arms
-from camtrain.training.checkpoint import CHECKPOINT, load_state, save_state
+from camtrain.training.checkpoint import CHECKPOINT, FORMER, load_state, save_state
 from camtrain.training.state import TrainingState
 from camtrain.training.step import train_step
 
@@ -42,7 +43,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(optimiser: Optimise
         stopped.kept_maps[arm.name].append(torch.rand(2, 4, 4).half())
     save_state(stopped, tmp_path)
     resumed = fresh(optimiser)
-    load_state(resumed, tmp_path)
+    assert load_state(resumed, tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == [CHECKPOINT]
     assert (resumed.epoch, resumed.step, resumed.seconds) == (3, 1, 1.25)
     for arm in stopped.arms:
@@ -62,5 +63,30 @@ def test_the_state_of_other_arms_is_not_taken(tmp_path: Path) -> None:
     state = fresh(Optimiser.adamw)
     save_state(state, tmp_path)
     state.arms = [dataclasses.replace(state.arms[0], name="another")]
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match="not a checkpoint of this run"):
         load_state(state, tmp_path)
+
+
+def test_where_the_newest_is_damaged_the_one_before_serves(tmp_path: Path) -> None:
+    state = fresh(Optimiser.sgd)
+    assert not load_state(state, tmp_path)
+    for number in (1, 2, 3):
+        state.step = number
+        save_state(state, tmp_path)
+    newest = tmp_path / CHECKPOINT
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert load_state(state, tmp_path)
+    assert state.step == 2
+    (tmp_path / FORMER).write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        load_state(state, tmp_path)
+
+
+def test_what_broke_off_midway_is_known() -> None:
+    state = fresh(Optimiser.sgd)
+    with state.changing():
+        assert state.torn
+    assert not state.torn
+    with pytest.raises(KeyboardInterrupt), state.changing():
+        raise KeyboardInterrupt
+    assert state.torn

@@ -1,0 +1,102 @@
+"""Trees of tensors and plain values as one file that is either whole or known to be damaged.
+
+The bytes are in the safetensors format: tensors by name, everything else as JSON in its header, and there a SHA-256 of
+all bytes, computed while its own place holds zeros. Nothing is ever executed by reading one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from camtrain.files import write_atomically
+
+_TREE, _CHECKSUM, _TENSOR = "tree", "sha256", "tensor"
+
+_UNKNOWN = "0" * 64
+
+_PLACE = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+
+
+class Damaged(Exception):
+    """A file is not whole, not what was written, or not a file of this kind; the message says which."""
+
+
+def pack(tree: Any) -> bytes:
+    """Nested dictionaries, lists and tuples of tensors, numbers, texts and None as bytes; tuples become lists."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_without_tensors(tree, "", tensors))
+    places: set[int] = set()
+    for name, tensor in tensors.items():  # the format refuses tensors that share memory, as tied weights do
+        place = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    whole = save(tensors, {_TREE: text, _CHECKSUM: _UNKNOWN})
+    empty = f'"{_CHECKSUM}":"{_UNKNOWN}"'.encode()
+    at = whole.index(empty)  # the first one stands in the header; in JSON within JSON, quotes have a backslash
+    found = hashlib.sha256(whole).hexdigest().encode()
+    return b"".join([whole[:at], empty.replace(_UNKNOWN.encode(), found), whole[at + len(empty) :]])
+
+
+def unpack(whole: bytes) -> Any:
+    """The inverse of :func:`pack`.
+
+    Raises:
+        Damaged: a byte is missing or another one than was written, or it is something else.
+    """
+    place = _PLACE.search(whole)
+    if place is None:
+        raise Damaged("it has no checksum")
+    digest = hashlib.sha256(whole[: place.start(1)])
+    digest.update(_UNKNOWN.encode())
+    digest.update(whole[place.end(1) :])
+    if digest.hexdigest().encode() != place[1]:
+        raise Damaged("its checksum is another one than was written")
+    try:
+        # The header begins behind the 8 bytes of its length.
+        header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+        return _with_tensors(json.loads(header["__metadata__"][_TREE]), load(whole))
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Damaged(f"it is no file of this kind ({type(error).__name__})") from error
+
+
+def write_packed(path: Path, tree: Any, keep: Path | None = None) -> None:
+    """Write a tree whole or not at all; `keep` and errors as for :func:`camtrain.files.write_atomically`."""
+    whole = pack(tree)
+    write_atomically(path, lambda opened: opened.write(whole), keep)
+
+
+def read_packed(path: Path) -> Any:
+    """Read a tree; errors as for :func:`unpack`, and OSError."""
+    return unpack(path.read_bytes())
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree with a reference in place of each tensor, which goes to `tensors`.
+
+    A dictionary becomes a list of its items: JSON has no keys but texts, and an optimiser's are numbers.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous()
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        return {"items": [[key, _without_tensors(part, f"{name}/{key}", tensors)] for key, part in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(part, f"{name}/{number}", tensors) for number, part in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of :func:`_without_tensors`."""
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        return {key: _with_tensors(part, tensors) for key, part in value["items"]}
+    return [_with_tensors(part, tensors) for part in value] if isinstance(value, list) else value
