@@ -78,7 +78,8 @@ class RunRecord:
 
     def save(self, status: str) -> RunResult:
         """Write `result.json`, whole."""
-        final = {name: arm.final for name, arm in self.result.arms.items()}
+        last = max(len(arm.epochs) for arm in self.result.arms.values())
+        final = {name: arm.final if len(arm.epochs) == last else {} for name, arm in self.result.arms.items()}
         self.result.status = status
         self.result.differences, self.result.margins = over_seeds.differences_of_run(final, self.each)
         self.result.timing.seconds = time.perf_counter() - self.started
