@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -31,7 +32,7 @@ from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import Config
 from camtrain.config.validate import check_taken
-from camtrain.errors import Diverged, UserError, first_line
+from camtrain.errors import Diverged, MachineError, UserError, first_line
 from camtrain.files import printable
 from camtrain.interrupts import Stopped, interruption, raised
 from camtrain.runs import lock
@@ -47,8 +48,14 @@ HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
 
-USAGE, DIVERGED, SIGNALLED, BROKEN_PIPE = 2, 3, 128, 141
+USAGE, DIVERGED, MACHINE, SIGNALLED, BROKEN_PIPE = 2, 3, 4, 128, 141
 """Exit codes; a signal's number is added to that of signals."""
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EFBIG}
+"""Errors of a disk, none of the user."""
+
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
+"""How torch says that memory is exhausted, of a GPU or the CPU."""
 
 HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
@@ -164,10 +171,11 @@ def run() -> None:
     except OSError as error:
         if full_error:
             raise
-        print_error(trouble(error, command.place))
+        found = in_words(error, command.place)
+        print_error(str(found))
         if command.place is not None:
             discard(command.place.target, command.place)
-        sys.exit(USAGE)
+        sys.exit(code_of(found))
     if len(command.finished) > 1:
         summarise(command.finished)
     if command.failed:
@@ -232,6 +240,23 @@ def complain(line: str) -> None:
     """Print to the terminal what is no result, as long as there is one."""
     with contextlib.suppress(OSError):
         print(printable(line), file=sys.stderr)
+
+
+def code_of(error: BaseException | None) -> int:
+    """Exit code after an error in words."""
+    return DIVERGED if isinstance(error, Diverged) else MACHINE if isinstance(error, MachineError) else USAGE
+
+
+def in_words(error: BaseException, place: Place | None) -> UserError | None:
+    """What to say of an error of the system or of memory; None for others."""
+    if isinstance(error, OSError):
+        return (MachineError if error.errno in DISK else UserError)(trouble(error, place))
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return MachineError(
+            "out of memory; lower trainer.batch_size, dataset.image_size or the number of arms, or choose a smaller"
+            " network"
+        )
+    return None
 
 
 def trouble(error: OSError, place: Place | None, where: str = "") -> str:
@@ -380,14 +405,14 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         if interrupt := interruption(error):
             interrupt.args = (left,)
             raise interrupt  # noqa: B904
-        if isinstance(error, OSError) and not command.full_error:
-            error = UserError(trouble(error, command.place))
+        if not command.full_error:
+            error = in_words(error, command.place) or error
         if not isinstance(error, UserError):
             log.exception("camtrain: unexpected error")
             raise
         print_error(f"{error}{left}")
         note(f"camtrain: error: {error}")
-        command.failed.append(DIVERGED if isinstance(error, Diverged) else USAGE)
+        command.failed.append(code_of(error))
         return None
     if config.task is Task.layers:
         discard(folder, command.place)

@@ -9,6 +9,10 @@ class Diverged(UserError):
     """The same of a network whose numbers are not finite, nan or infinite. Ends the program with exit code 3."""
 
 
+class MachineError(UserError):
+    """The same where a disk is full, read-only or gone, or memory is exhausted. Ends the program with exit code 4."""
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says first, its type where it says nothing: for errors that are reported in one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

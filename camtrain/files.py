@@ -22,9 +22,6 @@ from camtrain.interrupts import deferred
 FULL = 2**16
 """Bytes that are free on a disk that counts as full."""
 
-OS_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How Rust, and so safetensors, ends the message of an error of the system."""
-
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line breaks, marks that turn the direction of text, and bytes that are no UTF-8."""
 
@@ -79,8 +76,6 @@ def _errno(error: BaseException | None, folder: Path) -> int | None:
     while seen is not None:  # torch turns the error of a full disk into one of its own
         if isinstance(seen, OSError) and seen.errno:
             return seen.errno
-        if told := OS_ERROR.search(str(seen)):
-            return int(told[1])
         seen = seen.__cause__ or seen.__context__
     # NumPy does not hand on the number.
     return errno.ENOSPC if shutil.disk_usage(folder).free < FULL else None

@@ -11,8 +11,10 @@ from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object]
 
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Ctrl-C, what `kill` and batch systems send, and what a closed terminal sends."""
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+STOPPING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+"""Ctrl-C, what `kill` sends, a closed terminal, and what batch systems send some time before they end a job."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -197,13 +197,15 @@ def sweep_folder(sweep: FinishedRun) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run what takes minutes, such as compiled code")
+    parser.addoption("--faults", action="store_true", help="also run all of the faults, hundreds of broken-off runs")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes; run it with scripts/test --slow"))
+    for name in ("slow", "faults"):
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(pytest.mark.skip(reason=f"takes minutes; run it with scripts/test --{name}"))
 
 
 @pytest.fixture(autouse=True)

@@ -247,7 +247,7 @@ def test_a_full_disk(tmp_path: Path, run_command: Command, monkeypatch: pytest.M
 
     monkeypatch.setattr("camtrain.tasks.train.save_state", save)
     done = run_command(*TINY, *QUICK, "trainer.max_steps=1", "hydra.run.dir=run")
-    assert done.returncode == 2
+    assert done.returncode == 4
     assert re.fullmatch(r"camtrain: error: .*run: No space left on device; make room there, .*\n", done.stderr)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
     assert not list(tmp_path.rglob("*.partial"))

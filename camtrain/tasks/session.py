@@ -136,9 +136,13 @@ def measure_final(
     if context.shown:
         chosen = choose_gallery(record.each, context.shown, context.contrasts[0])
         found.gallery_by = chosen.by.label
-        found.gallery = write_gallery(
-            record.folder, val_set, chosen, lambda numbers: views_of(context, evaluated, val_set, numbers)
-        )
+        try:
+            found.gallery = write_gallery(
+                record.folder, val_set, chosen, lambda numbers: views_of(context, evaluated, val_set, numbers)
+            )
+        except OSError as error:  # the figures are worth more than their pictures
+            found.gallery = []
+            log.warning("Note: %s: %s; the report shows no images", error.filename, error.strerror)
     write_images(record.folder, val_set, record.each)
     return after
 

@@ -1,10 +1,10 @@
 """Runs of the command, each in a process of its own that ends by a fault at one of its moments.
 
 A moment is a call that matters: a training step of an arm, a forward pass of a measurement, a write (of which half is
-done), a flush, a rename. Each line of the input asks for a run, as JSON: `arguments` of the command, `out` for what it
-prints, and `fault` at moment `number`: a signal's name, which is sent then, or that of an error of the system, such as
-ENOSPC, which all writes from then on meet.For each the exit status comes back, negative for a signal;
-the number of moments is printed last.
+done), a flush, a rename. Each line of the input asks for a run, as JSON: `arguments` of the command, `cwd`, `out` for
+what it prints, and `fault` at moment `number`: a signal's name, which is sent then, or that of an error of the system,
+such as ENOSPC, which all writes from then on meet. For each the exit status comes back, negative for a signal; the
+number of moments is the last thing printed.
 
 The processes are forked from one that has imported everything, which saves most of the time of a short run.
 """
@@ -104,6 +104,7 @@ def run(asked: dict[str, Any]) -> None:
     os.dup2(os.open(asked["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(1, 2)
     fault.__init__(asked.get("fault", ""), asked.get("number", 0))  # type: ignore[misc]
+    os.chdir(asked["cwd"])
     sys.argv[:] = ["camtrain", *asked["arguments"]]
     code: object = 0
     try:

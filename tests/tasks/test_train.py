@@ -319,7 +319,7 @@ def test_an_arm_that_diverges_leaves_the_others_alone(tmp_path: Path, run_comman
     assert done.returncode == 3
     assert re.search(
         r"the wild arm's (loss|gradient of \S+) is (nan|inf|not finite) in epoch 1, step 2; lower optim.lr \(.*\) or"
-        r" arms.wild.cam.weight; trained to the end: baseline, regularised; what was done so far is in",
+        r" cam.weight; trained to the end: baseline, regularised; what was done so far is in",
         done.stderr,
     ), done.stderr
     for arm in ("baseline", "regularised"):
