@@ -330,10 +330,17 @@ def folder_of_job(folder: Path, config: Config, chosen: bool) -> Path:
         UserError: the folder holds what an earlier command wrote, and the job does not go on with it.
     """
     if config.task is Task.resume:
-        return Path(str(config.run))
-    if config.resume is not None and config.task is Task.train:
-        return folder if chosen else unfinished_run(folder.parent, config) or folder
-    refuse_used(folder)
+        folder = Path(str(config.run))
+    elif config.resume is not None and config.task is Task.train:
+        folder = folder if chosen else unfinished_run(folder.parent, config) or folder
+    else:
+        refuse_used(folder)
+        return folder
+    for path in folder.glob("*"):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and what goes on in a folder is written there alone; copy what it leads to"
+            )
     return folder
 
 
@@ -444,7 +451,7 @@ def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
         case Task.explain:
             from camtrain.tasks.explain import explain_images
 
-            explain_images(config, folder)
+            explain_images(config, folder, chosen)
         case Task.report:
             from camtrain.tasks.report import report_runs
 

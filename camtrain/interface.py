@@ -6,7 +6,7 @@ Networks are those of :func:`camtrain.networks.capture.capture` or of :func:`loa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,12 +228,13 @@ class LoadedRun:
     networks: dict[str, Classifier]  # by arm, in evaluation mode; they take images of 0..1
 
 
-def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRun:
+def load_run(folder: str | Path, device: str | torch.device = "cpu", allow: Collection[str] = ()) -> LoadedRun:
     """The result and the trained networks of a finished run.
 
     Args:
         folder: of the run.
         device: where the networks are put.
+        allow: `package.module:function` that may be called, where the run's network is made by it.
 
     Raises:
         UserError: no finished run is there, or its weights are missing or damaged.
@@ -246,6 +247,7 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
         camtrain.errors.UserError: nowhere: no finished run is here, there is no result.json; give a run's folder
     """
     finished = load.read(Path(folder))
+    load.check_own_code(finished.config, allow, "model.name")
     return LoadedRun(finished.folder, finished.result, load.networks(finished, torch.device(device)))
 
 

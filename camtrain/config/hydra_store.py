@@ -125,6 +125,8 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
     Raises:
         LookupError, TypeError, ValueError: not a configuration.
     """
+    if any("${" in text for text in _texts(tree)):
+        raise ValueError("an interpolation, which could read anything; a finished run has values")
     sections = {key: dict(value) if isinstance(value, Mapping) else value for key, value in dict(tree).items()}
     for former, key in RENAMED.items():
         section, _, name = former.rpartition(".")
@@ -143,6 +145,19 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         raise ValueError(message(error)) from error
     assert isinstance(config, Config)
     return config
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    """Every text of a tree, keys included."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for key, part in tree.items():
+            yield from _texts(key)
+            yield from _texts(part)
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from _texts(part)
 
 
 def to_tree(config: Config) -> dict[str, Any]:

@@ -30,15 +30,15 @@ NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report:
 
 TAKEN = {
     Task.evaluate: (
-        *("task", "run", "seed", "evaluate.", "report.", "dataset", "hydra."),
+        *("task", "run", "model.name", "seed", "evaluate.", "report.", "dataset", "hydra."),
         *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
     ),
     Task.explain: (
-        *("task", "run", "images", "class_name", "hydra."),
+        *("task", "run", "model.name", "images", "class_name", "hydra."),
         *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
-    Task.resume: ("task", "run", "trainer.epochs", *MAY_CHANGE),
+    Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", *MAY_CHANGE),
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
 

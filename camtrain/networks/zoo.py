@@ -22,6 +22,9 @@ OWN: dict[str, Callable[..., nn.Module]] = {"small_resnet": SmallResNet}
 TIMM = "timm/"
 """Begins the names of timm's networks."""
 
+NOT_OPTIONS = {"model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+"""Arguments by which timm would read files as it likes."""
+
 
 def make_network(config: ModelConfig, classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """A classifier with untrained weights.
@@ -99,8 +102,10 @@ def _of_timm(name: str, options: dict[str, Any], classes: int, shape: tuple[int,
     needed: dict[str, Any] = {"model_name": own, "num_classes": classes, "in_chans": shape[0]}
     if described is not None and described.fixed_input_size:  # transformers are made for one size
         needed["img_size"] = shape[1:]
-    if options.get("pretrained"):
-        raise UserError("model.options.pretrained: leave it out and say model.weights=DEFAULT, which the rest goes by")
+    for option in NOT_OPTIONS & options.keys():
+        raise UserError(
+            f"model.options.{option}: leave it out and say model.weights=DEFAULT or a file, model.name=timm/NAME"
+        )
     return _called(ModelConfig(name=name, options=options), timm.create_model, shape, **needed)
 
 

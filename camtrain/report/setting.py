@@ -175,12 +175,18 @@ def gallery(run: Run, several_seeds: bool) -> GalleryView | None:
         figures = [
             _figure(run.folder, entry, result.data.multilabel)
             for entry in result.gallery
-            if entry.why == why and (run.folder / entry.file).is_file()
+            if entry.why == why and _is_own(run.folder, entry.file)
         ]
         by = f", chosen before {before}" if why == "random" else f"{against}, by {result.gallery_by}"
         if figures:
             groups.append(GalleryGroup(f"{words}{by}", figures))
     return GalleryView(seed, result.data.multilabel, groups) if groups else None
+
+
+def _is_own(folder: Path, file: str) -> bool:
+    """Whether an image is there, and within the folder: others must not get into a page that may be passed on."""
+    path = (folder / file).resolve()
+    return path.is_relative_to(folder.resolve()) and path.is_file()
 
 
 def _figure(folder: Path, entry: GalleryEntry, multilabel: bool) -> FigureView:

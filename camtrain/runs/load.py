@@ -6,7 +6,8 @@ import copy
 import json
 import math
 import shlex
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import torch
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from camtrain.config.schema import Config
-from camtrain.config.validate import image_shape
+from camtrain.config.schema import Config, DatasetConfig, PublishedConfig
+from camtrain.config.validate import check_arms, image_shape
 from camtrain.device import compute_dtype, memory_format
 from camtrain.errors import Diverged, UserError, first_line
 from camtrain.networks.build import build
@@ -24,6 +25,9 @@ from camtrain.networks.weight_file import read_state
 from camtrain.runs.result import DIVERGED, NAME, SCHEMA, ArmResult, RunResult
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.checkpoint import WEIGHTS
+
+MALFORMED = (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What comes of files that somebody else wrote."""
 
 TRAIN_AGAIN = "the run diverged: train it again with a lower optim.lr"
 
@@ -82,6 +86,39 @@ def read(folder: Path) -> Finished:
     return Finished(folder, result)
 
 
+def of_this_machine(theirs: DatasetConfig, ours: DatasetConfig) -> DatasetConfig:
+    """A run's data set, cached and downloaded where this command says: its folder may come from another machine, and
+    nothing is written to places that it names."""
+    own = replace(theirs, cache=theirs.cache and ours.cache)
+    return replace(own, download=False) if isinstance(own, PublishedConfig) else own
+
+
+def named(config: Config, chosen: Collection[str]) -> list[str]:
+    """Functions that the user named on the command line, of which these keys were set."""
+    values = {"model.name": config.model.name, "dataset.source": getattr(config.dataset, "source", "")}
+    return [value for key, value in values.items() if key in chosen]
+
+
+def check_own_code(config: Config, allowed: Collection[str], *keys: str) -> None:
+    """Raise :class:`UserError` for a function that a run's folder asks to be called, unless the user named it.
+
+    A folder may come from anywhere, and a function of whatever module may do anything.
+
+    Args:
+        config: of the run.
+        allowed: `package.module:function` that the user named.
+        keys: of `model.name` and `dataset.source`, those that are going to be called.
+    """
+    for key in keys:
+        section, _, name = key.partition(".")
+        function = getattr(getattr(config, section), name, None)
+        if isinstance(function, str) and ":" in function and function not in allowed:
+            raise UserError(
+                f"run: {key}={function} is a function that the run asks to be called; if it is yours, say so by"
+                f" repeating {shlex.quote(f'{key}={function}')}"
+            )
+
+
 def _parsed(path: Path) -> RunResult:
     """Raise :class:`UserError` for what this version does not write."""
     tree = _json(path)
@@ -90,11 +127,14 @@ def _parsed(path: Path) -> RunResult:
         raise UserError(f"{path}: its schema is {schema}, this camtrain reads {SCHEMA}; train the run again")
     try:
         result = RunResult.from_json(tree)
+        check_arms(result.config.arms)  # whose names are those of folders
+        if [*result.arms] != [*result.config.arms]:
+            raise ValueError("other arms than in its configuration")
         if result.status == "completed":
             for arm in result.arms.values():  # what a comparison needs
                 arm.final["cam/dead_rate"]
         result.environment["torch"]
-    except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (*MALFORMED, UserError) as error:
         reason = first_line(error)
         raise UserError(
             f"{path}: not what this camtrain writes ({type(error).__name__}: {reason}); train the run again"

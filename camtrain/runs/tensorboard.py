@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.tensorflow_stub.errors import DataLossError
@@ -125,7 +126,7 @@ def _images(files: Iterable[Path], epochs: int) -> Iterator[Any]:
     """Each image of these epochs once, from event files that may break off in the middle."""
     found = {}
     for path in files:
-        with contextlib.suppress(DataLossError):
+        with contextlib.suppress(DataLossError, DecodeError):
             for event in LegacyEventFileLoader(str(path)).Load():  # type: ignore[no-untyped-call]
                 for value in event.summary.value if event.step <= epochs else ():
                     if value.HasField("image"):

@@ -27,7 +27,7 @@ from camtrain.networks.geometry import LOOKED_AT
 from camtrain.runs import lock
 from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
 from camtrain.runs.facts import title as run_title
-from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
+from camtrain.runs.load import TRAIN_AGAIN, Finished, check_own_code, named, networks, of_this_machine, read
 from camtrain.runs.result import ArmResult, RunResult, Timing, check_unused
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
@@ -56,7 +56,10 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
     assert config.run is not None
     device = prepare_device(config.trainer)
     finished = read(Path(config.run))
+    check_own_code(finished.config, named(config, chosen), "model.name")
     own = combined(config, finished, chosen)
+    if "dataset" not in chosen:
+        check_own_code(own, named(config, chosen), "dataset.source")
     trained = networks(finished, device)
     check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result.model.layer)
     val_set = fitting(own, finished)
@@ -104,7 +107,7 @@ def combined(config: Config, finished: Finished, chosen: Collection[str]) -> Con
         UserError: images of other channels than the run's networks take, or a key that its data set does not have.
     """
     theirs = finished.config
-    dataset = theirs.dataset
+    dataset = of_this_machine(theirs.dataset, config.dataset)
     settings = {key.split(".")[1] for key in chosen if key.startswith("dataset.")}
     if "dataset" in chosen:
         kept = {"image_size", "fit", "channels"} - settings

@@ -8,7 +8,7 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -39,7 +39,7 @@ from camtrain.files import printable, write_atomically, write_csv, write_text
 from camtrain.metrics import concentration
 from camtrain.networks.classifier import Classifier
 from camtrain.report import overlay
-from camtrain.runs.load import TRAIN_AGAIN, Finished, networks, read
+from camtrain.runs.load import TRAIN_AGAIN, Finished, check_own_code, named, networks, read
 
 log = logging.getLogger("camtrain")
 
@@ -76,7 +76,7 @@ class Explanation(NamedTuple):
     npy: str
 
 
-def explain_images(config: Config, folder: Path) -> None:
+def explain_images(config: Config, folder: Path, chosen: Collection[str]) -> None:
     """Draw every arm's maps over images, and write the maps and a table.
 
     In the folder: `maps/NAME.png`, `maps/NAME.ARM.npy` (float32, (height, width), before ReLU), `explanations.csv`, and
@@ -85,6 +85,7 @@ def explain_images(config: Config, folder: Path) -> None:
     Args:
         config: checked; of it `run`, `images`, `class_name` and the machine's part count, the rest is the run's own.
         folder: where the files go; exists.
+        chosen: keys that the user set.
 
     Raises:
         UserError: the run or its weights cannot be used, it has no such class, or there is no image that can be
@@ -95,6 +96,7 @@ def explain_images(config: Config, folder: Path) -> None:
     assert config.images is not None
     device, threads = prepare_device(config.trainer), worker_threads(config.trainer)
     finished = read(Path(config.run).expanduser())
+    check_own_code(finished.config, named(config, chosen), "model.name")
     classes, rule = finished.result.data.classes, rule_of_run(finished)
     kind = None if config.class_name is None else number_of(config.class_name, classes)
     paths, left_out = find(config.images)

@@ -37,7 +37,9 @@ def resume_run(config: Config, folder: Path, chosen: Collection[str]) -> RunResu
         UserError: no run is there, or what is there is not one that can go on.
     """
     begun = load.begun(folder)
-    return go_on(with_choices(begun.config, config, chosen), folder, begun, LONGER)
+    load.check_own_code(begun.config, load.named(config, chosen), "model.name", "dataset.source")
+    own = replace(begun.config, dataset=load.of_this_machine(begun.config.dataset, config.dataset))
+    return go_on(with_choices(own, config, chosen), folder, begun, LONGER)
 
 
 def resume_or_train(config: Config, folder: Path) -> RunResult:

@@ -166,9 +166,12 @@ class TrainingState:
         """The inverse of :meth:`state_dict`, for the same arms; weights keep their device and memory layout.
 
         Raises:
-            KeyError: the state is of other arms.
-            RuntimeError: the weights are of another network.
+            LookupError, RuntimeError, TypeError, ValueError, AttributeError: the state is of other arms, of another
+                network, or none.
         """
+        epoch, step = int(state["epoch"]), int(state["step"])
+        if min(epoch, step) < 0 or [*state["arms"]] != [arm.name for arm in self.arms]:
+            raise ValueError("a state of no moment")
         for arm in self.arms:
             own = state["arms"][arm.name]
             arm.network.backbone.load_state_dict(own["network"])
@@ -178,9 +181,12 @@ class TrainingState:
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
                         values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             arm.criterion.load_state_dict(own["criterion"])
-            self.history[arm.name][:] = state["history"][arm.name]
+            rows = state["history"][arm.name]
+            self.history[arm.name][:] = [{str(tag): float(value) for tag, value in row.items()} for row in rows]
+            if len(rows) != epoch and arm.name not in state["stopped"]:
+                raise ValueError("epochs without figures")
             self.kept_maps[arm.name][:] = own["kept_maps"]
             device = next(arm.network.parameters()).device
             self.records[arm.name] = EpochRecord.from_state_dict(own["record"], device)
-        self.stopped = dict(state["stopped"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.stopped = {str(name): str(fault) for name, fault in state["stopped"].items()}
+        self.epoch, self.step, self.seconds = epoch, step, float(state["seconds"])
