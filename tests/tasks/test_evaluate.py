@@ -177,7 +177,9 @@ def test_what_the_networks_see_is_the_runs() -> None:
 
 
 def test_a_run_that_is_measured_again_begins_without_its_former_figures() -> None:
-    config = Config(dataset=ShapesConfig(name=DatasetName.shapes, train=8, val=4), model=ModelConfig(name="small_resnet"))
+    config = Config(
+        dataset=ShapesConfig(name=DatasetName.shapes, train=8, val=4), model=ModelConfig(name="small_resnet")
+    )
     result = made_result(config, {"baseline": {}, "regularised": {}}, {"regularised": Control(2.0, {})})
     result.controls_area, result.faithfulness_images = dict(result.controls), 521
     begun = first_result(Finished(Path(), result), config, validation(config.dataset, 0), torch.device("cpu"))
