@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from camtrain.cli import CONF
 from camtrain.config.arguments import prepared
 from camtrain.config.hydra_store import register
+from camtrain.metrics.catalogue import INDICATORS
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
@@ -66,6 +67,13 @@ def test_commands_fit_the_schema(words: list[str]) -> None:
     register()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         hydra.compose("config", overrides=overrides)
+
+
+@pytest.mark.parametrize("name", ["report", "verdict"])
+def test_all_rates_are_listed(name: str) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    rates = "; ".join(indicator.label for indicator in INDICATORS.values() if indicator.rate)
+    assert f"({rates})" in " ".join(text.split())
 
 
 def test_the_readme_is_short() -> None:

@@ -70,6 +70,7 @@ def _joined(runs: Sequence[Run], fold: str) -> Run:
         controls=_controls(runs, [run.result.controls for run in runs], names),
         controls_area=_controls(runs, [run.result.controls_area for run in runs], names_area),
         by_size=_by_size([run.result.by_size or [] for run in runs]),
+        faithfulness_images=_images([run.result.faithfulness_images for run in runs]),
         sanity=_sanity([run.result for run in runs]),
     )
     return Run(runs[0].folder, result, each, [run.folder for run in runs])
@@ -175,6 +176,12 @@ def _by_size(parts: Sequence[Sequence[SizeGroup]]) -> list[SizeGroup] | None:
         }
         found.append(SizeGroup(groups[0].size, sum(group.images for group in groups), low, high, figures))
     return found
+
+
+def _images(counts: Sequence[int | None]) -> int | None:
+    """Of all folds; None where one does not say how many it has."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _sanity(results: Sequence[RunResult]) -> dict[str, list[float]] | None:

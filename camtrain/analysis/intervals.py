@@ -168,8 +168,8 @@ class Spread(NamedTuple):
         if np.all(np.isnan(self.skew)):
             return widest
         independent = self.values / (1 + (self.seeds - 1) * self.alike)
-        of_images = self.alone - self.common * (self.seeds - 1) / np.maximum(self.seeds, 1)
-        excess = np.maximum(self.between - of_images, 0.0) / np.where(self.changes > 0, self.changes, 1.0)
+        beyond = np.maximum(self.between - self.alone + self.common, 0.0)
+        excess = beyond / np.where(self.changes > 0, self.changes, 1.0)
         lean = self.skew * (2 * np.square(few) + 1) / 3 * excess
         widened = rate_margin(widest + lean, np.asarray(self.skew), unseen(independent, level, self.seeds))
         return np.where(np.isnan(self.skew), widest, widened)
@@ -250,9 +250,10 @@ def rate_margin(margin: Floats, skew: Floats, bound: Floats) -> Floats:
     adds :math:`\frac{\mu_3}{\sigma^4} \frac{a}{6} (1 + 2 t^2)`; with the third moment of a gamma distribution,
     :math:`\mu_3 / \sigma^4 = 2 / \mu`, and mu the share r of the values that changed, m is raised by
 
-    .. math:: k\, \frac{2 t_{n-1}^2 + 1}{3} \cdot \frac{\max(0, a - c + b (n - 1) / n)}{r}
+    .. math:: k\, \frac{2 t_{n-1}^2 + 1}{3} \cdot \frac{\max(0, a - c + b)}{r}
 
-    whose last numerator is the part of a that the images do not explain.
+    whose last numerator is the part of a that the images do not explain: what they explain is c - b, the part of their
+    variation that seeds have not in common.
 
     Over n seeds, u counts as independent images the values of all seeds divided by their design effect (Kish 1965),
     :math:`1 + (n - 1) \varrho`. Without a common set of images the correlation of an image's changes in different

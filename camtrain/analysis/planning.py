@@ -68,7 +68,7 @@ def power(found: Interval, room: float, seeds: float, images: float = 1.0) -> fl
     error = math.sqrt(max(between + common, float(spread.alone)))
     if error == 0:
         return float(half < room)
-    parts = between**2 / (seeds - 1) + common**2 / float(spread.degrees)
+    parts = between**2 / (seeds - 1) + common**2 / max(float(spread.degrees), 1)
     degrees = (between + common) ** 2 / parts if parts > 0 else float(spread.degrees)
     reached = 1 - float(nctdtr(degrees, room / error, half / error))
     # The series of the noncentral t does not converge far out, where the normal distribution does.

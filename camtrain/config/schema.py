@@ -302,7 +302,7 @@ class ReportConfig:
 
     accuracy_margin: float = setting(0.01, "accuracy, or mean average precision, that may be lost", low=0, high=1)
     faithfulness_margin: float = setting(
-        0.02, "faithfulness (gain over a random order of the pixels, normalised) that may be lost", low=0, high=1
+        0.02, "faithfulness (gain over random square blocks, normalised) that may be lost", low=0, high=1
     )
     stability_margin: float = setting(
         0.02,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from camtrain.cam.distribution import distribution, likeness
+from camtrain.cam.distribution import distribution, is_dead, likeness, nan_where_dead
 from camtrain.cam.stretch import Placement, tiles, upsample
 
 NEAR, FAR = 0.5, 1.5
@@ -19,8 +20,8 @@ NEAR, FAR = 0.5, 1.5
 
 
 class Stability(NamedTuple):
-    """Likeness of each map to that of the changed image, (maps,), -1..1; nan for dead or constant maps, 0 where the
-    change kills it."""
+    """Likeness of each map to that of the changed image, (maps,), -1..1; nan for dead or constant maps, or where one of
+    the two lies outside what both show, 0 where the change kills it."""
 
     flip: Tensor
     shift: Tensor
@@ -58,7 +59,7 @@ def stability(maps: Tensor, after: Changed, size: tuple[int, int], placement: Pl
     r"""Correlation of the mirrored map with the map of the mirrored image, and the same for a moved one.
 
     Where :math:`T` mirrors or moves, the correlation of :math:`T(L^+(x))` and :math:`L^+(T(x))`, pixel by pixel of
-    stretched maps, where both show the same.
+    stretched maps, where both show the same; nan where nothing is left of the image.
 
     Args:
         maps: (maps, rows, columns), before ReLU.
@@ -76,7 +77,11 @@ def stability(maps: Tensor, after: Changed, size: tuple[int, int], placement: Pl
 
     def moved(strides: float, those: Tensor) -> Tensor:
         down, right = _pixels(strides, placement or tiles(size, (maps.shape[1], maps.shape[2])))
-        return likeness(before[:, : height - down, : width - right], drawn(those)[:, down:, right:])
+        if down >= height or right >= width:
+            return before.new_full((len(maps),), torch.nan)
+        after = drawn(those)[:, down:, right:]
+        alike = likeness(before[:, : height - down, : width - right], after)
+        return nan_where_dead(alike, is_dead(after) & ~is_dead(those))  # alive in what was not there before
 
     return Stability(likeness(before.flip(2), drawn(after.flip)), moved(NEAR, after.shift), moved(FAR, after.shift_far))
 

@@ -75,7 +75,8 @@ def shown(maps: Tensor, size: tuple[int, int], placement: Placement | None = Non
         (maps, *size).
     """
     stretched = upsample(maps, size, placement)
-    return stretched / stretched.amax((1, 2), keepdim=True).clamp_min(torch.finfo(stretched.dtype).tiny)
+    highest = stretched.amax((1, 2), keepdim=True).clamp_min(torch.finfo(stretched.dtype).tiny)
+    return (stretched / highest).masked_fill(is_dead(maps)[:, None, None], 0)
 
 
 class Confidence(NamedTuple):

@@ -93,7 +93,6 @@ class Captured(nn.Module):
 
     def handed_on(self, logits: Tensor, activations: Tensor, images: Tensor) -> Output:
         """Both as they leave: logits in float32 at least, and what the criterion has to know."""
-        # Where it was asked for before: it takes a pass of its own.
         placement = self._placements.get((images.shape[-2], images.shape[-1])) if self.registered else None
         return Output(*hand_on(_wide(logits), activations, self.head()._replace(placement=placement)))
 
@@ -127,7 +126,7 @@ class Captured(nn.Module):
         size = (images.shape[-2], images.shape[-1])
         if size not in self._placements:
             if not self.layers:
-                self.prepare(images)
+                self._find(images)
             with self._looking():
                 self._placements[size] = placed(lambda given: self.grids(given)[1][self.layer], self._some(images))
         return self._placements[size]
@@ -148,9 +147,10 @@ class Captured(nn.Module):
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
-        """For as long as it lasts evaluation mode and full precision."""
+        """For as long as it lasts evaluation mode, full precision, and no compiled code, which cannot be followed."""
         full = torch.autocast(next(self.parameters()).device.type, enabled=False)
-        with evaluating(self), torch.inference_mode(False), torch.random.fork_rng([]), full:
+        eager = torch.compiler.set_stance("force_eager")
+        with evaluating(self), torch.inference_mode(False), torch.random.fork_rng([]), full, eager:
             yield
 
     def release(self) -> None:
@@ -230,12 +230,18 @@ class Captured(nn.Module):
         return _with_first(output, from_grid(grid, tensor, layer.layout.name).clone())
 
     def prepare(self, images: Tensor, *others: Any, **named: Any) -> None:
-        """Find, before the first pass in any mode, what was left open: the layer and the route.
+        """Find, before the first pass in any mode, what was left open: the layer and the route; and where the cells lie
+        in images of this size, which the criterion has to know, if the network takes nothing but images.
 
         By passes of the first images through the network itself, which is afterwards as it was before.
         """
-        if self._route() is not None:
-            return
+        if self._route() is None:
+            self._find(images, *others, **named)
+        if torch.is_grad_enabled() and not others and not named:
+            self.placement(images)
+
+    def _find(self, images: Tensor, *others: Any, **named: Any) -> None:
+        """The layer and the route."""
         rows = [0, min(1, len(images) - 1)]
 
         def some(value: Any) -> Any:

@@ -9,13 +9,14 @@ makes of it
 (Araujo et al., 'Computing Receptive Fields of Convolutional Neural Networks', Distill 2019); branches that are added
 or joined depend on the pixels of all of them. The cell's centre is the middle of its field. What has one value for the
 whole image, such as the gate of squeeze-and-excitation, moves no centre. Tokens lie where the grid that they were made
-of does.
+of does. Attention gives every cell an infinite field, and moves no centre.
 
 Where a function moves cells in a way that is not followed, the centre is measured (:func:`measured`).
 """
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.overrides import TorchFunctionMode
 
-from camtrain.cam.stretch import Axis, Placement
+from camtrain.cam.stretch import Axis, Placement, tiles
 
 Size = tuple[int, int]
 
@@ -52,11 +54,8 @@ def followed(forward: Forward, image: Tensor) -> dict[str, Placement | None]:
     follower = _Follower(image)
     with torch.no_grad(), follower:
         layers = forward(image)
-    found = {name: follower.of(grid) or follower.grids.get(_grid(grid.shape, (2, 3))) for name, grid in layers.items()}
-    return {
-        name: None if cells is None else Placement(*(span.axis() for span in cells.spans))
-        for name, cells in found.items()
-    }
+    found = {name: follower.of(grid) for name, grid in layers.items()}
+    return {name: cells and cells.placement() for name, cells in found.items()}
 
 
 def placed(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
@@ -75,7 +74,7 @@ def placed(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
         axis.field <= LARGE * side for axis, side in zip(found, images.shape[2:], strict=True)
     ):
         return found
-    seen = measured(forward, images)
+    seen = measured(forward, images, found)
     if found is None:
         return seen
     apart = [
@@ -85,7 +84,7 @@ def placed(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
     return found if max(apart) <= CONTRADICTED else seen
 
 
-def measured(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
+def measured(forward: Callable[[Tensor], Tensor], images: Tensor, otherwise: Placement | None = None) -> Placement:
     r"""Where cells lie, from what those in the middle depend on.
 
     Cells are taken to be as far from each other as equal tiles; the centre of the middle ones is the centroid of
@@ -97,6 +96,7 @@ def measured(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
         images: (batch, channels, height, width), as the network takes them, of which :data:`LOOKED_AT` are used, as
             they are and mirrored, so that it does not count where they show something; where they are nothing but
             zeros, only a size that is, noise takes their place.
+        otherwise: the answer where the middle cells depend on nothing, as behind a ReLU; None: equal tiles.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
@@ -108,8 +108,11 @@ def measured(forward: Callable[[Tensor], Tensor], images: Tensor) -> Placement:
         signs = torch.randint(0, 2, grid.shape[:2], generator=generator).to(grid) * 2 - 1
         middle = [sorted({(side - 1) // 2, side // 2}) for side in grid.shape[2:]]
         chosen = grid[:, :, middle[0]][..., middle[1]] * signs[:, :, None, None]
-        (gradient,) = torch.autograd.grad(chosen.sum(), given)
+        (gradient,) = torch.autograd.grad(chosen.sum(), given, materialize_grads=True)
     weight = gradient.double().square().sum((0, 1)).cpu()
+    if not 0 < float(weight.sum()) < math.inf:
+        height, width = images.shape[2:]
+        return otherwise or tiles((height, width), (grid.shape[2], grid.shape[3]))
     axes = []
     for at, (side, cells) in enumerate(zip(images.shape[2:], grid.shape[2:], strict=True)):
         profile = weight.sum(1 - at)
@@ -146,11 +149,23 @@ class Cells(NamedTuple):
 
     dims: Size
     spans: tuple[Span, Span]
+    mixed: bool = False  # with those of the whole image
+
+    def placement(self) -> Placement:
+        axes = (span.axis() for span in self.spans)
+        return Placement(*(axis._replace(field=math.inf) if self.mixed else axis for axis in axes))
 
     def windowed(self, *given: Sequence[float]) -> Cells:
         """Behind windows; by parameter of :meth:`Span.window` its value along both axes."""
         rows, columns = (span.window(*own) for span, own in zip(self.spans, zip(*given, strict=True), strict=True))
-        return Cells(self.dims, (rows, columns))
+        return self._replace(spans=(rows, columns))
+
+
+class Unplaced(enum.Enum):
+    """What depends on the image, but not as cells with a known place."""
+
+    tokens = "cells in another order, or mixed by attention, which are taken to come back to a grid as they left it"
+    lost = "anything else"
 
 
 ORDER = {
@@ -167,7 +182,6 @@ ORDER = {
 ALIASES = {
     "max_pool2d_with_indices": "max_pool2d",
     "_max_pool2d": "max_pool2d",
-    "lp_pool2d": "",
     "adaptive_max_pool2d": "adaptive_avg_pool2d",
     "_pad": "pad",
 }
@@ -178,12 +192,17 @@ MOVING = re.compile(
 )
 """Functions that may put cells elsewhere in the tensor, without changing their values."""
 
+MIXING = re.compile("matmul|__matmul__|bmm|baddbmm|einsum|scaled_dot_product_attention|multi_head_attention_forward")
+"""Functions that are parts of attention where two operands depend on the image; else it is not known what they do."""
+
 LOST = re.compile(
-    "matmul|__matmul__|bmm|baddbmm|einsum|scaled_dot_product_attention|multi_head_attention_forward|roll|flip|fliplr"
-    "|flipud|rot90|grid_sample|pixel_shuffle|pixel_unshuffle|unfold|fold|conv_transpose2d|conv1d|cumsum|sort|topk"
-    "|gather|take_along_dim|index_select|lp_pool2d|fft2|rfft2|irfft2"
+    "roll|flip|fliplr|flipud|rot90|grid_sample|pixel_shuffle|pixel_unshuffle|unfold|fold|conv_transpose2d|conv1d"
+    "|deform_conv2d|cumsum|sort|topk|gather|take_along_dim|index_select|lp_pool2d|fft2|rfft2|irfft2|__setitem__"
 )
 """Functions behind which it is not known what cells depend on."""
+
+NEW = re.compile(r"new_\w+|\w+_like")
+"""Functions that take nothing of a tensor but its shape and type."""
 
 
 class _Follower(TorchFunctionMode):
@@ -192,34 +211,34 @@ class _Follower(TorchFunctionMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         whole = Span(0.0, 0.0, 1.0)
-        self._known: dict[int, tuple[Tensor, Cells]] = {}
-        self.grids: dict[Size, Cells] = {}
-        """By height and width, the last tensor (batch, channels, height, width) of that grid."""
+        self._known: dict[int, tuple[Tensor, Cells | Unplaced]] = {}  # with the tensor: else its number is given away
+        self._grids: dict[Size, Cells] = {}
+        """By height and width, the last tensor of four dimensions with that grid."""
         self._keep(image, Cells((2, 3), (whole, whole)))
 
     def of(self, tensor: Tensor) -> Cells | None:
-        found = self._known.get(id(tensor))
-        return found[1] if found else None
+        """Its cells; those of tokens (batch, channels, height, width) are the last ones in such a grid."""
+        _, found = self._known.get(id(tensor), (tensor, Unplaced.lost))
+        if found is Unplaced.tokens and tensor.dim() == 4:
+            cells = self._grids.get(_grid(tensor.shape, (2, 3)))
+            return cells and cells._replace(dims=(2, 3), mixed=True)
+        return found if isinstance(found, Cells) else None
 
-    def _keep(self, tensor: Tensor, cells: Cells) -> None:
-        self._known[id(tensor)] = tensor, cells  # with the tensor, whose number would be given away again
-        if tensor.dim() == 4:
-            self.grids[tensor.shape[cells.dims[0]], tensor.shape[cells.dims[1]]] = cells
+    def _keep(self, tensor: Tensor, found: Cells | Unplaced) -> None:
+        self._known[id(tensor)] = tensor, found
+        if isinstance(found, Cells) and tensor.dim() == 4:
+            self._grids[_grid(tensor.shape, found.dims)] = found
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = [(tensor, cells, tensor.shape) for tensor in _tensors((args, kwargs)) if (cells := self.of(tensor))]
-        result = func(*args, **kwargs)
-        if given:
-            name = getattr(func, "__name__", "")
-            for made in _tensors(result):
-                cells = self._behind(ALIASES.get(name, name), func, (args, kwargs), given, made)
-                if cells is not None:
-                    self._keep(made, cells)
-                elif self.of(made) is not None:
-                    del self._known[id(made)]
+        known = [tensor for tensor in _tensors((args, kwargs)) if id(tensor) in self._known]
+        given = [(tensor, self._known[id(tensor)][1], tensor.shape) for tensor in known]
+        result, name = func(*args, **kwargs), getattr(func, "__name__", "")
+        if given and not NEW.fullmatch(name):
+            for number, made in enumerate(_tensors(args[:1] if name == "__setitem__" else result)):
+                self._keep(made, self._behind(ALIASES.get(name, name), func, (args, kwargs), given, made, number))
         return result
 
     def _behind(
@@ -227,41 +246,61 @@ class _Follower(TorchFunctionMode):
         name: str,
         func: Callable[..., Any],
         call: tuple[Sequence[Any], Mapping[str, Any]],
-        given: Sequence[tuple[Tensor, Cells, torch.Size]],
+        given: Sequence[tuple[Tensor, Cells | Unplaced, torch.Size]],
         made: Tensor,
-    ) -> Cells | None:
-        tensor, cells, shape = given[0]
+        number: int,
+    ) -> Cells | Unplaced:
+        """What one of a function's results depends on."""
+        if all(found is Unplaced.tokens for _, found, _ in given) and name not in WINDOWS:
+            return Unplaced.tokens
+        if MIXING.fullmatch(name):
+            return Unplaced.tokens if len(given) > 1 else Unplaced.lost
         if LOST.fullmatch(name):
-            return None
-        if MOVING.fullmatch(name):
-            return _moved(func, call, tensor, cells) if made.is_floating_point() else None
-        if name in ORDER:
-            named = {**dict(zip(ORDER[name], call[0], strict=False)), **call[1]}
-            if name == "linear":
-                return cells if cells.dims[1] != tensor.dim() - 1 and cells.dims[0] != tensor.dim() - 1 else None
-            return WINDOWS[name](cells, named, shape, made.shape)
-        found: Cells | None = None
-        for _, other, sizes in given:
-            size, same = _grid(sizes, other.dims), len(sizes) == made.dim()
-            if not same or size != _grid(made.shape, other.dims):
-                if same and size == (1, 1):
-                    continue  # one value for all
-                return None
-            found = other if found is None else _joined(found, other)
-            if found is None:
-                return None
-        return found
+            return Unplaced.lost
+        if not MOVING.fullmatch(name) and name not in ORDER:
+            return _together([(found, shape) for _, found, shape in given], made.shape)
+        tensor, _, shape = given[0]
+        named = {**dict(zip(ORDER.get(name, ("input",)), call[0], strict=False)), **call[1]}
+        cells = self.of(tensor)
+        if cells is None or named.get("input") is not tensor:
+            return Unplaced.lost
+        if name in WINDOWS:
+            return WINDOWS[name](cells, named, shape, made.shape) or Unplaced.lost
+        if name == "linear":
+            return Unplaced.lost if tensor.dim() - 1 in cells.dims else cells
+        return _moved(func, call, tensor, cells, number)
 
 
 def _grid(shape: Sequence[int], dims: Size) -> Size:
     return shape[dims[0]], shape[dims[1]]
 
 
+def _together(given: Sequence[tuple[Cells | Unplaced, Sequence[int]]], made: Sequence[int]) -> Cells | Unplaced:
+    """Behind a function that takes cells of the same place: what all operands of these shapes depend on."""
+    cells = [found for found, _ in given if isinstance(found, Cells)]
+    if not cells or max(cells[0].dims) >= len(made):
+        return Unplaced.lost
+    dims, whole, together, mixed = cells[0].dims, _grid(made, cells[0].dims), None, False
+    for found, shape in given:
+        size = _grid([1] * (len(made) - len(shape)) + [*shape], dims)
+        if size == (1, 1) != whole:
+            continue  # one value for all
+        if found is Unplaced.tokens:
+            mixed = True
+            continue
+        if found is Unplaced.lost or (found.dims, len(shape), size) != (dims, len(made), whole):
+            return Unplaced.lost
+        together = found if together is None else _joined(together, found)
+        if together is None:
+            return Unplaced.lost
+    return Unplaced.lost if together is None else together._replace(mixed=together.mixed or mixed)
+
+
 def _joined(one: Cells, other: Cells) -> Cells | None:
     spans = [a.joined(b) for a, b in zip(one.spans, other.spans, strict=True)]
     if one.dims != other.dims or spans[0] is None or spans[1] is None:
         return None
-    return Cells(one.dims, (spans[0], spans[1]))
+    return Cells(one.dims, (spans[0], spans[1]), one.mixed or other.mixed)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -312,21 +351,23 @@ def _pad(cells: Cells, named: Mapping[str, Any], before: Sequence[int], _: Seque
         for dim, span in zip(cells.dims, cells.spans, strict=True)
         for by in [span.step * amounts[2 * (len(before) - 1 - dim)]]
     )
-    return Cells(cells.dims, (rows, columns))
+    return cells._replace(spans=(rows, columns))
 
 
 def _interpolate(cells: Cells, named: Mapping[str, Any], before: Sequence[int], after: Sequence[int]) -> Cells | None:
-    """Cell o lies at (o + 1/2) / f - 1/2 of the cells before."""
+    """Cell o lies at (o + 1/2) / f - 1/2 of the cells before; of nearest ones, at the mean of those that are taken."""
     if named.get("align_corners"):
         return None
-    spread = 0.0 if str(named.get("mode", "nearest")).startswith("nearest") else 0.5
-    rows, columns = (
-        Span(span.low + shift - spread * span.step, span.high + shift + spread * span.step, step)
-        for dim, span in zip(cells.dims, cells.spans, strict=True)
-        for step in [span.step * before[dim] / after[dim]]
-        for shift in [(step - span.step) / 2]
-    )
-    return Cells(cells.dims, (rows, columns))
+    mode, spans = str(named.get("mode", "nearest")), []
+    for dim, span in zip(cells.dims, cells.spans, strict=True):
+        ratio = before[dim] / after[dim]
+        first, spread = (ratio - 1) / 2, 0.5
+        if mode.startswith("nearest"):
+            taken = interpolate(torch.arange(float(before[dim]))[None, None], after[dim], mode=mode)[0, 0]
+            first, spread = float((taken - ratio * torch.arange(after[dim])).mean()), 0.0
+        low, high = span.low + (first - spread) * span.step, span.high + (first + spread) * span.step
+        spans.append(Span(low, high, span.step * ratio))
+    return cells._replace(spans=(spans[0], spans[1]))
 
 
 WINDOWS: dict[str, Callable[[Cells, Mapping[str, Any], Sequence[int], Sequence[int]], Cells | None]] = {
@@ -341,29 +382,34 @@ WINDOWS: dict[str, Callable[[Cells, Mapping[str, Any], Sequence[int], Sequence[i
 
 
 def _moved(
-    func: Callable[..., Any], call: tuple[Sequence[Any], Mapping[str, Any]], tensor: Tensor, cells: Cells
-) -> Cells | None:
-    """Where numbered cells come out: each axis along one dimension, evenly. None where they do not."""
-    dims, spans = [], []
-    for dim, span in zip(cells.dims, cells.spans, strict=True):
+    func: Callable[..., Any], call: tuple[Sequence[Any], Mapping[str, Any]], tensor: Tensor, cells: Cells, number: int
+) -> Cells | Unplaced:
+    """Where numbered cells come out in one of the results: each axis along one dimension, evenly.
+
+    Tokens where both axes share a dimension or one takes several; lost where a part of them is left, or not evenly.
+    """
+    outs, places = [], []
+    for dim in cells.dims:
         shape = [1] * tensor.dim()
         shape[dim] = tensor.shape[dim]
-        numbers = torch.arange(float(tensor.shape[dim])).reshape(shape).expand(tensor.shape).contiguous()
+        line = torch.arange(float(tensor.shape[dim]), device=tensor.device)
+        numbers = line.reshape(shape).expand(tensor.shape).contiguous()
         args = [numbers if part is tensor else part for part in call[0]]
-        out = func(*args, **{key: numbers if part is tensor else part for key, part in call[1].items()})
-        if not isinstance(out, Tensor):
-            out = next(iter(_tensors(out)), None)
-        if out is None or out.numel() == 0 or out.dim() == 0:
-            return None
-        vary = [at for at in range(out.dim()) if out.shape[at] > 1 and bool((out.diff(dim=at) != 0).any())]
-        if len(vary) != 1:
-            return None
-        (at,) = vary
+        try:
+            made = func(*args, **{key: numbers if part is tensor else part for key, part in call[1].items()})
+        except Exception:  # whatever it may need that numbers are not
+            return Unplaced.lost
+        outs.append(list(_tensors(made))[number])
+        places.append([at for at in range(outs[-1].dim()) if bool((outs[-1].diff(dim=at) != 0).any())])
+    if not all(places):
+        return Unplaced.lost
+    if len(places[0]) > 1 or len(places[1]) > 1 or places[0] == places[1]:
+        return Unplaced.tokens
+    dims, spans = (places[0][0], places[1][0]), []
+    for at, out, span in zip(dims, outs, cells.spans, strict=True):
         line = out.movedim(at, 0).flatten(1)[:, 0]
-        step = float(line[1] - line[0])
+        first, step = float(line[0]), float(line[1] - line[0])
         if step <= 0 or bool((line.diff() != step).any()):
-            return None
-        first = float(line[0])
-        dims.append(at)
+            return Unplaced.lost
         spans.append(Span(span.low + first * span.step, span.high + first * span.step, span.step * step))
-    return Cells((dims[0], dims[1]), (spans[0], spans[1])) if dims[0] != dims[1] else None
+    return cells._replace(dims=dims, spans=(spans[0], spans[1]))

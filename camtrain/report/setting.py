@@ -14,7 +14,6 @@ from camtrain.analysis.over_seeds import Comparison, Run, Summary
 from camtrain.analysis.verdict import Claim, Condition
 from camtrain.arms import contrasts
 from camtrain.config.hydra_store import to_yaml
-from camtrain.config.schema import EvaluateConfig
 from camtrain.metrics.catalogue import Place, at
 from camtrain.report import console, plots, tables
 from camtrain.report.page import Cell, Part, Table, embedded_image, said
@@ -62,7 +61,8 @@ class SettingView(NamedTuple):
     rules: Sequence[Part]
     comparisons: Sequence[Part]
     faithfulness_images: int
-    counts: EvaluateConfig
+    road_images: int  # like the next of all folds
+    sanity_images: int
     sizes: Table | None
     other_maps_title: str
     other_maps: Table | None
@@ -99,9 +99,11 @@ def view(one: Summary) -> SettingView:
             for heading, each in named
         ],
         faithfulness_images=max(
-            run.result.faithfulness_images or run.result.config.evaluate.faithfulness_images or 0 for run in one.runs
+            run.result.faithfulness_images or len(run.folders) * (run.result.config.evaluate.faithfulness_images or 0)
+            for run in one.runs
         ),
-        counts=first.result.config.evaluate,
+        road_images=len(first.folders) * first.result.config.evaluate.road_images,
+        sanity_images=len(first.folders) * first.result.config.evaluate.sanity_images,
         sizes=by_size(one),
         other_maps_title=tables.other_maps_title(one.arms),
         other_maps=other_maps(one),

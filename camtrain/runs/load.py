@@ -159,13 +159,12 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path}: this is not the result of a finished run; give the folder of one") from error
 
 
-def networks(finished: Finished, device: torch.device, registered: bool = True) -> dict[str, Classifier]:
+def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
     """Every arm's network as training left it, in evaluation mode, with the routes of its gradients.
 
     Args:
         finished: their run.
         device: where they are put.
-        registered: maps are drawn where their cells lie.
 
     Raises:
         UserError: weights are missing, damaged, or not of this run's network.
@@ -189,7 +188,7 @@ def networks(finished: Finished, device: torch.device, registered: bool = True) 
             ) from error
         if not all(bool(weight.isfinite().all()) for weight in network.parameters()):
             raise Diverged(f"{paths[name]}: the weights are not finite; {TRAIN_AGAIN}")
-        network.registered = registered
+        network.registered = config.evaluate.registered
         if finished.result.model.cells is not None:
             network.place(shape[1:], finished.result.model.cells)
         network.routes = finished.result.model.gradient_path

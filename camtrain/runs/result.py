@@ -194,6 +194,8 @@ class RunResult:
                 {"size": group.size, "pictures": group.images, "from": group.low, "to": group.high, **group.figures}
                 for group in self.by_size
             ]
+        if self.faithfulness_images is not None:
+            tree["faithfulness_images"] = self.faithfulness_images
         if self.sanity is not None:
             tree["sanity"] = self.sanity
         if self.gallery is not None:
@@ -232,6 +234,7 @@ class RunResult:
             controls=_controls(tree, first),
             controls_area=_controls(tree, first, "_area"),
             by_size=[_size_group(line) for line in tree["by_size"]] if tree.get("by_size") is not None else None,
+            faithfulness_images=tree.get("faithfulness_images"),
             sanity=(
                 {name: [_number(value) for value in curve] for name, curve in tree["sanity"].items()}
                 if "sanity" in tree

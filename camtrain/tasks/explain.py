@@ -101,7 +101,7 @@ def explain_images(config: Config, folder: Path, chosen: Collection[str]) -> Non
     kind = None if config.class_name is None else number_of(config.class_name, classes)
     paths, left_out = find(config.images)
     names = distinct(paths)
-    trained = networks(finished, device, config.evaluate.registered)
+    trained = networks(finished, device)
     for label, text in introduction(finished, len(paths), config.class_name):
         log.info("%-9s %s", label, text)
     for note in left_out:

@@ -13,9 +13,9 @@ CLASSES = 10
 """Which layers there are does not depend on the number of classes."""
 
 MEANING = (
-    "stride: pixels from cell to cell. field: pixels that a cell depends on. offset: how far the middle of the map lies"
-    " from the\nmiddle of the image, in pixels, -: up and left; maps are drawn where they lie, other tools leave that"
-    " out. A dash: it could\nnot be followed; of the layer that is used it is measured."
+    "stride: pixels from cell to cell. field: pixels that a cell depends on, inf: all. offset: how far the middle of"
+    " the map\nlies from the middle of the image, in pixels, -: up and left; maps are drawn where they lie, other tools"
+    " leave that\nout. A dash: it could not be followed; of the layer that is used it is measured."
 )
 
 ROUTES = {GradientRoute.mixed: "model.batch_norm=frozen only"}

@@ -13,6 +13,7 @@ from camtrain.analysis.folds import join_folds
 from camtrain.analysis.over_seeds import Run, group_by_settings, notes, summarise
 from camtrain.config.schema import ReportConfig
 from camtrain.evaluation.localisation import SizeGroup
+from camtrain.report.setting import view
 from camtrain.runs.facts import data_name
 
 
@@ -71,6 +72,17 @@ def test_what_is_not_defined_does_not_count() -> None:
     assert math.isnan(one.result.arms["baseline"].final["cam/energy_in_mask"])
 
 
+def test_images_of_slow_measurements_are_those_of_all_folds() -> None:
+    runs = [fold(0, number) for number in range(3)]
+    for number, run in enumerate(runs):
+        run.result.faithfulness_images = 7 + number
+        run.result.config.evaluate.road_images, run.result.config.evaluate.sanity_images = 5, 2
+    (one,), _ = join_folds(runs)
+    assert one.result.faithfulness_images == 24
+    shown = view(summarise("", [one], ReportConfig()))
+    assert (shown.faithfulness_images, shown.road_images, shown.sanity_images) == (24, 15, 6)
+
+
 def test_missing_folds_are_named_and_set_apart() -> None:
     runs = [fold(seed, number) for seed in range(3) for number in range(3)]
     del runs[7], runs[4]
@@ -113,6 +125,7 @@ def test_sizes_and_randomisation_are_averaged() -> None:
     (group,) = one.result.by_size or []
     assert (group.images, group.figures["baseline"]["pointing"]) == (4, 0.75)
     assert one.result.sanity == {"baseline": [1.0, 0.5]}
+    assert one.result.faithfulness_images is None, "former versions did not say"
     runs[1].result.by_size = []
     ((one,), _) = join_folds(runs)
     assert one.result.by_size is None

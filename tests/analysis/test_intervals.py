@@ -219,6 +219,7 @@ def test_a_rate_over_seeds_is_widened(shared: bool) -> None:
     for each in values:
         each[::2, 1] *= -1
     values[0][:200] = NAN
+    values[1][:150] = values[2][:150]
     plain = hierarchical(values, shared)
     found = hierarchical(values, shared, rates=[True, True])
     for tag, (before, after) in enumerate(zip(plain, found, strict=True)):
@@ -226,14 +227,35 @@ def test_a_rate_over_seeds_is_widened(shared: bool) -> None:
         all_values = all_values[np.isfinite(all_values)]
         skew = abs(all_values.sum()) / np.abs(all_values).sum()
         assert (skew == 1) == (tag == 0)
-        a, b, c, n, *_ = spread = spread_of(after)
+        spread = spread_of(after)
         assert spread.changes == pytest.approx(np.abs(all_values).mean())
         bound = float(unseen(700 / (1 + 2 * spread.alike), 0.05, 3))
-        lean = skew * (2 * quantile(2) ** 2 + 1) / 3 * max(0, a - c + b * (n - 1) / n) / spread.changes
+        lean = skew * (2 * quantile(2) ** 2 + 1) / 3 * beyond_images(values, tag, shared) / spread.changes
         wide = skew * bound / 2 + math.hypot(before.margin + lean, (1 - skew / 2) * bound)
         assert after.margin == pytest.approx(wide)
         assert after.p >= before.p
         assert (after.p < 0.05) == (abs(after.estimate) > after.margin)
+
+
+def beyond_images(values: list[np.ndarray], tag: int, shared: bool) -> float:
+    """Variance of the mean over seeds by their means, without what images that they do not have in common add to it."""
+    means = np.array([np.nanmean(each[:, tag]) for each in values])
+    apart = [np.nan_to_num(each[:, tag] - mean) for each, mean in zip(values, means, strict=True)]
+    sizes = [np.isfinite(each[:, tag]).sum() for each in values]
+    products = np.array([part / math.sqrt(size * (size - 1)) for part, size in zip(apart, sizes, strict=True)])
+    covariance = products @ products.T
+    n = len(values)
+    alike = (covariance.sum() - covariance.trace()) / (n * (n - 1)) if shared else 0.0
+    return max(0.0, (means.var(ddof=1) - (covariance.trace() / n - alike)) / n)
+
+
+@pytest.mark.parametrize("alike", [0.5, 1.0])
+def test_images_explain_all_of_seeds_that_differ_by_images_only(alike: float) -> None:
+    rng = np.random.default_rng(0)
+    of_images, of_both = rng.normal(size=(1, 60, 2000)), rng.normal(size=(5, 60, 2000))
+    found = hierarchical(list(math.sqrt(alike) * of_images + math.sqrt(1 - alike) * of_both), True)
+    a, b, c = np.array([spread_of(one)[:3] for one in found]).T
+    assert np.mean(a - c + b) / np.mean(c) == pytest.approx(0, abs=0.01)
 
 
 def spread_of(found: Interval) -> Spread:

@@ -36,6 +36,16 @@ def test_power_of_images_alone_is_that_of_their_t_test() -> None:
     assert power(one, 0.25, 5, images=4) == pytest.approx(stats.norm.cdf(0.25 * 20 - 1.645), abs=0.005)
 
 
+def test_power_of_seeds_that_have_one_image_in_common() -> None:
+    values = np.full((3, 20, 1), np.nan)
+    values[:, 4, 0] = 0.0, 0.1, 0.2
+    one = hierarchical(list(values), shared=True)[0]
+    assert one.spread is not None
+    assert one.spread.degrees == 0
+    expected = stats.nct.sf(stats.t.ppf(0.95, 2), 2, 0.1 * math.sqrt(3) / 0.1)
+    assert power(one, 0.1, 3) == pytest.approx(expected, abs=1e-3)
+
+
 def test_power_is_what_a_simulation_finds() -> None:
     rng = np.random.default_rng(0)
     trials, seeds, images, room = 1500, 6, 50, 0.8

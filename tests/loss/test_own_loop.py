@@ -18,6 +18,7 @@ from camtrain.data.batches import Batch
 from camtrain.loss.classification import classification_loss
 from camtrain.networks.capture import Captured
 from camtrain.networks.classifier import Classifier
+from camtrain.networks.small_resnet import SmallResNet
 from camtrain.training.arm import Arm
 from camtrain.training.step import train_step
 
@@ -180,6 +181,16 @@ def test_another_loss_that_reaches_the_layer_is_not_taken_for_the_term() -> None
     assert float(criterion.observed().cam_share) == pytest.approx(0.5, abs=0.1)
     for key, gradient in without.items():
         torch.testing.assert_close(gradient, beside[key], rtol=1e-6, atol=1e-9)
+
+
+def test_the_first_step_knows_where_the_cells_lie() -> None:
+    images = batch().images
+    for registered in (True, False):
+        net = capture(SmallResNet(3, tiles=False), "layer3")
+        net.registered = registered
+        activations = net(images).activations
+        assert head_behind(activations).placement == (net.cells(images) if registered else None)
+        assert net.training
 
 
 def test_a_network_switched_from_outside_is_probed_in_each_mode() -> None:

@@ -91,6 +91,15 @@ def test_drop_and_increase_equal_torch_cam() -> None:
     assert found.increase.mean().item() == pytest.approx(metric.summary()["conf_increase"])
 
 
+def test_a_dead_map_shows_nothing() -> None:
+    maps = torch.full((2, 7, 7), -1.0)
+    maps[:, 3, 3] = torch.tensor([1e-3, 1.0])
+    dead, alive = faithfulness.shown(maps, (28, 28))
+    assert (dead.max(), alive.max()) == (0, 1)
+    (found,) = faithfulness.adcc(maps[1:], maps[:1], torch.zeros(1), (28, 28), None).coherency
+    assert found == 0, "nothing is left of the map"
+
+
 def test_drop_is_that_of_grad_cam_over_the_probability() -> None:
     case = Case()
     whole = stretch.upsample(case.maps, (SIZE, SIZE))

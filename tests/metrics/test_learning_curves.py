@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from camtrain.cam import distribution, stretch
+from camtrain.cam.stretch import Axis, Placement
 from camtrain.metrics import learning_curves
 from camtrain.metrics.classification import calibration_error, prediction_entropy
 from camtrain.metrics.equivariance import Changed, changed, stability
@@ -88,6 +89,57 @@ def test_a_network_that_follows_the_image_is_stable() -> None:
     assert all(bool((value < 0.5).all()) for value in found)
     for dead in (-follows(images), 1e-6 - follows(images)):
         assert all(bool(value.isnan().all()) for value in stability(dead, after, (32, 32)))
+
+
+def test_what_moves_out_of_sight_is_not_compared() -> None:
+    maps = torch.zeros(5, 4, 4)
+    maps[:2, 3, 3] = 1  # leaves the image
+    maps[2:, 0, 0] = 1
+    after = torch.zeros(5, 4, 4)
+    after[0, 0, 0] = after[2, 0, 0] = 1  # in front of what was there
+    after[3, 2, 2] = 1
+    found = stability(maps, Changed(after, after, after), (32, 32))
+    assert found.shift_far[[0, 1, 2]].isnan().all()
+    assert found.shift_far[3] > 0
+    assert found.shift_far[4] == 0, "killed"
+    assert found.flip[1] == 0
+
+
+def test_an_image_that_is_moved_out_of_itself_has_no_stability() -> None:
+    rows, columns = Axis(0, 32, 65), Axis(0, 16, 33)
+    maps = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    for placement in (Placement(rows, columns), Placement(columns, rows)):
+        after = changed(torch.rand(3, 3, 40, 40), (2, 2), placement)
+        assert {part.shape for part in after} == {(3, 3, 40, 40)}
+        found = stability(maps, Changed(maps, maps, maps), (40, 40), placement)
+        assert found.shift_far.isnan().all()
+        assert found.shift.isfinite().all()
+
+
+def test_rows_and_columns_move_by_their_own_strides() -> None:
+    placement = Placement(Axis(1, 4, 9), Axis(2, 2, 3))
+    images = torch.arange(12.0 * 9).reshape(1, 1, 12, 9)
+    for down, right, image in zip((2, 6), (1, 3), changed(images, (3, 4), placement)[1:], strict=True):
+        expected = images[0, 0, (torch.arange(12) - down).clamp_min(0)][:, (torch.arange(9) - right).clamp_min(0)]
+        assert torch.equal(image[0, 0], expected)
+
+    maps = torch.rand(4, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    one, *after = [
+        np.apply_along_axis(lambda cells: np.interp(np.arange(9), [2, 4, 6, 8], cells), 1, by_row)
+        for cells in maps
+        for by_row in [np.apply_along_axis(lambda cells: np.interp(np.arange(12), [1, 5, 9], cells), 0, cells)]
+    ]
+    expected = [
+        np.corrcoef(before.ravel(), other.ravel())[0, 1]
+        for before, other in (
+            (one[:, ::-1], after[0]),
+            (one[:10, :8], after[1][2:, 1:]),
+            (one[:6, :6], after[2][6:, 3:]),
+        )
+    ]
+    first, *others = torch.from_numpy(maps)[:, None]
+    found = stability(first, Changed(*others), (12, 9), placement)
+    assert torch.cat(found).tolist() == pytest.approx(expected)
 
 
 def test_prediction_entropy_is_that_of_scipy() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchvision.models import get_model
 
 import camtrain
-from camtrain.cam.stretch import Placement, upsample
+from camtrain.cam.stretch import Placement, tiles, upsample
 from camtrain.networks.geometry import followed, measured
 from camtrain.networks.small_resnet import SmallResNet
 
@@ -120,6 +120,7 @@ NETWORKS = {  # the layer, the images' size, and how far the middle cells are fr
     "timm/tf_mobilenetv3_small_100": ("blocks", 224, 0.484),
     "timm/convnext_atto": ("norm_pre", 160, 0.0),
     "timm/vit_tiny_patch16_224": ("blocks", 64, 0.0),
+    "swin_t": ("features.3", 64, 0.0),
     "small_resnet": ("layer3", 64, 0.0),
     "small_resnet of former versions": ("layer3", 64, -0.4375),
 }
@@ -146,6 +147,7 @@ def test_centres_are_those_of_input_gradients(name: str) -> None:
         cells = round(size / theirs.step)
         assert ours.offset(size, cells) / ours.step == pytest.approx(expected, abs=0.001)
         assert abs(ours.offset(size, cells) - theirs.offset(size, cells)) < 0.1 * ours.step
+        assert math.isinf(ours.field) is ("vit" in name or "swin" in name), "attention looks everywhere"
 
 
 @pytest.mark.parametrize("tiles", [True, False])
@@ -174,29 +176,138 @@ def test_the_peak_follows_a_dot(tiles: bool) -> None:
     assert bool((drawn_in_tiles > 3).all()) is not tiles
 
 
-class Rolled(nn.Module):
-    """Moves its image in a way that is not followed."""
+class Shift(torch.autograd.Function):
+    """Moves rows down by two."""
 
-    def __init__(self) -> None:
+    @staticmethod
+    def forward(_: object, x: Tensor) -> Tensor:
+        return x.roll(2, 2)
+
+    @staticmethod
+    def backward(_: object, gradient: Tensor) -> Tensor:
+        return gradient.roll(-2, 2)
+
+
+def set_lower(x: Tensor) -> Tensor:
+    """The same by assignment."""
+    moved = torch.zeros_like(x)
+    moved[:, :, 2:] = x[:, :, :-2]
+    return moved
+
+
+class Behind(nn.Module):
+    """A network whose layer `last` is what a function makes of images."""
+
+    def __init__(self, *trunk: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 8, 4, 4)
-        self.head = nn.Linear(8, 3)
+        self.trunk, self.last, self.head = trunk, nn.Identity(), nn.LazyLinear(3)
+        self.layers = nn.ModuleList(part for part in trunk if isinstance(part, nn.Module))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.conv(x.roll((3, -2), (2, 3))).mean((2, 3)))
+        for part in self.trunk:
+            x = part(x)
+        logits: Tensor = self.head(self.last(x).mean((2, 3)))
         return logits
 
 
-def test_what_cannot_be_followed_is_measured() -> None:
+def level(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
+    """With equal weights, so that the middle of a field is also the centroid of gradients; its channels are odd."""
+    nn.init.constant_(layer.weight, 0.1)
+    return layer
+
+
+def conv(kernel: int, stride: int, padding: int = 0, channels: int = 3) -> nn.Module:
+    return level(nn.Conv2d(channels, 7, kernel, stride, padding))
+
+
+BEFORE = torch.arange(16).roll(2)
+
+UNKNOWN: dict[str, tuple[list[Callable[[Tensor], Tensor]], tuple[float, float], float]] = {
+    "image rolled": ([lambda x: x.roll((3, -2), (2, 3)), conv(3, 1, 1)], (-3, 2), 1),
+    "grid rolled": ([conv(4, 4), lambda x: x.roll(5, 2)], (1.5 - 20, 1.5), 4),
+    "added to the grid": ([conv(4, 4), lambda x: 0.01 * x + x.roll(4, 2)], (1.5 - 16, 1.5), 4),
+    "function of one's own": ([conv(4, 4), Shift.apply], (1.5 - 8, 1.5), 4),
+    "assigned": ([conv(4, 4), lambda x: 0.01 * x + set_lower(x)], (1.5 - 8, 1.5), 4),
+    "back to a former size": ([conv(3, 2, 1), conv(3, 2, 1, 7), level(nn.ConvTranspose2d(7, 7, 2, 2))], (-1, -1), 2),
+    "taken by its own numbers": ([conv(4, 4), lambda x: x[:, :, (x[0, 0, :, 0] > 9) * 0 + BEFORE]], (1.5 - 8, 1.5), 4),
+}
+"""Trunks, with the centres of their first cells and their steps."""
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_cannot_be_followed_is_measured(name: str) -> None:
     torch.manual_seed(0)
-    net = camtrain.capture(Rolled(), "conv")
-    rows, columns = net.cells(torch.zeros(1, 3, 32, 32))
-    assert rows.field == math.inf
-    assert (rows.step, columns.step) == (4, 4)
-    assert [rows.first, columns.first] == pytest.approx([1.5 - 3, 1.5 + 2], abs=0.3)
+    trunk, first, step = UNKNOWN[name]
+    net = camtrain.capture(Behind(*trunk), "last")
+    rows, columns = net.cells(torch.zeros(1, 3, 64, 64))
+    assert (rows.step, columns.step, rows.field) == (step, step, math.inf)
+    assert (rows.first, columns.first) == pytest.approx(first, abs=0.02)
     assert net.training
     net.registered = False
-    assert net.placement(torch.zeros(1, 3, 32, 32)) is None
+    assert net.placement(torch.zeros(1, 3, 64, 64)) is None
+
+
+def test_where_gradients_say_nothing() -> None:
+    table = torch.rand(256, 3)
+    looked_up = camtrain.capture(
+        Behind(lambda x: table[(x[:, 0] * 255).long()].permute(0, 3, 1, 2), conv(4, 4)), "last"
+    )
+    images = torch.rand(2, 3, 32, 32)
+    assert looked_up.cells(images) == tiles((32, 32), (8, 8))
+    assert camtrain.maps(looked_up, images, stretched=True).isfinite().all()
+
+    images = torch.zeros(2, 3, 32, 32)
+    images[:, :, 0, 0] = 2
+    alive_in_a_corner = nn.Conv2d(3, 4, 81, stride=4, padding=40)
+    with torch.no_grad():
+        alive_in_a_corner.weight.zero_()[:, :, 40, 40] = 1
+        assert alive_in_a_corner.bias is not None
+        alive_in_a_corner.bias.fill_(-1)
+    for known in (True, False):
+        trunk = [alive_in_a_corner, nn.ReLU(), *([] if known else [lambda x: x.roll(0, 2)])]
+        found = camtrain.capture(Behind(*trunk), "last").cells(images)
+        assert found.rows == ((0, 4, 81) if known else (1.5, 4, math.inf))
+
+
+def test_parts_lie_where_they_were() -> None:
+    image = torch.rand(1, 1, 64, 64)
+    for dim in (2, 3):
+        parts = followed(
+            lambda x, dim=dim: {  # type: ignore[misc]
+                "halves": x.chunk(2, dim)[1],
+                "other": x.tensor_split(2, dim=dim)[1],
+                "first": x.split([10, 54], dim)[0],
+                "rest": x.split([10, 54], dim)[1],
+                "line": x.unbind(dim)[5],
+            },
+            image,
+        )
+        assert parts.pop("line") is None
+        for name, cells in parts.items():
+            assert cells is not None
+            assert cells[dim - 2].first == {"halves": 32, "other": 32, "first": 0, "rest": 10}[name]
+            assert cells[3 - dim].first == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "factor", "first"),
+    [
+        *[("nearest", 0.25, 0.0), ("nearest-exact", 0.25, 2.0), ("bilinear", 0.25, 1.5), ("nearest", 1 / 3, 0.0)],
+        *[
+            ("nearest-exact", 1 / 3, 1.0),
+            ("nearest", 2 / 3, -0.25),
+            ("nearest-exact", 2 / 3, 0.25),
+            ("nearest", 2, -0.25),
+        ],
+    ],
+)
+def test_resized_grids_are_where_gradients_say(mode: str, factor: float, first: float) -> None:
+    trunk = nn.Upsample(scale_factor=factor, mode=mode)
+    image = torch.rand(2, 1, 96, 96)
+    rows, columns = geometry(trunk, image[:1])
+    assert rows[:2] == columns[:2] == pytest.approx((first, 1 / factor))
+    seen = measured(trunk, image)
+    assert rows[:2] == pytest.approx(seen.rows[:2])
 
 
 def test_gradients_that_contradict_the_geometry_are_believed() -> None:

@@ -48,6 +48,13 @@ def test_networks_of_the_former_version_are_loaded() -> None:
     assert not any(network.training for network in found.values())
 
 
+def test_networks_draw_their_maps_as_their_run_did() -> None:
+    finished = read(OLD_RUN)
+    for registered in (False, True):
+        finished.config.evaluate.registered = registered
+        assert {net.registered for net in networks(finished, torch.device("cpu")).values()} == {registered}
+
+
 def test_two_arms_have_the_keys_of_always() -> None:
     tree = made_run(0, TWO).result.to_json()
     assert tree["difference"] == tree["differences"]["regularised"]
@@ -95,6 +102,16 @@ def test_baselines_sharpened_to_the_area_are_written_and_read() -> None:
         assert [name for name in again.finals() if name.startswith("control_area")] == (
             ["control_area", "control_area:area"][: len(arms) - 1]
         )
+
+
+def test_the_number_of_images_of_faithfulness_is_read_again() -> None:
+    result = made_run(0).result
+    assert "faithfulness_images" not in result.to_json(), "not known"
+    for count in (0, 521):
+        result.faithfulness_images = count
+        tree = result.to_json()
+        assert tree["faithfulness_images"] == count
+        assert RunResult.from_json(tree).faithfulness_images == count
 
 
 def test_a_run_that_has_just_begun_has_no_figures(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from camtrain.data.images import relabelled
 from camtrain.errors import UserError
 from camtrain.evaluation.forward import forward_maps
 from camtrain.runs.load import Finished, networks, read
-from camtrain.tasks.evaluate import combined, title
+from camtrain.runs.result import Control
+from camtrain.tasks.evaluate import combined, first_result, title
 
 FEW = (
     "evaluate.faithfulness_images=2",
@@ -173,6 +174,17 @@ def test_what_the_networks_see_is_the_runs() -> None:
     assert (own.image_size, own.channels, own.fit) == ([24, 40], 1, Fit.stretch)
     with pytest.raises(UserError, match=r"dataset.channels=3: the run's networks take 1"):
         combined(asked, finished, {"dataset", "dataset.channels"})
+
+
+def test_a_run_that_is_measured_again_begins_without_its_former_figures() -> None:
+    config = Config(
+        dataset=ShapesConfig(name=DatasetName.shapes, train=8, val=4), model=ModelConfig(name="small_resnet")
+    )
+    result = made_result(config, {"baseline": {}, "regularised": {}}, {"regularised": Control(2.0, {})})
+    result.controls_area, result.faithfulness_images = dict(result.controls), 521
+    begun = first_result(Finished(Path(), result), config, validation(config.dataset, 0), torch.device("cpu"))
+    assert not begun.finals()["baseline"]
+    assert (begun.controls, begun.controls_area, begun.faithfulness_images) == ({}, {}, None)
 
 
 def test_settings_change_the_runs_own_data_set() -> None:
