@@ -88,8 +88,7 @@ def explain_images(config: Config, folder: Path, chosen: Collection[str]) -> Non
         chosen: keys that the user set.
 
     Raises:
-        UserError: the run or its weights cannot be used, it has no such class, or there is no image that can be
-            read. Nothing was written then but the log.
+        UserError: the run cannot be used, or has no such class, or no image can be read. Only the log was written then.
         Diverged: weights, logits or maps are not finite. What is written is of the other images.
     """
     assert config.run is not None
@@ -106,7 +105,6 @@ def explain_images(config: Config, folder: Path, chosen: Collection[str]) -> Non
         log.info("%-9s %s", label, text)
     for note in left_out:
         log.warning("%s", printable(note))
-
     found: list[list[Explanation]] = []
     faults = torch.zeros(len(trained), 2, dtype=torch.int64)
     skipped: list[Skipped] = []
