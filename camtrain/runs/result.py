@@ -209,7 +209,9 @@ class RunResult:
         Raises:
             LookupError, TypeError, ValueError, AttributeError: it is something else.
         """
-        names = list(tree["arms"])
+        names, config = list(tree["arms"]), from_tree(tree["config"])
+        if names != [*config.arms]:
+            raise ValueError("other arms than in its configuration")
         first = contrasts(names)[0].treatment
         data, model, timing = dict(tree["data"]), dict(tree["model"]), tree["timing"]
         route = model["gradient_path"]
@@ -220,7 +222,7 @@ class RunResult:
         model["gradient_path"] = Routes(GradientRoute(route["training"]), GradientRoute(route["evaluation"]))
         return cls(
             status=tree["status"],
-            config=from_tree(tree["config"]),
+            config=config,
             arms={name: ArmResult([_figures(row) for row in part["epochs"]]) for name, part in tree["arms"].items()},
             data=DataFacts(**data),
             model=ModelFacts(**model),

@@ -35,13 +35,21 @@ class Runs:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
-    def __call__(self, cwd: Path, *arguments: str, fault: str = "", number: int = 0) -> Ended:
-        asked = {"arguments": arguments, "cwd": str(cwd), "out": str(cwd / "out.txt"), "fault": fault, "number": number}
+    def __call__(self, cwd: Path, *arguments: str, fault: str = "", number: int = 0, limit: int = 0) -> Ended:
+        out = cwd / "out.txt"
+        asked = {
+            "arguments": arguments,
+            "cwd": str(cwd),
+            "out": str(out),
+            "fault": fault,
+            "number": number,
+            "limit": limit,
+        }
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        return Ended(int(self.process.stdout.readline()), (cwd / "out.txt").read_text())
+        return Ended(int(self.process.stdout.readline()), out.read_text(errors="backslashreplace"))
 
 
 @contextlib.contextmanager

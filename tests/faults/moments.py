@@ -2,9 +2,9 @@
 
 A moment is a call that matters: a training step of an arm, a forward pass of a measurement, a write (of which half is
 done), a flush, a rename. Each line of the input asks for a run, as JSON: `arguments` of the command, `cwd`, `out` for
-what it prints, and `fault` at moment `number`: a signal's name, which is sent then, or that of an error of the system,
-such as ENOSPC, which all writes from then on meet. For each the exit status comes back, negative for a signal; the
-number of moments is the last thing printed.
+what it prints, `limit` in seconds after which SIGALRM ends it, and `fault` at moment `number`: a signal's name, which
+is sent then, or that of an error of the system, such as ENOSPC, which all writes from then on meet. For each the exit
+status comes back, negative for a signal; the number of moments is the last thing printed.
 
 The processes are forked from one that has imported everything, which saves most of the time of a short run.
 """
@@ -105,6 +105,7 @@ def run(asked: dict[str, Any]) -> None:
     os.dup2(1, 2)
     fault.__init__(asked.get("fault", ""), asked.get("number", 0))  # type: ignore[misc]
     os.chdir(asked["cwd"])
+    signal.alarm(asked["limit"])
     sys.argv[:] = ["camtrain", *asked["arguments"]]
     code: object = 0
     try:
