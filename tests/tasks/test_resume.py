@@ -1,0 +1,118 @@
+"""Which run goes on, and what may be another when it does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, TINY, Command, FinishedRun, finish
+
+from camtrain.runs import lock
+
+SHORT = (*TINY, *QUICK, "trainer.threads=1", "trainer.epochs=2")
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return finish(tmp_path_factory, "short", *SHORT)
+
+
+@pytest.fixture
+def run(short_run: FinishedRun, tmp_path: Path) -> Path:
+    """A complete run where a command puts its runs."""
+    return Path(shutil.copytree(short_run.folder, tmp_path / "outputs" / "runs" / "first"))
+
+
+def mark(run: Path, status: str) -> None:
+    tree = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**tree, "status": status}))
+
+
+def test_a_complete_run_has_nothing_left_to_do(run: Path, run_command: Command) -> None:
+    before = (run / "result.json").read_bytes()
+    for arguments in (("task=resume", f"run={run}"), (*SHORT, f"hydra.run.dir={run}", "resume=auto")):
+        done = run_command(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert "the run is complete, nothing is left to do" in done.stdout
+    assert (run / "result.json").read_bytes() == before
+    assert list((run.parent).iterdir()) == [run]
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
+def test_the_newest_run_of_the_same_settings_goes_on(status: str, run: Path, run_command: Command) -> None:
+    mark(run, status)
+    done = run_command(*SHORT, "resume=auto", "trainer.checkpoint_every=null")
+    assert done.returncode == 0, done.stderr
+    assert "goes on   after 2 epochs and 0 steps" in done.stdout
+    assert list(run.parent.iterdir()) == [run]
+    assert json.loads((run / "result.json").read_text())["status"] == "completed"
+
+
+def test_a_run_of_other_settings_or_at_work_does_not(run: Path, run_command: Command) -> None:
+    mark(run, "interrupted")
+    with lock.held(run):
+        assert run_command(*SHORT, "resume=auto").returncode == 0
+    assert len(list(run.parent.iterdir())) == 2
+    assert run_command(*SHORT, "resume=auto", "seed=1").returncode == 0
+    assert len(list(run.parent.iterdir())) == 3
+    assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_other_settings_are_refused_by_name(run: Path, run_command: Command) -> None:
+    mark(run, "interrupted")
+    before = (run / "result.json").read_bytes()
+    done = run_command(*SHORT, f"hydra.run.dir={run}", "resume=auto", "seed=1", "cam.share=0.3", "trainer.epochs=3")
+    assert done.returncode == 2
+    for said in ("cam.share was null, is 0.3", "seed was 0, is 1", "(task=resume may raise trainer.epochs)"):
+        assert said in done.stderr
+    assert run_command("task=resume", f"run={run}", "seed=1").returncode == 2
+    assert (run / "result.json").read_bytes() == before
+
+
+def test_settings_of_the_machine_may_change_and_are_said(run: Path, run_command: Command) -> None:
+    mark(run, "interrupted")
+    done = run_command("task=resume", f"run={run}", "trainer.threads=2", "dataset.cache=null")
+    assert done.returncode == 0, done.stderr
+    for said in ("trainer.threads was 1, is 2", "dataset.cache was auto, is null", "figures may differ by rounding"):
+        assert said in done.stdout
+
+
+def test_a_run_can_become_longer_and_not_shorter(run: Path, run_command: Command) -> None:
+    done = run_command("task=resume", f"run={run}", "trainer.epochs=3")
+    assert done.returncode == 0, done.stderr
+    assert "no longer the run that it was" in done.stdout
+    result = json.loads((run / "result.json").read_text())
+    assert (result["config"]["trainer"]["epochs"], len(result["arms"]["baseline"]["epochs"])) == (3, 3)
+    done = run_command("task=resume", f"run={run}", "trainer.epochs=2")
+    assert done.returncode == 2
+    assert "it may become longer, not shorter" in done.stderr
+
+
+def test_other_images_are_refused(run: Path, run_command: Command) -> None:
+    mark(run, "interrupted")
+    tree = json.loads((run / "result.json").read_text())
+    tree["data"]["fingerprint"] = "another"
+    (run / "result.json").write_text(json.dumps(tree))
+    done = run_command("task=resume", f"run={run}")
+    assert done.returncode == 2
+    assert "the images are not those that the run was trained on" in done.stderr
+
+
+def test_what_cannot_go_on(run: Path, run_command: Command) -> None:
+    mark(run, "diverged")
+    done = run_command("task=resume", f"run={run}")
+    assert done.returncode == 3
+    assert "train it again with a lower optim.lr" in done.stderr
+    (run / "result.json").unlink()
+    assert "no finished run is here" in run_command("task=resume", f"run={run}").stderr
+    assert run_command("task=resume", "run=nowhere").returncode == 2
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "ten", "0min", "[5,5]", "[1min,2min]", "1.5"])
+def test_how_often_is_a_number_of_steps_or_minutes(value: str, run_command: Command) -> None:
+    done = run_command(*SHORT, f"trainer.checkpoint_every={value}")
+    assert done.returncode == 2
+    assert "trainer.checkpoint_every=" in done.stderr
+    assert "give a number of steps, minutes such as 10min" in done.stderr
