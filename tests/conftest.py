@@ -183,7 +183,8 @@ def animals_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A sweep over two weights with two seeds each: folders 0, 1 (weight 0.5) and 2, 3 (weight 1)."""
     size = ("dataset.image_size=32", "evaluate.faithfulness_images=3", "evaluate.maps=[layercam,eigencam]")
-    return finish(tmp_path_factory, "sweep", "-m", *TINY, *size, "cam.weight=0.5,1", "seed=0,1")
+    here = "hydra/launcher=basic"  # in this process, which has imported torch already
+    return finish(tmp_path_factory, "sweep", "-m", here, *TINY, *size, "cam.weight=0.5,1", "seed=0,1")
 
 
 @pytest.fixture(scope="session")

@@ -116,6 +116,22 @@ def quoted(value: str) -> str:
     return QuotedString(value, Quote.double).with_quotes()
 
 
+def repeated(override: str) -> str:
+    """An override as Hydra wrote it, such that :func:`prepared` and Hydra read the same again: texts in quotes."""
+    found = parsed(override)
+    found._value = _in_quotes(found._value)
+    return f"{found.get_key_element()}={found.get_value_element_as_str()}"
+
+
+def _in_quotes(value: Any) -> Any:
+    """A parsed value with every text in it, but for the keys of mappings, in quotes."""
+    if isinstance(value, list):
+        return [_in_quotes(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _in_quotes(part) for key, part in value.items()}
+    return QuotedString(value, Quote.double) if isinstance(value, str) else value
+
+
 def parsed(argument: str) -> Override:
     """An override as Hydra reads it."""
     (override,) = OverridesParser.create().parse_overrides([argument])
