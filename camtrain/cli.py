@@ -158,6 +158,7 @@ def run() -> None:
         sys.argv += pinned(sys.argv[1:], command.place)
         with contextlib.suppress(FailedFast):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(jobs)()
+        finish(command, jobs.sweep)
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
         said = f"stopped by {signal.Signals(number).name}" if isinstance(interrupt, Stopped) else "interrupted"
@@ -178,7 +179,6 @@ def run() -> None:
         if command.place is not None:
             discard(command.place.target, command.place)
         sys.exit(USAGE)
-    finish(command, jobs.sweep)
 
 
 def finish(command: Command, sweep: Sweep | None) -> None:
