@@ -96,7 +96,7 @@ class Processes(Launcher):
                 plans = [self.plan(number, list(own)) for number, own in enumerate(job_overrides, initial_job_idx)]
                 self.sweep.jobs += [plan.job for plan in plans]
                 self.sweep.write()
-                log.info("%d jobs, each in a process of its own", len(plans))
+                log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
                 for plan in plans:
                     self.carry_out(plan)
                     if self.config.sweep.fail_fast and plan.job.status != COMPLETED:
