@@ -26,17 +26,39 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 import camtrain.importing  # noqa: F401 - before Hydra changes the folder
-from camtrain.config.arguments import FOLDERS, SWEEP_FLAGS, dataset_of_run, jobs_to_check, owners, prepared, quoted
+from camtrain.config.arguments import (
+    FOLDERS,
+    SWEEP_FLAGS,
+    dataset_of_run,
+    jobs_to_check,
+    owners,
+    prepared,
+    quoted,
+    raw_text,
+)
 from camtrain.config.hydra_store import make_absolute, register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import Config
 from camtrain.config.validate import check_taken
-from camtrain.errors import Diverged, MachineError, UserError, first_line
+from camtrain.errors import (
+    BROKEN_PIPE,
+    DIVERGED,
+    MACHINE,
+    SIGNALLED,
+    USAGE,
+    Diverged,
+    MachineError,
+    UserError,
+    first_line,
+)
 from camtrain.files import printable
 from camtrain.interrupts import Stopped, interruption, raised
 from camtrain.runs import lock
 from camtrain.runs.search import unfinished_run
+from camtrain.sweeps import record
+from camtrain.sweeps.launcher import FailedFast, Jobs
+from camtrain.sweeps.record import COMPLETED, Finals, Sweep, finals, objective
 
 if TYPE_CHECKING:
     from camtrain.runs.result import RunResult
@@ -47,9 +69,6 @@ HERE = Path(__file__).resolve().parent
 
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
-
-USAGE, DIVERGED, MACHINE, SIGNALLED, BROKEN_PIPE = 2, 3, 4, 128, 141
-"""Exit codes; a signal's number is added to that of signals."""
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EFBIG}
 """Errors of a disk, none of the user."""
@@ -79,7 +98,7 @@ class FinishedJob(NamedTuple):
 
     folder: Path
     overrides: list[str]
-    result: RunResult
+    final: Finals
 
 
 class Place(NamedTuple):
@@ -113,6 +132,7 @@ class Command:
     place: Place | None  # None: not known, and nothing is removed
     implied: set[str]  # keys that the user did not set, but that follow from others
     full_error: bool  # show tracebacks
+    said: list[str]  # arguments as the user typed them
     failed: list[int] = field(default_factory=list)  # exit codes of jobs that an error ended
     finished: list[FinishedJob] = field(default_factory=list)
 
@@ -144,22 +164,24 @@ def run() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, instead of being printed by Hydra
     logging.raiseExceptions = False  # a run continues when its output is no longer read
     register()
-    command = Command(None, set(), full_error)
+    sys.path.append(str(HERE / "sweeps" / "plugins"))
+    command = Command(None, set(), full_error, sys.argv[1:])
+    jobs = Jobs(functools.partial(job, command=command), full_error)
     try:
         sys.argv[1:] = prepared(sys.argv[1:])
         implied = dataset_of_run(sys.argv[1:])
         sys.argv[1:] = beside(sys.argv[1:], implied)
-        command.implied = {override.partition("=")[0] for override in implied}
+        jobs.implied = command.implied = {override.partition("=")[0] for override in implied}
         command.place = preflight(sys.argv[1:])
         sys.argv += pinned(sys.argv[1:], command.place)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
-            functools.partial(job, command=command)
-        )()
+        with contextlib.suppress(FailedFast):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(jobs)()
+        finish(command, jobs.sweep)
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
         said = f"stopped by {signal.Signals(number).name}" if isinstance(interrupt, Stopped) else "interrupted"
         tidy(command)
-        complain(f"camtrain: {said}{interrupt}")
+        complain(f"camtrain: {said}{interrupt}{'; '.join(['', *how_to_go_on(jobs.sweep, command.said)])}")
         sys.exit(SIGNALLED + number)
     except (UserError, *CONFIG_ERRORS) as error:
         if full_error:
@@ -176,11 +198,39 @@ def run() -> None:
         if command.place is not None:
             discard(command.place.target, command.place)
         sys.exit(code_of(found))
+
+
+def finish(command: Command, sweep: Sweep | None) -> None:
+    """Print what the jobs found, if there are several, and what is left; end with the exit code.
+
+    Args:
+        command: knows the jobs that ran in this process.
+        sweep: those that ran in others.
+    """
+    for one in sweep.jobs if sweep else ():
+        final = finals(Path(one.folder)) if one.status == COMPLETED else None
+        if final:
+            command.finished.append(FinishedJob(Path(one.folder), one.overrides, final))
     if len(command.finished) > 1:
         summarise(command.finished)
-    if command.failed:
+    codes = command.failed + (sweep.exit_codes() if sweep else [])
+    if sweep and codes:
+        left = [one for one in sweep.jobs if one.status != COMPLETED]
+        said = [f"{len(left)} of {len(sweep.jobs)} jobs are not complete, see {sweep.folder / record.NAME}"]
+        complain(f"camtrain: {'; '.join(said + how_to_go_on(sweep, command.said))}")
+    if codes:
         tidy(command)
-        sys.exit(min(command.failed))
+        sys.exit(min(codes))
+
+
+def how_to_go_on(sweep: Sweep | None, said: list[str]) -> list[str]:
+    """Which command goes on with a sweep, in words; nothing if none does."""
+    others = {f"task={task.value}" for task in Task if task is not Task.train}
+    if sweep is None or not others.isdisjoint(said):
+        return []
+    kept = [part for part in said if not part.startswith(("resume=", "hydra.sweep.dir="))]
+    more = ["resume=auto", raw_text(f"hydra.sweep.dir={sweep.folder}", sweep=False)]
+    return [f"go on with {shlex.join(['camtrain', *kept, *more])}"]
 
 
 def beside(arguments: list[str], implied: list[str]) -> list[str]:
@@ -223,8 +273,7 @@ def summarise(finished: list[FinishedJob]) -> None:
     jobs = []
     for done in finished:
         own = " ".join(override for override in done.overrides if override not in common)
-        finals = {arm: part.final for arm, part in done.result.arms.items()}
-        jobs.append((f"{done.folder.name}: {own}", finals))
+        jobs.append((f"{done.folder.name}: {own}", done.final))
     sweep = finished[0].folder.parent
     print(f"\n{sweep_text(jobs)}\n\nsweep        {sweep}")
     print(f"compare      camtrain task=report runs={shlex.quote(str(sweep))}")
@@ -300,10 +349,8 @@ def preflight(arguments: list[str]) -> Place | None:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         for overrides in jobs:
             folder, config = checked(overrides, sweep=bool(flags))
-            if not flags:
-                folder = folder_of_job(
-                    folder, config, chosen=any(part.startswith("hydra.run.dir") for part in overrides)
-                )
+            chosen = any(part.startswith(("hydra.run.dir", "hydra.sweep.dir")[bool(flags)]) for part in overrides)
+            folder = folder_of_sweep(folder, config, chosen) if flags else folder_of_job(folder, config, chosen)
             place = place or place_of(folder)
     return place
 
@@ -341,6 +388,25 @@ def folder_of_job(folder: Path, config: Config, chosen: bool) -> Path:
             raise UserError(
                 f"{path} is a link, and what goes on in a folder is written there alone; copy what it leads to"
             )
+    return folder
+
+
+def folder_of_sweep(folder: Path, config: Config, chosen: bool) -> Path:
+    """Where a sweep is to write; arguments as for :func:`folder_of_job`, of any of its jobs.
+
+    Raises:
+        UserError: the folder holds what an earlier command wrote, and the sweep does not go on with it, or it is to go
+            on in no folder.
+    """
+    if config.resume is not None and config.task is Task.train:
+        if not chosen:
+            raise UserError("resume=auto: name the folder of the sweep that is to go on, hydra.sweep.dir=FOLDER")
+        return folder
+    used = [place / name for place in (folder, *folder.glob("*/")) for name in (record.NAME, *WRITTEN)]
+    if any(os.path.exists(path) for path in used):  # noqa: PTH110 - not an error where one may not look
+        raise UserError(
+            f"{folder} already holds runs: go on with them by resume=auto, or choose another hydra.sweep.dir=FOLDER"
+        )
     return folder
 
 
@@ -425,8 +491,9 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         discard(folder, command.place)
     if result is None:
         return None
-    command.finished.append(FinishedJob(folder, list(HydraConfig.get().overrides.task), result))
-    return treatment_accuracy(result)
+    final = {name: arm.final for name, arm in result.arms.items()}
+    command.finished.append(FinishedJob(folder, list(HydraConfig.get().overrides.task), final))
+    return objective(final)
 
 
 def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
@@ -480,14 +547,6 @@ def show(text: str) -> None:
 def set_by_user() -> set[str]:
     """Keys and groups that the command line sets."""
     return {override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
-
-
-def treatment_accuracy(result: RunResult) -> float:
-    """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
-    from camtrain.analysis.comparison import primary_tag
-
-    final = result.arms[result.contrasts[0].treatment].final
-    return float(final[primary_tag(final)])
 
 
 def end_output(code: int) -> NoReturn:

@@ -1,4 +1,7 @@
-"""Errors that a user can cause and mend, and what to say of others."""
+"""Errors that a user can cause and mend, what to say of others, and exit codes."""
+
+CRASHED, USAGE, DIVERGED, MACHINE, SIGNALLED, BROKEN_PIPE = 1, 2, 3, 4, 128, 141
+"""Exit codes; a signal's number is added to that of signals."""
 
 
 class UserError(Exception):

@@ -69,6 +69,30 @@ def deferred() -> Iterator[None]:
             signal.raise_signal(waiting.numbers[0])
 
 
+@contextlib.contextmanager
+def handed_on(to: Callable[[int], object]) -> Iterator[list[int]]:
+    """Within the block the signals that raise an exception are handed on instead; the first one raises it at the end.
+
+    Args:
+        to: is called with the number of each.
+
+    Yields:
+        The numbers of those that came.
+    """
+    came: list[int] = []
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        to(number)
+
+    try:
+        with _handled([number for number in STOPPING if callable(signal.getsignal(number))], hand_on):
+            yield came
+    finally:
+        if came:
+            signal.raise_signal(came[0])
+
+
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
     """The interruption behind an error that some library made of it, if there is one."""
     while error is not None and not isinstance(error, KeyboardInterrupt):

@@ -38,6 +38,15 @@ QUICK = (
 
 SEVERAL = ("dataset=shapes_multi", "dataset.train=64", "dataset.val=24", "dataset.image_size=32", "trainer.epochs=2")
 
+SWEPT = (
+    *(*TINY, "dataset.image_size=32", "evaluate.faithfulness_images=3", "evaluate.maps=[layercam,eigencam]"),
+    *("cam.weight=0.5,1", "seed=0,1"),
+)
+"""Arguments of the sweep that tests share."""
+
+BASIC = "hydra/launcher=basic"
+"""Jobs of a sweep run in this process, which has imported torch already."""
+
 PRESETS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
 Completed = subprocess.CompletedProcess[str]
@@ -182,8 +191,7 @@ def animals_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A sweep over two weights with two seeds each: folders 0, 1 (weight 0.5) and 2, 3 (weight 1)."""
-    size = ("dataset.image_size=32", "evaluate.faithfulness_images=3", "evaluate.maps=[layercam,eigencam]")
-    return finish(tmp_path_factory, "sweep", "-m", *TINY, *size, "cam.weight=0.5,1", "seed=0,1")
+    return finish(tmp_path_factory, "sweep", "-m", BASIC, *SWEPT)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,3 +83,30 @@ class Wrapped(nn.Module):
 
 def make(num_classes: int, width: int = 8, channels: int = 3) -> nn.Module:
     return Untraceable(num_classes, channels, width)
+
+
+class Faulty(Untraceable):
+    """As long as a file is there, something happens at this training step."""
+
+    def __init__(self, num_classes: int, fault: str, marker: str, step: int = 6) -> None:
+        super().__init__(num_classes)
+        self.fault, self.marker, self.left = fault, Path(marker), step
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= self.training
+        if self.left < 0 and self.marker.exists():
+            match self.fault:
+                case "raise":
+                    raise RuntimeError("the fault")
+                case "exit":
+                    os._exit(1)
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "wait":  # a step is finished before a signal is heeded
+                    self.marker.with_name("waits").touch()
+                    time.sleep(2)
+        return super().forward(x)
+
+
+def faulty(num_classes: int, fault: str, marker: str) -> nn.Module:
+    return Faulty(num_classes, fault, marker)

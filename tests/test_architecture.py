@@ -27,6 +27,7 @@ FLOORS = [
     ("analysis",),
     ("report",),
     ("tasks", "interface"),
+    ("sweeps",),
     ("cli",),
     ("__main__",),
 ]

@@ -15,7 +15,7 @@ from typing import BinaryIO, NoReturn
 
 import pytest
 import torch
-from conftest import PRESETS, QUICK, ROOT, TINY, Command, in_process
+from conftest import BASIC, PRESETS, QUICK, ROOT, TINY, Command, in_process
 from PIL import Image
 
 from camtrain.cli import beside, check_flag, place_of, trouble
@@ -254,7 +254,7 @@ def test_a_full_disk(tmp_path: Path, run_command: Command, monkeypatch: pytest.M
 
 
 def test_a_sweep_goes_on_after_a_job_that_cannot_run(tmp_path: Path, run_command: Command) -> None:
-    done = run_command(*TINY, *QUICK, "-m", "trainer.max_steps=1", "model.layer=layer9,layer3")
+    done = run_command(*TINY, *QUICK, "-m", BASIC, "trainer.max_steps=1", "model.layer=layer9,layer3")
     assert done.returncode == 2
     assert done.stderr.count("camtrain: error: model.layer=layer9") == 1
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
@@ -262,7 +262,7 @@ def test_a_sweep_goes_on_after_a_job_that_cannot_run(tmp_path: Path, run_command
 
 
 def test_a_sweep_of_which_no_job_can_run_leaves_nothing(tmp_path: Path, run_command: Command) -> None:
-    assert run_command("-m", *TINY, "model.layer=layer9", "seed=0,1").returncode == 2
+    assert run_command("-m", BASIC, *TINY, "model.layer=layer9", "seed=0,1").returncode == 2
     assert not list(tmp_path.iterdir())
 
 

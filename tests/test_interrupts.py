@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from camtrain.interrupts import Stopped, deferred, interruption, raised
+from camtrain.interrupts import Stopped, deferred, handed_on, interruption, raised
 
 
 def test_signals_become_exceptions_and_the_handlers_come_back() -> None:
@@ -83,3 +83,18 @@ def test_the_interruption_behind_an_error_is_found() -> None:
         unexpected_pos()
     assert isinstance(interruption(raised_error.value), KeyboardInterrupt)
     assert interruption(ValueError()) is None
+
+
+def test_signals_are_handed_on_and_the_first_one_is_raised_at_the_end() -> None:
+    seen = []
+
+    def work() -> None:
+        with raised(), handed_on(seen.append) as came:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert came == seen == [signal.SIGTERM, signal.SIGINT]
+            seen.append(0)
+
+    with pytest.raises(Stopped) as stopped:
+        work()
+    assert (stopped.value.number, len(seen)) == (signal.SIGTERM, 3)

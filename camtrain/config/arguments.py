@@ -116,6 +116,24 @@ def quoted(value: str) -> str:
     return QuotedString(value, Quote.double).with_quotes()
 
 
+def repeated(override: str) -> str:
+    """An override as Hydra wrote it, such that :func:`prepared` and Hydra read the same again: texts with special
+    characters stand in quotes, not behind backslashes."""
+    found = parsed(override)
+    found._value = _in_quotes(found._value)
+    return f"{found.get_key_element()}={found.get_value_element_as_str()}"
+
+
+def _in_quotes(value: Any) -> Any:
+    """A parsed value in which texts with special characters, but for the keys of mappings, are in quotes."""
+    if isinstance(value, list):
+        return [_in_quotes(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _in_quotes(part) for key, part in value.items()}
+    special = isinstance(value, str) and not re.fullmatch(r"[\w./-]*", value)
+    return QuotedString(value, Quote.double) if special else value
+
+
 def parsed(argument: str) -> Override:
     """An override as Hydra reads it."""
     (override,) = OverridesParser.create().parse_overrides([argument])

@@ -314,6 +314,16 @@ class ReportConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Sweeps, `camtrain -m`."""
+
+    fail_fast: bool = setting(
+        False,
+        "stop after the first job that is not completed; the others wait for `resume=auto hydra.sweep.dir=FOLDER`",
+    )
+
+
+@dataclass
 class Config:
     """Keys without a section."""
 
@@ -329,6 +339,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = setting(
         0, "seed of initial weights, order of images, augmentation and generated images", low=0, high=2**31 - 1
     )
@@ -345,7 +356,8 @@ class Config:
     resume: Resume | None = setting(
         None,
         "auto: go on with the run in `hydra.run.dir`, or with the newest one of the same settings that was not"
-        " completed, if there is one; null: begin anew",
+        " completed, if there is one; in a sweep with the jobs in `hydra.sweep.dir` that are not complete; null: begin"
+        " anew",
     )
     images: Any = setting(
         None, 'images to explain: a file, a folder, a pattern such as "photos/*.jpg", or a list [a.jpg,b.png] of these'

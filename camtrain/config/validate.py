@@ -56,7 +56,7 @@ EXAMPLE = "+arms.area.cam.term=area"
 def check_taken(task: Task, chosen: Iterable[str]) -> None:
     """Raise :class:`UserError` for the first key that was set although the task takes it from its run."""
     for key in sorted(chosen):
-        if task in TAKEN and not key.startswith(TAKEN[task]):
+        if task in TAKEN and not key.startswith(("sweep.", *TAKEN[task])):
             raise UserError(f"{key}: task={task.value} takes it from the run, or has no use for it; leave it out")
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from camtrain.config.schema import OF_THE_MACHINE, Config, keys, plain
+from camtrain.errors import UserError
 
-NOT_OF_A_RUN = ("task", "run", "runs", "resume", "images", "class_name")
+Values = tuple[str | float | bool, str | float | bool]
+"""Of a setting: as it was, and as it is now."""
+
+NOT_OF_A_RUN = ("task", "run", "runs", "resume", "images", "class_name", "sweep.fail_fast")
 """Keys that say what a command does, and nothing of the run."""
 
 NO_SETTINGS = (
-    *("seed", "run", "runs", "resume", "images", "class_name", "evaluate.images", "evaluate.image_epochs"),
+    *("seed", "run", "runs", "resume", "images", "class_name", "sweep.fail_fast"),
+    *("evaluate.images", "evaluate.image_epochs"),
     *OF_THE_MACHINE,
 )
 """Keys in which runs may differ and still be the same experiment."""
@@ -32,11 +39,30 @@ def signature(config: Config) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def changes(former: Config, present: Config) -> dict[str, tuple[str | float | bool, str | float | bool]]:
-    """Settings of a run that differ when it goes on, by key: as they were, and as they are now."""
+def changes(former: Config, present: Config) -> dict[str, Values]:
+    """Settings of a run that differ when it goes on, by key."""
     before, now = ({key: plain(value) for key, value, _ in keys(config)} for config in (former, present))
     return {
         key: (before.get(key, "null"), now.get(key, "null"))
         for key in dict.fromkeys([*before, *now])
         if key not in NOT_OF_A_RUN and before.get(key, "null") != now.get(key, "null")
     }
+
+
+def check_same(folder: Path, different: Mapping[str, Values], allowed: Collection[str], advice: str = "") -> None:
+    """Raise :class:`UserError` for settings with which the run in a folder cannot go on.
+
+    Args:
+        folder: of the run.
+        different: what :func:`changes` found.
+        allowed: keys that may change.
+        advice: stands in the message.
+    """
+    refused = [in_words(key, values) for key, values in different.items() if key not in allowed]
+    if refused:
+        raise UserError(f"{folder}: a run goes on with its own settings{advice}; {'; '.join(refused)}")
+
+
+def in_words(key: str, values: Values) -> str:
+    before, now = (json.dumps(value) if isinstance(value, bool) else value for value in values)
+    return f"{key} was {before}, is {now}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection
 from dataclasses import replace
@@ -13,7 +12,7 @@ from camtrain.config.validate import MAY_CHANGE, check
 from camtrain.errors import UserError
 from camtrain.runs import load
 from camtrain.runs.result import NAME, RunResult
-from camtrain.runs.settings import changes
+from camtrain.runs.settings import changes, check_same, in_words
 from camtrain.tasks.train import train
 
 log = logging.getLogger("camtrain")
@@ -45,9 +44,12 @@ def resume_run(config: Config, folder: Path, chosen: Collection[str]) -> RunResu
 def resume_or_train(config: Config, folder: Path) -> RunResult:
     """Go on with the run in the folder, if it holds one of this configuration; else begin one.
 
+    What it leaves does not say which of the two it was.
+
     Raises:
         UserError: as for :func:`resume_run`, and if it is of another configuration.
     """
+    config = replace(config, resume=None)
     if not (folder / NAME).exists():
         return train(config, folder)
     return go_on(config, folder, load.begun(folder))
@@ -79,13 +81,10 @@ def go_on(config: Config, folder: Path, begun: RunResult, *more: str) -> RunResu
         UserError: other settings changed, or it diverged.
     """
     different = changes(begun.config, config)
-    refused = [key for key in different if key not in (*MAY_CHANGE, *more)]
-    if refused:
-        said = "; ".join(f"{key} was {_text(different[key][0])}, is {_text(different[key][1])}" for key in refused)
-        longer = f" (task=resume may raise {LONGER})" if LONGER in refused else ""
-        raise UserError(f"{folder}: a run goes on with its own settings{longer}; {said}")
-    for key, (before, now) in different.items():
-        log.warning("Note: %s was %s, is %s", key, _text(before), _text(now))
+    longer = f" (task=resume may raise {LONGER})" if LONGER in different and LONGER not in more else ""
+    check_same(folder, different, (*MAY_CHANGE, *more), longer)
+    for key, values in different.items():
+        log.warning("Note: %s", in_words(key, values))
     if LONGER in different:
         if float(different[LONGER][1]) < float(different[LONGER][0]):
             raise UserError(f"{LONGER}: the run has {different[LONGER][0]}; it may become longer, not shorter")
@@ -97,7 +96,3 @@ def go_on(config: Config, folder: Path, begun: RunResult, *more: str) -> RunResu
         log.info("%s: the run is complete, nothing is left to do", folder)
         return begun
     return train(config, folder, begun)
-
-
-def _text(value: object) -> str:
-    return json.dumps(value) if isinstance(value, bool) else str(value)

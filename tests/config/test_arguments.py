@@ -11,7 +11,16 @@ from hydra.errors import OverrideParseException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camtrain.config.arguments import dataset_of_run, hint_of, is_list, jobs_to_check, parsed, prepared, raw_text
+from camtrain.config.arguments import (
+    dataset_of_run,
+    hint_of,
+    is_list,
+    jobs_to_check,
+    parsed,
+    prepared,
+    raw_text,
+    repeated,
+)
 from camtrain.config.messages import message
 
 TYPED = (
@@ -44,6 +53,26 @@ def test_any_text_is_what_was_typed(value: str) -> None:
 )
 def test_everything_else_is_left_to_hydra(argument: str) -> None:
     assert raw_text(argument, sweep=False) == argument
+
+
+@pytest.mark.parametrize("value", TYPED)
+@pytest.mark.parametrize("key", ["dataset.root", "class_name", "images", "++hydra.run.dir", "+model.options.key"])
+def test_a_job_of_a_sweep_reads_what_the_sweep_read(key: str, value: str) -> None:
+    (job,) = jobs_to_check(
+        [raw_text(f"{key}={value}", sweep=False)] if "options" not in key else [f"{key}=a"], sweep=True
+    )
+    again = repeated(*job)
+    assert prepared([again]) == [again]
+    assert parsed(again).value() == parsed(job[0]).value()
+
+
+@pytest.mark.parametrize(
+    "override", ["~dataset", "+a={b:c d,e:[f,null,1]}", "x=a\\ b\\,c", "images=[a\\,b,'c d']", "seed=${b}"]
+)
+def test_texts_stand_in_quotes_for_a_job(override: str) -> None:
+    again = repeated(override)
+    assert prepared([again]) == [again]
+    assert parsed(again).value() == parsed(override).value()
 
 
 @pytest.mark.parametrize(

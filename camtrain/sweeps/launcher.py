@@ -1,0 +1,195 @@
+"""Hydra's launcher of our sweeps: each job in a process of its own, whose end leaves the others alone."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+
+from camtrain.config.arguments import SWEEP_FLAGS, parsed, quoted, repeated
+from camtrain.config.hydra_store import typed
+from camtrain.config.options import Task
+from camtrain.errors import BROKEN_PIPE, USAGE, UserError
+from camtrain.interrupts import handed_on
+from camtrain.runs import lock
+from camtrain.runs.search import is_complete
+from camtrain.sweeps.process import Child, outcome
+from camtrain.sweeps.record import COMPLETED, RUNNING, Job, Sweep, finals, former_seconds, objective
+
+log = logging.getLogger("camtrain")
+
+OF_THE_SWEEP = ("sweep.", "resume", "hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
+"""Beginnings of keys that are not handed on to jobs."""
+
+TO_COMPLETE = (Task.train, Task.resume)
+"""Tasks that leave a run."""
+
+
+class FailedFast(Exception):
+    """`sweep.fail_fast`: a job was not completed, and the others wait."""
+
+
+@dataclass
+class Jobs:
+    """What Hydra is given to call for a job, and what this launcher needs of the command instead."""
+
+    here: Callable[[DictConfig], float | None]  # a job in this process, for other launchers
+    full_error: bool  # show tracebacks
+    implied: Collection[str] = ()  # keys that the user did not set, and that each process finds again
+    sweep: Sweep | None = None  # is kept by the launcher
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        return self.here(cfg)
+
+
+@dataclass
+class Planned:
+    """A job that is about to run."""
+
+    job: Job
+    arguments: list[str]
+    log: Path
+    task: Task
+    fault: str | None  # of its settings, by which it will end
+    told: JobReturn  # what the sweeper gets
+
+
+class Processes(Launcher):
+    """Runs each job by the plain command."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        assert isinstance(task_function, Jobs)
+        self.loader: ConfigLoader = hydra_context.config_loader
+        self.jobs, self.config = task_function, config
+        self.sweep = task_function.sweep = Sweep(Path(str(config.hydra.sweep.dir)).absolute())
+        self.seconds = former_seconds(self.sweep.folder)
+        # The sweeper replaces it before it asks for jobs, some of which may be refused.
+        self.former = self.sweep.folder / "multirun.yaml"
+        self.content = self.former.read_bytes() if self.former.is_file() else None
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run jobs one after the other.
+
+        Raises:
+            UserError: the folder of a job holds a run of other settings, or the sweep's is in use. Nothing was run.
+            FailedFast: the others wait.
+            KeyboardInterrupt: a signal stopped the job that ran.
+        """
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        try:
+            self.sweep.folder.mkdir(parents=True, exist_ok=True)
+            with lock.held(self.sweep.folder):
+                plans = [self.plan(number, list(own)) for number, own in enumerate(job_overrides, initial_job_idx)]
+                self.sweep.jobs += [plan.job for plan in plans]
+                self.sweep.write()
+                log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
+                for plan in plans:
+                    self.carry_out(plan)
+                    if self.config.sweep.fail_fast and plan.job.status != COMPLETED:
+                        raise FailedFast
+        except UserError:
+            if self.content is not None:
+                self.former.write_bytes(self.content)
+            raise
+        return [plan.told for plan in plans]
+
+    def plan(self, number: int, overrides: list[str]) -> Planned:
+        """How a job is to run.
+
+        Raises:
+            UserError: its folder holds a run of other settings.
+        """
+        cfg = self.loader.load_sweep_config(self.config, overrides)
+        with open_dict(cfg):
+            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
+        HydraConfig.instance().set_config(cfg)  # what ${hydra:...} stands for
+        settings = copy.deepcopy(cfg)
+        with read_write(settings), open_dict(settings):
+            del settings["hydra"]
+        fault = None
+        folder = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir)).absolute()
+        job = Job(number, [text for text in overrides if not self.is_of_the_sweep(text)], str(folder))
+        try:
+            config = typed(settings)
+        except UserError as error:
+            fault = str(error)
+        else:
+            if config.task is Task.resume:
+                job.folder = str(config.run)
+            if config.task is Task.train and config.resume is not None and is_complete(folder, config):
+                job.status, job.exit_code = COMPLETED, 0
+        job.seconds = self.seconds.get(job.folder, 0.0)
+        told = JobReturn(overrides=job.overrides, cfg=settings, hydra_cfg=cfg, working_dir=str(Path.cwd()))
+        told.status = JobStatus.COMPLETED  # also of a job that failed: the others run
+        arguments = self.arguments(job, folder, resume=cfg.resume is not None)
+        return Planned(job, arguments, Path(job.folder, f"{cfg.hydra.job.name}.log"), cfg.task, fault, told)
+
+    def is_of_the_sweep(self, override: str) -> bool:
+        key = parsed(override).key_or_group
+        return key.startswith(OF_THE_SWEEP) or key in self.jobs.implied
+
+    def arguments(self, job: Job, folder: Path, resume: bool) -> list[str]:
+        """Those of the command that carries out one job as this one would."""
+        flags = [text for text in sys.argv[1:] if text.startswith("-") or not ("=" in text or text.startswith("~"))]
+        ours = [text for text in self.config.hydra.overrides.hydra if not self.is_of_the_sweep(text)]
+        return [
+            *(flag for flag in flags if flag not in SWEEP_FLAGS),
+            *ours,
+            *map(repeated, job.overrides),
+            *(["resume=auto"] if resume else []),
+            *(f"hydra.job.num={job.number}", f"hydra.job.id={job.number}", f"hydra.run.dir={quoted(str(folder))}"),
+        ]
+
+    def carry_out(self, plan: Planned) -> None:
+        """Run a job to its end, unless it is complete, and keep what became of it.
+
+        Raises:
+            BrokenPipeError: its output was no longer read.
+            KeyboardInterrupt: a signal stopped it.
+        """
+        job, started = plan.job, time.monotonic()
+        label = f"#{job.number}: {' '.join(job.overrides)}"
+        if job.status == COMPLETED:
+            log.info("%s: is complete", label)
+        else:
+            log.info("%s", label)
+            plan.log.parent.mkdir(parents=True, exist_ok=True)
+            plan.log.touch()  # what was there before a job stays, even if this ends before it has made anything
+            before = plan.log.stat().st_size
+            child = Child()
+            environment = {**os.environ, "HYDRA_FULL_ERROR": str(int(self.jobs.full_error))}
+            with handed_on(child.signal) as came:
+                job.status = RUNNING
+                self.sweep.write()
+                code = child.run(plan.arguments, environment, came)
+                complete = plan.task not in TO_COMPLETE or finals(Path(job.folder)) is not None
+                job.status, job.reason = outcome(code, came, complete, written_since(plan.log, before))
+                if plan.fault and code == USAGE:
+                    job.reason = plan.fault
+                job.exit_code, job.seconds = code, round(job.seconds + time.monotonic() - started, 3)
+                self.sweep.write()
+            if code == BROKEN_PIPE:
+                raise BrokenPipeError
+        final = finals(Path(job.folder)) if job.status == COMPLETED else None
+        plan.told.return_value = objective(final) if final else None
+
+
+def written_since(path: Path, size: int) -> str:
+    """What a file holds behind so many bytes; nothing if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return path.read_bytes()[size:].decode(errors="backslashreplace")
+    return ""

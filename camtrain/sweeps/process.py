@@ -1,0 +1,104 @@
+"""The process of a job: how it is started, stopped and waited for, and what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from camtrain.errors import DIVERGED, SIGNALLED
+from camtrain.files import printable
+from camtrain.interrupts import STOPPING
+from camtrain.sweeps.record import COMPLETED, DIVERGENT, FAILED, INTERRUPTED
+
+ERROR = " ERROR camtrain: "
+"""What the line of an error holds in a job's log; `error: MESSAGE` follows, or `unexpected error` and a traceback."""
+
+
+class Child:
+    """A process in a group of its own, so that signals of the terminal reach it through its parent only, and once."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def signal(self, number: int) -> None:
+        """Hand a signal on, if the process has been started."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str], came: Sequence[int]) -> int:
+        """Start `camtrain` with these arguments, and wait for its end.
+
+        Args:
+            arguments: of the command.
+            environment: of the process.
+            came: signals that came before it was started.
+
+        Returns:
+            Its exit code; negative: the number of the signal that ended it.
+        """
+        # Modules are looked for in the present folder only where this process does so too.
+        isolated = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
+        command = [sys.executable, *isolated, "-m", "camtrain", *arguments]
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+        for number in came:
+            self.signal(number)
+        with self.paused_together():
+            return self.process.wait()
+
+    @contextlib.contextmanager
+    def paused_together(self) -> Iterator[None]:
+        """Within the block Ctrl-Z stops both processes, and both go on together."""
+
+        def pause(_number: int, _frame: FrameType | None) -> None:
+            self.signal(signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self.signal(signal.SIGCONT)
+
+        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+            yield
+            return
+        signal.signal(signal.SIGTSTP, pause)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+
+def outcome(code: int, came: Sequence[int], complete: bool, said: str) -> tuple[str, str | None]:
+    """Status of a job that has ended, and the reason in one line if it was not completed.
+
+    Args:
+        code: exit code; negative: the number of the signal that ended it.
+        came: signals that were handed on to it.
+        complete: whether what it should leave is there.
+        said: what it wrote into its log.
+    """
+    if code == 0:
+        return (COMPLETED, None) if complete else (FAILED, "ended without an error before it was complete")
+    if came:
+        return INTERRUPTED, f"stopped by {name(came[0])}"
+    if code - SIGNALLED in STOPPING:
+        return INTERRUPTED, f"stopped by {name(code - SIGNALLED)}"
+    if code < 0:
+        return FAILED, f"ended by {name(-code)}"
+    return DIVERGENT if code == DIVERGED else FAILED, last_error(said) or f"exit code {code}"
+
+
+def name(number: int) -> str:
+    """Of a signal."""
+    return {int(known): known.name for known in signal.Signals}.get(number, f"signal {number}")
+
+
+def last_error(said: str) -> str | None:
+    """The line of a log that says which error ended the job; None if none does."""
+    _, found, rest = said.rpartition(ERROR)
+    if not found:
+        return None
+    lines = [line for line in rest.splitlines() if line.strip()]
+    return printable(lines[0].removeprefix("error: ") if rest.startswith("error: ") else lines[-1])

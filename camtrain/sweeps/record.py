@@ -1,0 +1,87 @@
+"""`sweep.json`: the jobs of a sweep, and what became of each; and the figures that a job left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from camtrain.arms import contrasts
+from camtrain.errors import CRASHED, DIVERGED, USAGE
+from camtrain.files import write_text
+from camtrain.runs.search import COMPLETED as COMPLETED
+from camtrain.runs.search import RESULT
+
+NAME = "sweep.json"
+
+WAITING, RUNNING, FAILED, INTERRUPTED, DIVERGENT = "waiting", "running", "failed", "interrupted", "diverged"
+"""Statuses of a job beside :data:`COMPLETED`."""
+
+PRIMARY = ("accuracy/val", "average_precision/val")
+"""What :func:`camtrain.analysis.comparison.primary_tag` chooses from, which would import torch."""
+
+Finals = Mapping[str, Mapping[str, float]]
+"""The last figures of each arm by tag, the reference first."""
+
+
+@dataclass
+class Job:
+    """A line of `sweep.json`."""
+
+    number: int
+    overrides: list[str]
+    folder: str
+    status: str = WAITING
+    reason: str | None = None  # in one line, why it was not completed
+    exit_code: int | None = None  # negative: the signal that ended it
+    seconds: float = 0.0  # of its processes, also of those that broke off
+
+
+@dataclass
+class Sweep:
+    """The jobs that are known so far: sweepers that optimise choose further ones by the figures of these."""
+
+    folder: Path
+    jobs: list[Job] = field(default_factory=list)
+
+    def write(self) -> None:
+        """Write `sweep.json`, whole or not at all."""
+        text = json.dumps([asdict(job) for job in self.jobs], indent=1, ensure_ascii=False)
+        write_text(self.folder / NAME, f"{text}\n")
+
+    def exit_codes(self) -> list[int]:
+        """Those of the jobs that were not completed, as the command's; that of a crash for all others than mistakes."""
+        ended = [job.exit_code for job in self.jobs if job.status not in (COMPLETED, WAITING)]
+        return [code if code in (USAGE, DIVERGED) else CRASHED for code in ended]
+
+
+def former_seconds(folder: Path) -> dict[str, float]:
+    """How long the processes of each job have run that an earlier command left in the folder of a sweep, by its own
+    folder."""
+    try:
+        lines = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return {str(line["folder"]): float(line["seconds"]) for line in lines}
+    except (OSError, LookupError, TypeError, ValueError):
+        return {}
+
+
+def finals(folder: Path) -> Finals | None:
+    """What a completed run found; None if the folder holds none. A figure that is not defined is nan."""
+    try:
+        tree = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        if tree["status"] != COMPLETED:
+            return None
+        return {
+            name: {tag: math.nan if value is None else float(value) for tag, value in arm["final"].items()}
+            for name, arm in tree["arms"].items()
+        }
+    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def objective(final: Finals) -> float:
+    """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
+    treatment = final[contrasts(final)[0].treatment]
+    return next(treatment[tag] for tag in PRIMARY if tag in treatment)

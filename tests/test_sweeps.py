@@ -1,0 +1,188 @@
+"""Sweeps whose jobs are processes: faults of a job, what is left of it, and a sweep that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BASIC, QUICK, ROOT, SWEPT, TINY, Command, FinishedRun, in_process
+from faults.compare import differences
+
+from camtrain.sweeps.process import last_error, outcome
+
+FAULTY = (*TINY, *QUICK, "trainer.threads=1", "model.name=own_networks:faulty", "+model.options.marker=marker")
+
+OWN = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+def jobs_of(sweep: Path, *what: str) -> list[Any]:
+    """What `sweep.json` says of every job."""
+    lines = json.loads((sweep / "sweep.json").read_text())
+    return [tuple(line[name] for name in what) if len(what) > 1 else line[what[0]] for line in lines]
+
+
+def test_jobs_that_end_badly_leave_the_others_alone_and_go_on(tmp_path: Path, command: Command) -> None:
+    faults = ("-m", *FAULTY, "+model.options.fault=none,raise,exit,kill,no,nothing")
+    (tmp_path / "marker").touch()
+    first = command(*faults, "hydra.sweep.dir=here", **OWN)
+    here = tmp_path / "here"
+    assert first.returncode == 1, first.stderr
+    assert jobs_of(here, "number", "status", "reason") == [
+        (0, "completed", None),
+        (1, "failed", "RuntimeError: the fault"),
+        (2, "failed", "exit code 1"),
+        (3, "failed", "ended by SIGKILL"),
+        (4, "completed", None),
+        (5, "completed", None),
+    ]
+    assert "RuntimeError: the fault" in (here / "1" / "camtrain.log").read_text()
+    assert all(folder == str(here / str(number)) for number, folder in enumerate(jobs_of(here, "folder")))
+    assert all(seconds > 0 for seconds in jobs_of(here, "seconds"))
+    left = first.stderr.splitlines()[-1]
+    assert left.startswith(
+        f"camtrain: 3 of 6 jobs are not complete, see {here / 'sweep.json'}; go on with camtrain -m "
+    )
+    untouched = {number: (here / number / "result.json").stat().st_mtime_ns for number in "045"}
+
+    (tmp_path / "marker").unlink()
+    again = command(*shlex.split(left.partition("go on with camtrain ")[2]), **OWN)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": is complete") == 3
+    assert again.stdout.count("goes on") == 3
+    assert set(jobs_of(here, "status")) == {"completed"}
+    assert {number: (here / number / "result.json").stat().st_mtime_ns for number in "045"} == untouched
+    assert [line.split()[0] for line in again.stdout.splitlines() if "> " in line[-60:]][-6:] == [
+        f"{number}:" for number in range(6)
+    ]
+
+    undisturbed = in_process(*faults, BASIC, "hydra.sweep.dir=undisturbed", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for number in map(str, range(6)):
+        assert not differences(here / number, tmp_path / "undisturbed" / number)
+
+
+def test_after_a_failure_the_others_wait_if_asked(tmp_path: Path, command: Command) -> None:
+    layers = (*TINY, *QUICK, "trainer.max_steps=1", "model.layer=layer9,layer3")
+    done = command("-m", *layers, "sweep.fail_fast=true", "hydra.sweep.dir=here", "hydra.job.name=other")
+    assert done.returncode == 2
+    said = "model.layer=layer9: small_resnet has no such layer"
+    (first, reason), second = jobs_of(tmp_path / "here", "status", "reason")
+    assert (first, second) == ("failed", ("waiting", None))
+    assert reason.startswith(said)
+    assert f"camtrain: error: {said}" in done.stderr
+    assert said in (tmp_path / "here" / "0" / "other.log").read_text()
+    assert not (tmp_path / "here" / "1").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_job_and_the_sweep(number: signal.Signals, tmp_path: Path, command: Command) -> None:
+    """Ctrl-C at a terminal reaches the whole group of the command, `kill` one process."""
+    (tmp_path / "marker").touch()
+    arguments = ["-m", *FAULTY, "+model.options.fault=wait", "seed=0,1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "camtrain", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **OWN},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        process_group=0,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "waits").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.terminate()
+    assert process.returncode == 128 + number
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert jobs_of(sweep, "status", "reason") == [("interrupted", f"stopped by {number.name}"), ("waiting", None)]
+    assert json.loads((sweep / "0" / "result.json").read_text())["status"] == "interrupted"
+    assert "Traceback" not in errors
+    goes_on = shlex.join(["camtrain", *arguments, "resume=auto", f"hydra.sweep.dir={sweep}"])
+    assert errors.splitlines()[-1].endswith(f"; go on with {goes_on}")
+    if number is signal.SIGTERM:
+        (tmp_path / "marker").unlink()
+        done = command(*shlex.split(goes_on)[1:], **OWN)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("goes on") == 1
+        assert jobs_of(sweep, "status") == ["completed", "completed"]
+
+
+@pytest.fixture
+def copied(sweep: FinishedRun, tmp_path: Path) -> Path:
+    for number in "0123":
+        (tmp_path / "here" / number).mkdir(parents=True)
+        shutil.copy(sweep.folder / number / "result.json", tmp_path / "here" / number)
+    shutil.copy(sweep.folder / "multirun.yaml", tmp_path / "here")
+    return tmp_path / "here"
+
+
+def test_what_is_complete_does_not_run_again(copied: Path, run_command: Command) -> None:
+    done = run_command("-m", *SWEPT, "resume=auto", "hydra.sweep.dir=here", "trainer.workers=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": is complete\n") == 4
+    assert jobs_of(copied, "status", "exit_code") == [("completed", 0)] * 4
+    assert [list(copied.glob(f"{number}/*")) for number in range(4)] == [
+        [copied / str(number) / "result.json"] for number in range(4)
+    ]
+
+
+def test_folders_that_hold_something_else_are_refused(copied: Path, run_command: Command) -> None:
+    cases = [
+        (["hydra.sweep.dir=here"], f"{copied} already holds runs: go on with them by resume=auto, or choose another"),
+        (["resume=auto"], "resume=auto: name the folder of the sweep that is to go on, hydra.sweep.dir=FOLDER"),
+        (
+            ["resume=auto", "hydra.sweep.dir=here", "cam.share=0.2", "dataset.flip=false"],
+            f"{copied / '0'}: a run goes on with its own settings; dataset.flip was true, is false; cam.share was null",
+        ),
+    ]
+    result = json.loads((copied / "3" / "result.json").read_text())
+    before = {path: path.read_bytes() for path in copied.rglob("*.*") if path.is_file()}
+    for more, said in cases:
+        done = run_command("-m", *SWEPT, *more)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"camtrain: error: {said}")
+        assert {path: path.read_bytes() for path in before} == before
+        assert not (copied / "sweep.json").exists()
+    result["environment"]["camtrain"] = "0.0.1"
+    (copied / "3" / "result.json").write_text(json.dumps(result))
+    done = run_command("-m", *SWEPT, "resume=auto", "hydra.sweep.dir=here")
+    assert (done.returncode, f"{copied / '3'} holds a run of camtrain 0.0.1, this is" in done.stderr) == (2, True)
+
+
+def test_other_tasks(fake_run: FinishedRun, tmp_path: Path, command: Command) -> None:
+    of_its_data = ("dataset.val=9", *QUICK, """hydra.sweep.dir='a b,c'""", "hydra.sweep.subdir=seed_${seed}")
+    done = command("-m", "task=evaluate", f"run={fake_run.folder}", *of_its_data, "seed=3")
+    assert done.returncode == 0, done.stderr
+    (folder,) = jobs_of(tmp_path / "a b,c", "folder")
+    result = json.loads((Path(folder) / "result.json").read_text())
+    assert folder == str(tmp_path / "a b,c" / "seed_3")
+    assert (result["status"], result["seed"], result["config"]["dataset"]["val"]) == ("completed", 3, 9)
+
+
+def test_what_became_of_a_job() -> None:
+    mistake = "time ERROR camtrain: error: what: where\n"
+    assert outcome(0, [], True, "") == ("completed", None)
+    assert outcome(0, [], False, "") == ("failed", "ended without an error before it was complete")
+    assert outcome(0, [signal.SIGINT], True, "") == ("completed", None)
+    assert outcome(-signal.SIGTERM, [signal.SIGTERM], False, "") == ("interrupted", "stopped by SIGTERM")
+    assert outcome(143, [], False, "") == ("interrupted", "stopped by SIGTERM")
+    assert outcome(-40, [], False, "") == ("failed", "ended by signal 40")
+    assert outcome(2, [], False, mistake) == ("failed", "what: where")
+    assert outcome(3, [], False, f"time INFO epoch\n{mistake}") == ("diverged", "what: where")
+    crash = "time ERROR camtrain: unexpected error\nTraceback:\n  line\nValueError: first\nsecond\x1b\n\n"
+    assert last_error(mistake + crash) == r"second\x1b"
+    assert last_error("time ERROR an arm is trained no further\n") is None
