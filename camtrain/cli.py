@@ -55,7 +55,7 @@ from camtrain.errors import (
 from camtrain.files import printable
 from camtrain.interrupts import Stopped, interruption, raised
 from camtrain.runs import lock
-from camtrain.runs.search import unfinished_run
+from camtrain.runs.search import RESULT, unfinished_run
 from camtrain.sweeps import record
 from camtrain.sweeps.launcher import FailedFast, Jobs
 from camtrain.sweeps.record import COMPLETED, Finals, Sweep, finals, objective
@@ -81,10 +81,11 @@ HYDRA_FLAGS = {
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
 }
 
+sys.path.append(str(HERE / "sweeps" / "plugins"))  # where Hydra finds our launcher, the first time that it looks
+
 STANDARD_OUTPUT = "standard output"
 
 CHECKPOINT = "checkpoint.safetensors"  # camtrain.training.checkpoint.CHECKPOINT, which would import torch
-RESULT = "result.json"  # camtrain.runs.result.NAME, which would import torch
 WRITTEN = {
     RESULT: "a run",
     "explanations.csv": "explanations",  # camtrain.tasks.explain.TABLE
@@ -164,7 +165,6 @@ def run() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, instead of being printed by Hydra
     logging.raiseExceptions = False  # a run continues when its output is no longer read
     register()
-    sys.path.append(str(HERE / "sweeps" / "plugins"))
     command = Command(None, set(), full_error, sys.argv[1:])
     jobs = Jobs(functools.partial(job, command=command), full_error)
     try:
@@ -300,7 +300,7 @@ def in_words(error: BaseException, place: Place | None) -> UserError | None:
     """What to say of an error of the system or of memory; None for others."""
     if isinstance(error, OSError):
         return (MachineError if error.errno in DISK else UserError)(trouble(error, place))
-    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         return MachineError(
             "out of memory; lower trainer.batch_size, dataset.image_size or the number of arms, or choose a smaller"
             " network"

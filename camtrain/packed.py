@@ -18,7 +18,10 @@ from torch import Tensor
 
 from camtrain.files import write_atomically
 
-_TREE, _CHECKSUM, _TENSOR = "tree", "sha256", "tensor"
+TREE = "state"
+"""Under which name the header holds everything but the tensors."""
+
+_CHECKSUM, _TENSOR = "sha256", "tensor"
 
 _UNKNOWN = "0" * 64
 
@@ -38,7 +41,7 @@ def pack(tree: Any) -> bytes:
         place = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if place in places else tensor
         places.add(place)
-    whole = save(tensors, {_TREE: text, _CHECKSUM: _UNKNOWN})
+    whole = save(tensors, {TREE: text, _CHECKSUM: _UNKNOWN})
     empty = f'"{_CHECKSUM}":"{_UNKNOWN}"'.encode()
     at = whole.index(empty)  # the first one stands in the header; in JSON within JSON, quotes have a backslash
     found = hashlib.sha256(whole).hexdigest().encode()
@@ -62,7 +65,7 @@ def unpack(whole: bytes) -> Any:
     try:
         # The header begins behind the 8 bytes of its length.
         header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
-        return _with_tensors(json.loads(header["__metadata__"][_TREE]), load(whole))
+        return _with_tensors(json.loads(header["__metadata__"][TREE]), load(whole))
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Damaged(f"it is no file of this kind ({type(error).__name__})") from error
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from camtrain.files import absolute, expanded, printable, write_atomically, write_csv, write_text
 
@@ -45,14 +43,9 @@ class Full:
         pass
 
 
-def by_safetensors(_opened: BinaryIO) -> None:
-    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-
-@pytest.mark.parametrize("write", [lambda _: torch.save({"weight": torch.zeros(9)}, Full()), by_safetensors])
-def test_a_full_disk_is_one_whatever_a_library_makes_of_it(write: Callable[[BinaryIO], object], tmp_path: Path) -> None:
+def test_a_full_disk_is_one_whatever_a_library_makes_of_it(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as raised:
-        write_atomically(tmp_path / "file", write)
+        write_atomically(tmp_path / "file", lambda _: torch.save({"weight": torch.zeros(9)}, Full()))
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))
     assert not list(tmp_path.iterdir())
 

@@ -30,6 +30,7 @@ def jobs_of(sweep: Path, *what: str) -> list[Any]:
     return [tuple(line[name] for name in what) if len(what) > 1 else line[what[0]] for line in lines]
 
 
+@pytest.mark.faults  # nine processes that import torch
 def test_jobs_that_end_badly_leave_the_others_alone_and_go_on(tmp_path: Path, command: Command) -> None:
     faults = ("-m", *FAULTY, "+model.options.fault=none,raise,exit,kill,no,nothing")
     (tmp_path / "marker").touch()
@@ -83,7 +84,7 @@ def test_after_a_failure_the_others_wait_if_asked(tmp_path: Path, command: Comma
     assert not (tmp_path / "here" / "1").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.faults)])
 def test_a_signal_stops_the_job_and_the_sweep(number: signal.Signals, tmp_path: Path, command: Command) -> None:
     """Ctrl-C at a terminal reaches the whole group of the command, `kill` one process."""
     (tmp_path / "marker").touch()

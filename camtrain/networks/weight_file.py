@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from camtrain.errors import UserError, first_line
+from camtrain.packed import TREE
 
 PYTORCH = "only PyTorch's own files (.pt, .pth) and safetensors can be loaded"
 AGAIN = "download or copy it again"
@@ -176,7 +177,7 @@ def _refuse_other_archives(path: Path) -> None:
 def _from_safetensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
-        own = (opened.metadata() or {}).get("state")
+        own = (opened.metadata() or {}).get(TREE)
     if own is None:
         return tensors
     # A checkpoint of a run of ours: its names are paths, and its arms stand in their order, the reference first.

@@ -17,8 +17,8 @@ NOT_OF_A_RUN = ("task", "run", "runs", "resume", "images", "class_name", "sweep.
 """Keys that say what a command does, and nothing of the run."""
 
 NO_SETTINGS = (
-    *("seed", "run", "runs", "resume", "images", "class_name", "sweep.fail_fast"),
-    *("evaluate.images", "evaluate.image_epochs"),
+    *(key for key in NOT_OF_A_RUN if key != "task"),  # what was only measured again stands apart
+    *("seed", "evaluate.images", "evaluate.image_epochs"),
     *OF_THE_MACHINE,
 )
 """Keys in which runs may differ and still be the same experiment."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from camtrain.arms import contrasts
-from camtrain.errors import CRASHED, DIVERGED, USAGE
+from camtrain.errors import CRASHED, DIVERGED, MACHINE, USAGE
 from camtrain.files import write_text
 from camtrain.runs.search import COMPLETED as COMPLETED
 from camtrain.runs.search import RESULT
@@ -52,9 +52,9 @@ class Sweep:
         write_text(self.folder / NAME, f"{text}\n")
 
     def exit_codes(self) -> list[int]:
-        """Those of the jobs that were not completed, as the command's; that of a crash for all others than mistakes."""
+        """Those of the jobs that were not completed, as the command's; that of a crash where it is none."""
         ended = [job.exit_code for job in self.jobs if job.status not in (COMPLETED, WAITING)]
-        return [code if code in (USAGE, DIVERGED) else CRASHED for code in ended]
+        return [code if code in (USAGE, DIVERGED, MACHINE) else CRASHED for code in ended]
 
 
 def former_seconds(folder: Path) -> dict[str, float]:

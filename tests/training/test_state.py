@@ -39,7 +39,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(optimiser: Optimise
         step(state, 0)
     stopped.epoch, stopped.seconds = 3, 1.25
     for arm in stopped.arms:
-        stopped.history[arm.name].append({"cam/entropy": 0.1 + 0.2, "cam/iou": math.nan})
+        stopped.history[arm.name] += [{"cam/entropy": 0.1 + 0.2, "cam/iou": math.nan}] * 3
         stopped.kept_maps[arm.name].append(torch.rand(2, 4, 4).half())
     save_state(stopped, tmp_path)
     resumed = fresh(optimiser)
