@@ -163,9 +163,11 @@ def _train_epochs(
 
     log.info("%s", console.epoch_heading(setup.multilabel, [arm.name for arm in state.arms]))
     with closing(_batches(setup, setup.config.trainer.epochs, (state.epoch, state.step))) as batches:
-        while state.epoch < plan.epochs_begun and state.active:
+        while state.epoch < plan.epochs_begun:
             bar.set_description(f"epoch {state.epoch + 1}/{setup.config.trainer.epochs}")
             train_epoch(state, batches, plan, after_step, partial(_keep_fault, state, record.folder))
+            if not state.active:
+                break
             evaluated = _evaluate(state, context)
             with state.changing():
                 _keep_epoch(state, record, evaluated)
@@ -390,14 +392,16 @@ def _finish(
     after = session.measure_final(context, evaluated, setup.val_set, record, keep)
     for name, course in courses.items():
         course[-1] |= after.measured.means[name]
-        for row, late in zip(state.history[name], course, strict=True):
-            row |= late
+        # The state keeps its own rows: a checkpoint that is written from here on must not hold these.
+        record.result.arms[name] = ArmResult(
+            [row | late for row, late in zip(state.history[name], course, strict=True)]
+        )
     for number in range(epochs):
         board.scalars({name: course[number] for name, course in courses.items()}, number + 1)
     shared = len(shared_files(setup.train_set, setup.val_set))
     outcome = session.write_report(record, title(config.dataset, config.model.name, config.seed), shared)
     board.text("comparison", tables.as_markdown(outcome.summary), epochs)
-    last = {name: rows[-1] for name, rows in state.history.items()}
+    last = {name: arm.final for name, arm in record.result.arms.items()}
     board.hparams({key: plain(value) for key, value, _ in keys(config)}, last)
     return outcome
 

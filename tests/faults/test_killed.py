@@ -106,8 +106,12 @@ def stopped_and_resumed(runs: Runs, whole: Undisturbed, folder: Path, name: str,
     assert differences(whole.folder, folder / "run") == []
 
 
-def test_a_signal_ends_a_run_with_a_checkpoint(runs: Runs, find: Callable[[str], Undisturbed], tmp_path: Path) -> None:
-    stopped_and_resumed(runs, find("every step"), tmp_path, "SIGUSR1", 60)
+@pytest.mark.parametrize("left", [150, 12])  # moments: while it trains, and while what is known last is written
+def test_a_signal_ends_a_run_with_a_checkpoint(
+    left: int, runs: Runs, find: Callable[[str], Undisturbed], tmp_path: Path
+) -> None:
+    whole = find("every step")
+    stopped_and_resumed(runs, whole, tmp_path, "SIGUSR1", whole.moments - left)
 
 
 @pytest.mark.faults
