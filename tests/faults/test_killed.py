@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "three threads": ("trainer.threads=3", *QUICK),
     "three arms": ("+arms.area.cam.term=area", "trainer.checkpoint_every=3", *QUICK),
     "several classes": ("dataset=shapes_multi", "dataset.train=32", "dataset.val=16", "dataset.image_size=32"),
-    "timm": ("model.name=timm/convnext_atto", "dataset.image_size=32", *QUICK),
+    "timm": ("model.name=timm/convnext_atto", "dataset.image_size=48", *QUICK),
     "fixed weight": ("cam.weight=0.5", "optim=sgd", "trainer.checkpoint_every=2", *QUICK),
     "cached": ("dataset=folder", "dataset.root=PHOTOGRAPHS", "dataset.image_size=24", *QUICK),
     "not cached": ("dataset=folder", "dataset.root=PHOTOGRAPHS", "dataset.image_size=24", "dataset.cache=null", *QUICK),
