@@ -207,6 +207,13 @@ def test_errors_of_the_system_name_what_is_at_fault(tmp_path: Path) -> None:
     assert trouble(OSError(errno.ENOSPC, full), None, "standard output") == f"standard output: {full}; make room there"
 
 
+@pytest.mark.parametrize("value", ["model.mean=[[1]]", "++evaluate.maps=[[1]]", "++evaluate.maps=${oc.env:HOME}"])
+def test_a_list_holds_single_values(value: str, run_command: Command) -> None:
+    done = run_command("dataset=fake", value)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_users_paths_start_where_the_command_does(tmp_path: Path, run_command: Command) -> None:
     for split in ("train", "val"):
         for kind in ("cat", "it's"):

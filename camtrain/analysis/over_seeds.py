@@ -223,7 +223,7 @@ def _mean_power(controls: Sequence[Mapping[str, Control]], treatment: str) -> fl
 def differences(
     runs: Sequence[Each], reference: str, treatment: str, shared: bool, both_correct: bool = False
 ) -> dict[str, Interval]:
-    """Mean difference, treatment minus reference, of each tag that is known of every image.
+    """Mean difference, treatment minus reference, of each tag that is known of every image in both.
 
     Args:
         runs: of each, what is known of the images.
@@ -233,7 +233,8 @@ def differences(
         both_correct: leave out images that one of the arms classifies wrongly.
     """
     accuracy = f"{ACCURACY}/val"
-    tags = [tag for tag in runs[0].get(reference, {}) if all(tag in each.get(reference, {}) for each in runs)]
+    parts = [each.get(arm, {}) for each in runs for arm in (reference, treatment)]
+    tags = [tag for tag in parts[0] if all(tag in part for part in parts)]
     if not tags or (both_correct and accuracy not in tags):
         return {}
     values = []

@@ -49,7 +49,10 @@ def typed(cfg: DictConfig) -> Config:
         raise UserError(f"{key}: no such key; a + in front of it does not create one")
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{key} is not set: give it as {key}=VALUE")
-    config = OmegaConf.to_object(cfg)
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:  # what an interpolation stands for is seen only now
+        raise UserError(message(error)) from error
     assert isinstance(config, Config)
     check(config)
     cam_of_arms(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -84,10 +86,21 @@ def check_values(node: Any, prefix: str = "") -> None:
     for key, value, entry in keys(node, prefix):
         if value == MISSING or (key == "dataset.root" and not value):
             raise UserError(f"{key} is not set: give it as {key}=VALUE")
+        if str(entry.type).startswith("list[") and value is not None:
+            check_list(key, value, entry)
         bounds = entry.metadata["range"]
         if bounds is not None and value is not None:
             for item in value if isinstance(value, list) else [value]:
                 check_range(key, item, bounds)
+
+
+def check_list(key: str, value: Any, entry: dataclasses.Field[Any]) -> None:
+    """Raise :class:`UserError` for what is no list, or one of other values than the key holds: OmegaConf lets lists in
+    lists and what an interpolation stands for pass."""
+    item = str(entry.type).partition("[")[2].partition("]")[0]
+    kinds = {"float": (int, float), "int": (int,), "str": (str,)}.get(item, (enum.Enum,))
+    if not isinstance(value, list) or not all(isinstance(part, kinds) for part in value):
+        raise UserError(f"{key}={value} does not fit; it must be a list of single values, such as [A,B]")
 
 
 def check_needed(config: Config) -> None:

@@ -358,7 +358,7 @@ def _keep_epoch(state: TrainingState, record: RunRecord, evaluated: Evaluated) -
         state.history[arm.name].append({**figures, "optim/lr": arm.optimiser.param_groups[0]["lr"]})
         state.kept_maps[arm.name].append(learning_curves.keep(evaluated.maps[arm.name]))
     state.close_epoch()
-    record.each = {arm.name: {} for arm in state.arms} if state.stopped else evaluated.measured.each
+    record.each = evaluated.measured.each
     record.result.timing.step = step_times(state.history)
 
 
