@@ -202,7 +202,7 @@ def _measured(networks: Mapping[str, Captured], batches: Given, method: str, set
         for batch in made:
             rows = torch.ones(len(batch.indices), dtype=torch.bool) if chosen is None else chosen[batch.indices]
             if bool(rows.any()):
-                yield Batch(*(part[rows.to(part.device)] for part in batch))
+                yield batch.select(rows)
 
     context = EvaluationContext(
         networks, targets, chosen_batches, _method(method), _settings(settings), seed=0, untrained=dict

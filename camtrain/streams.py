@@ -23,6 +23,7 @@ class Stream(enum.IntEnum):
     road = 7
     folds = 8
     blocks = 9
+    views = 10
 
 
 def stream(seed: int, purpose: Stream, epoch: int = 0, step: int = 0) -> np.random.Generator:

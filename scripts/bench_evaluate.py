@@ -149,7 +149,7 @@ def prepared(run: Path, image_set: int | None) -> Case:
     batches, left = [], image_set or len(found.targets)
     for batch in context.batches(None):
         if left > 0:
-            batches.append(Batch(*(part[:left] for part in batch)))
+            batches.append(batch.select(slice(left)))
             left -= len(batch.indices)
     normalised = [(batch.images - network.mean) / network.std for batch in batches]
     plain = plain_network(finished, network)
@@ -244,7 +244,7 @@ class Ours:
         some, left = [], SANITY
         for batch in self.case.batches:
             if left > 0:
-                some.append(Batch(*(part[:left] for part in batch)))
+                some.append(batch.select(slice(left)))
                 left -= len(batch.indices)
         context = self.case.context
         found = randomisation_test(context, self.evaluated, some, context.untrained())

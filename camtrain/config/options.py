@@ -63,11 +63,21 @@ TRAINABLE = tuple(variant for variant in CamVariant if variant not in EVALUATION
 
 
 class Term(enum.Enum):
+    none = "none"
     entropy = "entropy"
     area = "area"
     dispersion = "dispersion"
     total_variation = "total_variation"
     energy_outside = "energy_outside"
+
+
+class ViewKind(enum.Enum):
+    """Transformations of which further views of images are made."""
+
+    none = "none"
+    mirror = "mirror"
+    symmetries = "symmetries"
+    paste = "paste"
 
 
 class Score(enum.Enum):
@@ -205,7 +215,22 @@ class CamConfig:
         Score.centred,
         "what the map explains: the class's logit, the logit less the mean of all, or the log-probability",
     )
-    term: Term = setting(Term.entropy, "what is minimised of the map; `energy_outside` needs masks or boxes")
+    term: Term = setting(
+        Term.entropy, "what is minimised of the map; `energy_outside` needs masks or boxes; none: consistency alone"
+    )
+    consistency: float = setting(
+        0.0,
+        "weight, within the term, of the distance between the moved map of an image and the map of the moved image;"
+        " needs `cam.views`; 0: none",
+        low=0,
+    )
+    views: ViewKind = setting(
+        ViewKind.none,
+        "further views of some images of each batch, which every arm learns from; mirror: left and right exchanged;"
+        " symmetries: turned and mirrored, for square images that have no up; paste: at another size and place before"
+        " another image; none",
+    )
+    views_share: float = setting(1 / 8, "share of each batch of which there are views", low=0, high=1, above=True)
     weight: int | float | str = setting(
         AUTO, "weight of the term in the loss; auto: keeps the term's gradient at `cam.share`", low=0
     )

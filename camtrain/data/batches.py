@@ -12,12 +12,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from camtrain.config.options import ViewKind
 from camtrain.data.augment import Augmentation, Draws, draw, move, move_each, vary
 from camtrain.data.images import ImageSet
 from camtrain.data.prefetch import prefetched
+from camtrain.data.views import Views, draw_views, with_views
 from camtrain.streams import Stream, stream
 
 WAITING = 2**30
@@ -32,7 +35,25 @@ class Batch(NamedTuple):
     # (batch, height, width) uint8: 0 background, 255 void, other values the object, in a multi-label set its class
     # number plus 1; all 0 where none is known
     regions: Tensor
-    indices: Tensor  # (batch,) int64, numbers of the images in their split, on the CPU
+    indices: Tensor  # (batch,) int64, numbers of the images in their split, on the CPU; of views none
+    views: Views | None = None  # which stand behind the images, with their targets and regions
+
+    @property
+    def classified(self) -> int:
+        """How many images the classification loss counts, the first ones."""
+        return len(self.targets) if self.views is None or self.views.classified else len(self.indices)
+
+    def select(self, chosen: Tensor | slice) -> Batch:
+        """Some of the images, without views: by (batch,) bool, or as a slice."""
+        images, targets, regions, indices = (
+            part[chosen.to(part.device) if isinstance(chosen, Tensor) else chosen]
+            for part in (self.images, self.targets, self.regions, self.indices)
+        )
+        return Batch(images, targets, regions, indices)
+
+    def without_views(self) -> Batch:
+        """The images alone."""
+        return self.select(slice(len(self.indices)))
 
 
 @dataclass(frozen=True)
@@ -44,12 +65,16 @@ class Batching:
         device: where they are needed.
         layout: of the images in memory.
         threads: number of threads that prepare them.
+        views: in training, what further views of images are made by.
+        views_share: of how many of the images.
     """
 
     size: int
     device: torch.device = torch.device("cpu")
     layout: torch.memory_format = torch.contiguous_format
     threads: int = 1
+    views: ViewKind = ViewKind.none
+    views_share: float = 0.0
 
 
 class Plan(NamedTuple):
@@ -115,7 +140,20 @@ def training_batches(
             if not on_cpu:
                 images, regions = move(*_to(batching.device, images, regions), draws, size)
                 images = vary(images, regions, draws)
-            yield _batch(train_set, plan.indices, images, regions, batching.layout)
+            made_batch = _batch(train_set, plan.indices, images, regions, batching.layout)
+            yield _seen_again(made_batch, batching, stream(seed, Stream.views, plan.epoch, plan.step))
+
+
+def _seen_again(batch: Batch, batching: Batching, generator: np.random.Generator) -> Batch:
+    """The batch with its views, if there are to be any."""
+    if batching.views is ViewKind.none:
+        return batch
+    size = (batch.images.shape[2], batch.images.shape[3])
+    views = draw_views(batching.views, batching.views_share, batch.targets, size, generator)
+    images, regions = with_views(batch.images, batch.regions, views)
+    images = images.contiguous(memory_format=batching.layout)
+    targets = torch.cat([batch.targets, batch.targets[views.rows.to(batch.targets.device)]])
+    return Batch(images, targets, regions, batch.indices, views)
 
 
 def all_batches(image_set: ImageSet, batching: Batching, chosen: Tensor | None = None) -> Generator[Batch, None, None]:

@@ -1,13 +1,17 @@
 r"""The criterion of an arm: classification plus the weighted CAM term.
 
 .. math::
-    \mathcal L = \frac1B \sum_i \mathrm{CE}_i + \lambda\, \frac1{|\mathcal A|} \sum_{m \in \mathcal A} q_m T_m
+    \mathcal L = \frac1B \sum_i \mathrm{CE}_i + \lambda \left( \frac1{|\mathcal A|} \sum_{m \in \mathcal A} q_m T_m
+    + \kappa\, \frac1{|\mathcal V|} \sum_{m \in \mathcal V} v_m q_m D_m \right)
 
 :math:`T_m` is the term of map m (:mod:`camtrain.loss.terms`; entropy as published by Schöttl, arXiv 2009.12546);
 :math:`\mathcal A` are the maps for which it is defined: those that are alive; :math:`q_m = p_m^\gamma` with
 :math:`p_m` the probability of the map's class, detached (:math:`\gamma = 0` is the published loss). There is a map for
 the class of every image, or, in a multi-label set, for every positive class of every image. Everything is per map
-or image until the last step. :math:`\lambda` is scheduled (:func:`schedule`) or balanced
+or image until the last step. :math:`\mathcal V` are the maps of images of which the batch holds a further view too,
+:math:`D_m` the distance between the moved map and the map of the view, :math:`v_m` the share of the map in view
+(:mod:`camtrain.loss.consistency`). Views are images of the batch like others, but for those of two images in one, which
+count in :math:`D` alone. :math:`\lambda` is scheduled (:func:`schedule`) or balanced
 (:mod:`camtrain.loss.balance`). With a weight of 0 the criterion is plain classification, bit for bit.
 """
 
@@ -15,25 +19,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from camtrain.cam.distribution import distribution
 from camtrain.cam.head import LINEAR_HEAD, Head, handed_on, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.stretch import Placement
-from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, cam_config
+from camtrain.cam.targets import MapTargets
+from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, Term, cam_config
+from camtrain.data.views import Views
 from camtrain.errors import UserError
 from camtrain.loss.balance import Balance, default_share, gradient_share
 from camtrain.loss.classification import classification_gradient, classification_loss
+from camtrain.loss.consistency import consistency
 from camtrain.loss.layer_gradient import LayerGradient, gradient_at
 from camtrain.loss.terms import NEED_REGIONS, term_values
-
-View = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
-"""A further forward pass: from a transformation of the batch's images to logits and activations of the result."""
 
 
 class Observed(NamedTuple):
@@ -43,6 +47,7 @@ class Observed(NamedTuple):
     cam_term: Tensor | None  # like the next two None where it was not observed
     cam_share: Tensor | None  # the CAM term's share of the gradient at the layer
     cam_weight: Tensor | None
+    consistency: Tensor | None = None  # D, where there are views
 
 
 class Criterion(Protocol):
@@ -75,10 +80,18 @@ class CamTerm(NamedTuple):
     value: Tensor  # (maps,), 0 where it does not count
     confidence: Tensor  # (maps,) q, detached
     counts: Tensor  # (maps,) bool: alive, and whatever else the term needs
+    distance: Tensor | None = None  # (pairs,) q D of maps of images of which there is a view
+    in_view: Tensor | None = None  # (pairs,) what these count by, 0..1
 
     def mean(self) -> Tensor:
         """Mean of q T over the maps that count; 0 if there are none. Scalar."""
         return (self.confidence * self.value).sum() / self.counts.sum().clamp_min(1)
+
+    def mean_distance(self) -> Tensor | None:
+        """Mean of v q D over the pairs that count; 0 if there are none. Scalar; None where there are no views."""
+        if self.distance is None or self.in_view is None:
+            return None
+        return (self.in_view * self.distance).sum() / (self.in_view > 0).sum().clamp_min(1)
 
     def mean_confidence(self) -> Tensor:
         """Mean of q over the maps that count; 0 if there are none. Scalar."""
@@ -141,8 +154,8 @@ class CamLoss(nn.Module):
             difference, which saves a backward pass through the head.
         settings: those of the configuration's section `cam`, choices as words: `variant`, `score`, `term`, `weight`
             ("auto" or a number; 0 for plain classification, bit for bit), `share`, `confidence_exponent`, `conflict`,
-            `unit`, `start`, `ramp`, `path`. What is not given has the configuration's default; see docs/settings.md.
-            A `share` that is not given is 1/2; for pretrained weights 1/3 is better.
+            `consistency`, `unit`, `start`, `ramp`, `path`. What is not given has the configuration's default; see
+            docs/settings.md. A `share` that is not given is 1/2; for pretrained weights 1/3 is better.
 
     Raises:
         UserError: there is no such setting, or a value does not fit.
@@ -180,7 +193,7 @@ class CamLoss(nn.Module):
         regions: Tensor | None = None,
         epochs_done: float = math.inf,
         observe: bool = True,
-        view: View | None = None,  # noqa: ARG002
+        views: Views | None = None,
     ) -> Tensor:
         """The loss, a scalar. Registers hooks where something is measured or changed at the layer.
 
@@ -193,7 +206,8 @@ class CamLoss(nn.Module):
                 by `term="energy_outside"` alone.
             epochs_done: on which `start` and `ramp` run.
             observe: measure the term and its gradient share, also where the term does not enter the loss.
-            view: a further forward pass, for criteria that ask for one.
+            views: of images of the batch; their logits, activations and targets stand behind those of the images, and
+                their regions too.
 
         Raises:
             UserError: the map cannot be made, or not trained through, at this layer.
@@ -201,7 +215,8 @@ class CamLoss(nn.Module):
         activations = handed_on(logits, activations)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            classification = classification_loss(logits, _checked(target))
+            counted = len(target) if views is None or views.classified else len(target) - len(views.rows)
+            classification = classification_loss(logits[:counted], _checked(target)[:counted])
             loss = classification.mean()
             if not (torch.is_grad_enabled() and logits.requires_grad):
                 return loss
@@ -212,23 +227,33 @@ class CamLoss(nn.Module):
             active = self.cam.weight != 0 and full > 0
             term, at_layer, weight = None, None, 0.0
             if active or (observe and head.route is not GradientRoute.mixed):
-                term = self.term(logits, activations, target, regions, train=active)
+                term = self.term(logits, activations, target, regions, active, views)
                 if active:
-                    at_layer = self._watch(logits, activations, target, loss, term, observe)
+                    at_layer = self._watch(logits, activations, target[:counted], loss, term, observe)
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
-                    loss = loss + weight * term.mean()
+                    loss = loss + weight * self.total(term)
                     if at_layer is not None:
                         at_layer.set_weight(weight)
                         loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
-                term = CamTerm(*(part.detach() for part in term))
+                term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
         self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, observe)
         self._share = None
         return loss
 
-    def term(self, logits: Tensor, activations: Tensor, target: Tensor, regions: Tensor | None, train: bool) -> CamTerm:
+    def term(
+        self,
+        logits: Tensor,
+        activations: Tensor,
+        target: Tensor,
+        regions: Tensor | None,
+        train: bool,
+        views: Views | None = None,
+    ) -> CamTerm:
         """The term of each map, detached from the network unless it is to be trained."""
         if regions is None and self.cam.term in NEED_REGIONS:
             raise UserError(f"term={self.cam.term.value} needs regions: masks or boxes of the images")
+        if views is None and self.cam.consistency:
+            raise UserError("consistency needs views of the images: give those of camtrain.views")
         made = ClassMaps(logits, activations, target, self.cam.score, self._head(activations), train)
         try:
             maps = made.map(self.cam.variant)
@@ -238,10 +263,28 @@ class CamLoss(nn.Module):
             raise UserError(
                 "activations: the logits do not depend on them; pass on both as the captured network gave them"
             ) from error
+        maps = maps if train else maps.detach()
         own = made.targets.regions(regions) if regions is not None and self.cam.term in NEED_REGIONS else None
-        return cam_term(
-            maps if train else maps.detach(), made.confidence(), self.cam, own, head_behind(activations).placement
-        )
+        placement = head_behind(activations).placement
+        term = cam_term(maps, made.confidence(), self.cam, own, placement)
+        if views is None:
+            return term
+        images = len(target) - len(views.rows)
+        if not views.classified:
+            term = term._replace(counts=term.counts & (made.targets.rows < images))
+            term = term._replace(value=term.value * term.counts)
+        image, view = pairs(made.targets, images, views.rows)
+        shares, _ = distribution(maps)
+        of_map = views.matrix.to(maps.device)[made.targets.rows[view] - images]
+        distance, in_view = consistency(shares[image], shares[view], of_map, views.size, placement)
+        return term._replace(distance=term.confidence[image] * distance, in_view=in_view)
+
+    def total(self, term: CamTerm) -> Tensor:
+        """What the weight multiplies: the term, and the distance of maps from those of views."""
+        distance = term.mean_distance()
+        if not self.cam.consistency or distance is None:
+            return term.mean()
+        return term.mean() + self.cam.consistency * distance
 
     def _head(self, activations: Tensor) -> Head:
         """What follows the layer, by the route that the settings ask for."""
@@ -268,10 +311,14 @@ class CamLoss(nn.Module):
         if not (measure or project):
             return None
         (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]
-        by_itself = not self.only_loss or (self.balance is not None and self.balance.needs_own_backward)
-        alone = gradient_at(activations, term.mean()) if by_itself else None
+        several = self.cam.consistency != 0
+        by_itself = self.balance is not None and (self.balance.needs_own_backward or several)
+        # The share asked for is that of the term alone, which consistency beside it must not use up.
+        own = self.total(term) if not several or self.cam.term is Term.none else term.mean()
+        measured = gradient_at(activations, own) if by_itself or not self.only_loss else None
+        alone = measured if not several else gradient_at(activations, self.total(term)) if not self.only_loss else None
         at_layer = LayerGradient(
-            classification_gradient(logits, target, weights, cells)
+            _padded(classification_gradient(logits[: len(target)], target, weights, cells), len(logits))
             if route is GradientRoute.closed and weights is not None
             else gradient_at(activations, loss),
             cells,
@@ -279,8 +326,8 @@ class CamLoss(nn.Module):
             measure,
             None if self.only_loss else alone,
         )
-        if self.balance is not None and alone is not None:
-            norms = at_layer.square.sum().sqrt(), alone.norm()
+        if self.balance is not None and measured is not None:
+            norms = at_layer.square.sum().sqrt(), measured.norm()
             self.balance.update(*_as_numbers(*norms, term.mean_confidence()))
         activations.register_hook(at_layer)  # type: ignore[no-untyped-call]
         return at_layer
@@ -302,6 +349,7 @@ class CamLoss(nn.Module):
             term.mean() if term is not None and observe else None,
             share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
+            term.mean_distance() if term is not None and observe else None,
         )
 
     @torch.no_grad()
@@ -312,7 +360,7 @@ class CamLoss(nn.Module):
             return
         self._last = self._last._replace(at_layer=None)
         norms = at_layer.norms()
-        if self.balance is not None and self.only_loss and term is not None:
+        if self.balance is not None and self.only_loss and not self.cam.consistency and term is not None:
             of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
             self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
         self._share = gradient_share(*norms)
@@ -337,6 +385,28 @@ class CamLoss(nn.Module):
         if self.balance is not None:
             share, classification, term, confidence, bias_correction, own_backward = state.tolist()
             self.balance = Balance(share, classification, term, confidence, bias_correction, bool(own_backward))
+
+
+def pairs(targets: MapTargets, images: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the maps of images and of their views that are of the same class, each (pairs,).
+
+    Args:
+        targets: of a batch of images with their views behind them.
+        images: how many of it are no views.
+        rows: (views,) the image of each view.
+    """
+    view = (targets.rows >= images).nonzero().flatten()
+    if targets.one_each:
+        return rows.to(view.device), view
+    key = targets.rows * (targets.classes.max() + 1) + targets.classes  # ascending
+    wanted = rows.to(view.device)[targets.rows[view] - images] * (targets.classes.max() + 1) + targets.classes[view]
+    return torch.searchsorted(key, wanted), view
+
+
+def _padded(values: Tensor, count: int) -> Tensor:
+    """With rows of 0 behind those of the images that count."""
+    missing = values.new_zeros(count - len(values), *values.shape[1:])
+    return torch.cat([values, missing]) if len(missing) else values
 
 
 def _checked(target: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ def energy_outside(shares: Tensor, region: Tensor, placement: Placement | None =
 
 
 TERMS: dict[Term, Callable[[Tensor, EntropyUnit, Tensor | None, Placement | None], Tensor]] = {
+    Term.none: lambda shares, *_: shares.new_zeros(len(shares)),
     Term.entropy: lambda shares, unit, *_: entropy(shares, unit),
     Term.area: lambda shares, *_: area(shares),
     Term.dispersion: lambda shares, *_: dispersion(shares),

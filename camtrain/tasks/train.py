@@ -322,7 +322,14 @@ def _batches(
     """Training batches from an epoch and step on, made in as many threads as there are workers, or `at_most`."""
     config = setup.config
     threads = min(worker_threads(config.trainer), at_most)
-    batching = Batching(config.trainer.batch_size, setup.device, memory_format(config.trainer), threads)
+    batching = Batching(
+        config.trainer.batch_size,
+        setup.device,
+        memory_format(config.trainer),
+        threads,
+        config.cam.views,
+        config.cam.views_share,
+    )
     size = image_shape(config.dataset)[1:]
     return training_batches(setup.train_set, batching, epochs, config.seed, augmentation(config.dataset), size, start)
 

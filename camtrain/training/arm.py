@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from camtrain.cam.routes import Routes
-from camtrain.config.options import CamConfig
+from camtrain.config.options import CamConfig, ViewKind
 from camtrain.config.schema import OptimConfig
 from camtrain.loss.balance import default_share
 from camtrain.loss.criterion import CamLoss, Criterion
@@ -26,6 +26,8 @@ class Arm:
     network: Classifier
     optimiser: torch.optim.Optimizer
     criterion: Criterion
+    views: bool = True
+    """Whether it learns from the views in its batches."""
 
 
 def make_arms(
@@ -56,5 +58,6 @@ def make_arms(
         own = network if number == 0 else copy.deepcopy(network)
         own.routes = check_routes(routes, cam, network.layer)
         criterion = CamLoss(only_loss=True, **{**vars(cam), "share": cam.share or default_share(pretrained)})
-        arms.append(Arm(name, own, make_optimiser(own, optim, rate, head), criterion))
+        views = cam.views is not ViewKind.none
+        arms.append(Arm(name, own, make_optimiser(own, optim, rate, head), criterion, views))
     return arms

@@ -10,7 +10,7 @@ import torch
 
 from camtrain.cam.head import LINEAR_HEAD
 from camtrain.cam.routes import GradientRoute, Routes
-from camtrain.config.options import CamConfig, CamVariant, GradientPath, Score
+from camtrain.config.options import CamConfig, CamVariant, GradientPath, Score, ViewKind
 from camtrain.data.batches import Batch
 from camtrain.errors import Diverged, UserError
 from camtrain.loss.criterion import CamLoss
@@ -65,13 +65,13 @@ def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig) -
     network = copy.deepcopy(network).train()
     criterion = CamLoss(**{**vars(cam), "confidence_exponent": 0.0})
     norm, dead, count = 0.0, 0, 0
-    tried = list(batches)
+    tried = [batch.without_views() if cam.views is ViewKind.none else batch for batch in batches]
     for batch in tried:
         output = network(batch.images)
         if not bool(output.logits.isfinite().all()):
             raise Diverged("the network's logits are not finite before any training: choose other model.weights")
-        term = criterion.term(output.logits, output.activations, batch.targets, batch.regions, train=True)
-        at_layer = gradient_at(output.activations, term.mean()).to(output.activations.dtype)
+        term = criterion.term(output.logits, output.activations, batch.targets, batch.regions, True, batch.views)
+        at_layer = gradient_at(output.activations, criterion.total(term)).to(output.activations.dtype)
         below = torch.autograd.grad(output.activations, list(network.parameters()), at_layer, allow_unused=True)
         norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in below if gradient is not None))
         if 0 < norm < math.inf:

@@ -87,7 +87,7 @@ def train_epoch(
                     )
                     on_fault(arm, batch, taken.fault)
                     continue
-                state.records[arm.name].add(taken, batch.targets, arm.criterion.term_name)
+                state.records[arm.name].add(taken, batch.targets[: len(taken.logits)], arm.criterion.term_name)
                 if comparable:
                     state.records[arm.name].timed.append(seconds)
             state.step = step + 1

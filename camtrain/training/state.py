@@ -37,6 +37,7 @@ class EpochRecord:
             ("loss/total", step.loss),
             ("loss/classification", step.observed.classification),
             (f"loss/{term_name}", step.observed.cam_term),
+            ("loss/consistency", step.observed.consistency),
             ("effort/cam_share", step.observed.cam_share),
             ("effort/cam_weight", step.observed.cam_weight),
         ):

@@ -18,7 +18,7 @@ class Step(NamedTuple):
     """What one training step measured; nothing here needs a copy from the device until it is read."""
 
     loss: Tensor  # scalar
-    logits: Tensor  # (batch, classes)
+    logits: Tensor  # (images, classes), of those that the classification loss counts
     observed: Observed
     fault: str | None = None  # what is not finite, in words; no weight was changed then
 
@@ -32,6 +32,8 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
         epochs_done: on which the schedule of the CAM term runs.
         observe: measure the CAM term and its gradient share, also where it does not enter the loss.
     """
+    if not arm.views:
+        batch = batch.without_views()
     output = arm.network(batch.images)
     loss = arm.criterion(
         output.logits,
@@ -40,14 +42,14 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
         batch.regions,
         epochs_done,
         observe,
-        lambda change: arm.network(change(batch.images)),
+        batch.views,
     )
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     fault = not_finite(loss.detach(), arm.network)
     if fault is None:
         arm.optimiser.step()
-    return Step(loss.detach(), output.logits.detach(), arm.criterion.observed(), fault)
+    return Step(loss.detach(), output.logits[: batch.classified].detach(), arm.criterion.observed(), fault)
 
 
 def not_finite(loss: Tensor, network: nn.Module) -> str | None:

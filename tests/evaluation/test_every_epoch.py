@@ -118,7 +118,7 @@ def test_maps_of_some_images_are_found_again(objects: int) -> None:
     everything = next(all_batches(image_set, Batching(12)))
     with pytest.raises(AssertionError):  # some were not measured
         evaluated.maps_of("baseline", everything)
-    backwards = Batch(*(part.flip(0) for part in next(all_batches(image_set, Batching(12), some))))
+    backwards = Batch(*(part.flip(0) for part in next(all_batches(image_set, Batching(12), some))[:4]))
     with pytest.raises(AssertionError):
         evaluated.maps_of("baseline", backwards)
 
