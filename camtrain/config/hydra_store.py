@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from camtrain.config.messages import message
 from camtrain.config.options import AUTO, CamConfig, DatasetName
 from camtrain.config.schema import DATASETS, RENAMED, Config
-from camtrain.config.validate import check, check_trainable, check_values
+from camtrain.config.validate import check, check_trainable, check_values, check_views
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
@@ -115,6 +115,7 @@ def cam_of_arms(config: Config) -> dict[str, CamConfig]:
         assert isinstance(cam, CamConfig)
         check_values(cam, f"arms.{name}.cam.")
         check_trainable(cam, f"arms.{name}.cam.")
+        check_views(cam, config, f"arms.{name}.cam.")
         found[name] = cam
     return found
 
@@ -135,7 +136,9 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
         section, _, name = former.rpartition(".")
         if name in sections.get(section, {}):
             sections[section][key.rpartition(".")[2]] = sections[section].pop(name)
-    if "registered" not in sections["evaluate"]:  # a former version
+    if "views" not in sections["cam"]:  # a former version, like the next one
+        sections["cam"] |= {"views": "none", "consistency": 0.0}
+    if "registered" not in sections["evaluate"]:
         sections["evaluate"]["registered"] = False
         if sections["model"]["name"] == "small_resnet":
             sections["model"]["options"] = {"tiles": False, **sections["model"].get("options", {})}

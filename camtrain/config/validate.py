@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from camtrain.arms import CONTROL, CONTROL_AREA
-from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, check_range
+from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, Term, ViewKind, check_range
 from camtrain.config.schema import (
     DATASETS,
     MISSING,
@@ -120,6 +120,30 @@ def check_trainable(cam: CamConfig, prefix: str) -> None:
             f"{prefix}variant={name} can be measured, by evaluate.maps=[{name}], but not trained through; use one of"
             f" {', '.join(variant.value for variant in TRAINABLE)}"
         )
+
+
+def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
+    """Raise :class:`UserError` where views of images cannot be, or an arm asks for others than the run has.
+
+    Args:
+        cam: of one arm.
+        config: of the run; the views of its `cam` are what batches hold.
+        prefix: of the arm's keys.
+    """
+    ours = config.cam
+    if cam.views is not ViewKind.none and (cam.views, cam.views_share) != (ours.views, ours.views_share):
+        raise UserError(
+            f"{prefix}views={cam.views.value}: all arms get the same batches; set cam.views, and in arms only none"
+        )
+    if cam.weight != 0 and cam.consistency and cam.views is ViewKind.none:
+        raise UserError(
+            f"{prefix}consistency={cam.consistency:g} needs views: set cam.views=mirror, or {prefix}consistency=0"
+        )
+    if cam.weight != 0 and cam.term is Term.none and not cam.consistency:
+        raise UserError(f"{prefix}term=none leaves nothing to minimise: set {prefix}consistency, or {prefix}weight=0")
+    _, height, width = image_shape(config.dataset)
+    if cam.views is ViewKind.symmetries and height != width:
+        raise UserError(f"cam.views=symmetries needs square images, not {height} x {width}: use mirror")
 
 
 def check_dataset(dataset: DatasetConfig) -> None:

@@ -4,10 +4,10 @@ r"""Consistency: the map should follow its image.
     D = \frac12 \sum \left| g P(x) - P(g x) \right|, \qquad P = L^+ / \sum L^+
 
 with g a known transformation of the image, and the same of its map: 0 where the map goes with the image, 1 where the
-two have no cell in common. The gradient goes through both maps. g moves the cells where they really lie in the image
-(:mod:`camtrain.cam.stretch`), by linear interpolation between their centres; cells of the view for which the image has
-none, as at the edge of maps that do not reach it, are left out of both. D counts by the share of :math:`P(x)` that is
-in view, and not at all below half of it.
+two have no cell in common, which has no gradient. Elsewhere it goes through both maps. g moves the cells where they
+really lie in the image (:mod:`camtrain.cam.stretch`), by linear interpolation between their centres; cells of the view
+for which the image has none, as at the edge of maps that do not reach it, are left out of both. D counts by the share
+of :math:`P(x)` that is in view, and not at all below half of it.
 
 Costs the forward and backward pass of the views, and a few operations on the maps.
 

@@ -1,0 +1,210 @@
+"""Consistency: the distance of moved maps by hand and by symmetry, its gradients, and how the criterion weighs it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import batch, classifier
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from camtrain import CamLoss, UserError
+from camtrain.cam.distribution import distribution
+from camtrain.cam.stretch import Axis, Placement
+from camtrain.cam.targets import MapTargets
+from camtrain.config.options import ViewKind
+from camtrain.data.batches import Batch
+from camtrain.data.views import Views, draw_views, with_views
+from camtrain.loss.consistency import consistency, moved
+from camtrain.loss.criterion import pairs
+from camtrain.training.arm import Arm
+from camtrain.training.step import train_step
+
+SIZE = (64, 64)
+
+
+def views_of(kind: ViewKind, count: int = 8, seed: int = 0, size: tuple[int, int] = SIZE) -> Views:
+    return draw_views(kind, 1.0, torch.arange(count) % 3, size, np.random.default_rng(seed))
+
+
+def blob(row: Tensor, column: Tensor, width: Tensor, placement: Placement, cells: int = 8) -> Tensor:
+    """Distributions of a bell at a pixel, as cells see it where they really lie."""
+    rows, columns = (axis.first + axis.step * torch.arange(cells, dtype=torch.float64) for axis in placement)
+    away = (rows[:, None] - row[:, None, None]) ** 2 + (columns[None, :] - column[:, None, None]) ** 2
+    return distribution((-away / (2 * width[:, None, None] ** 2)).exp())[0]
+
+
+@pytest.mark.parametrize("kind", [ViewKind.mirror, ViewKind.symmetries])
+def test_the_distance_is_zero_for_a_map_that_goes_with_its_image(kind: ViewKind) -> None:
+    images, views = torch.rand(8, 3, *SIZE, dtype=torch.float64), views_of(kind)
+    together, _ = with_views(images, torch.zeros(8, *SIZE, dtype=torch.uint8), views)
+    shares, _ = distribution(avg_pool2d(together.mean(1, keepdim=True), 8)[:, 0])
+    distance, in_view = consistency(shares[views.rows], shares[8:], views.matrix, SIZE)
+    assert distance.abs().max() < 1e-12
+    assert torch.allclose(in_view, torch.ones_like(in_view))
+    still, _ = consistency(shares[views.rows], shares[views.rows], views.matrix, SIZE)
+    assert still.min() > 1e-3
+
+
+def test_the_distance_by_hand() -> None:
+    shares, of_view = torch.zeros(3, 2, 3), torch.zeros(3, 2, 3)
+    shares[:, 0, 0] = 1.0
+    of_view[0, 0, 2] = 1.0  # where a mirror puts it
+    of_view[1, 0, 0] = 1.0  # elsewhere
+    of_view[2, 0, 2], of_view[2, 1, 1] = 0.75, 0.25
+    matrix = torch.tensor([[1.0, 0, 0], [0, -1, 0]]).expand(3, 2, 3)
+    distance, in_view = consistency(shares, of_view, matrix, (20, 30))
+    assert distance.tolist() == [0.0, 1.0, 0.25]
+    assert in_view.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_dead_maps_count_for_nothing_and_pass_finite_gradients_on() -> None:
+    shares = torch.rand(2, 4, 4, requires_grad=True)
+    alive = torch.tensor([1.0, 0.0])[:, None, None]
+    distance, in_view = consistency(shares * alive, shares * alive.flip(0), torch.eye(2, 3).expand(2, 2, 3), SIZE)
+    assert distance.tolist() == [0.0, 0.0]
+    assert in_view.tolist() == [0.0, 0.0]
+    (gradient,) = torch.autograd.grad((distance * in_view).sum(), shares)
+    assert gradient.isfinite().all()
+
+
+def test_cells_are_moved_where_they_lie() -> None:
+    """Of a network whose cells lie half a stride beside equal tiles, as three 3 x 3 kernels of stride 2 put them."""
+    beside = Placement(Axis(0.0, 8.0, 15.0), Axis(0.0, 8.0, 15.0))
+    row, column = torch.tensor([30.0, 20.0]), torch.tensor([22.0, 41.0])
+    width = torch.full((2,), 9.0)
+    before, after = blob(row, column, width, beside), blob(row, 63 - column, width, beside)
+    matrix = torch.tensor([[1.0, 0, 0], [0, -1, 0]]).expand(2, 2, 3)
+    registered, _ = consistency(before, after, matrix, SIZE, beside)
+    tiles, _ = consistency(before, after, matrix, SIZE)
+    assert registered.max() < 0.02 < 0.1 < tiles.min()
+    # The first column's mirror image lies a cell beyond the last one.
+    expected, comparable, _ = moved(before, matrix, SIZE, beside)
+    assert not comparable[:, :, 0].any()
+    assert comparable[:, :, 1:].all()
+    assert (expected[:, :, 0] == 0).all()
+
+
+def test_pasted_maps_shrink_and_move_with_their_image() -> None:
+    tiled = Placement(Axis(3.5, 8.0, math.inf), Axis(3.5, 8.0, math.inf))
+    views = views_of(ViewKind.paste, 200)
+    row, column = torch.full((200,), 30.0), torch.full((200,), 38.0)
+    width = torch.full((200,), 8.0)
+    inverse = torch.linalg.inv(views.matrix[:, :, :2].double())
+    there = (inverse @ (torch.tensor([30.0, 38.0]).double() - 31.5 - views.matrix[:, :, 2].double())[..., None])[..., 0]
+    zoom = inverse[:, 0, 0]
+    before = blob(row, column, width, tiled)
+    after = blob(there[:, 0] + 31.5, there[:, 1] + 31.5, width * zoom, tiled)
+    distance, in_view = consistency(before, after, views.matrix, SIZE)
+    whole = in_view > 0.95
+    assert 50 < whole.sum() < 200
+    unmoved, _ = consistency(before, before, views.matrix, SIZE)
+    assert distance[whole].mean() < 0.15 < 0.4 < unmoved[whole].mean()
+    assert ((in_view == 0) | (in_view >= 0.5)).all()
+
+
+def test_gradients_of_both_maps() -> None:
+    first, second = (torch.rand(3, 4, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    matrix = views_of(ViewKind.paste, 3, seed=1).matrix
+
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        return consistency(distribution(one)[0], distribution(other)[0], matrix, SIZE)[0]
+
+    assert torch.autograd.gradcheck(distance, (first, second))
+    assert all(part.abs().max() > 0 for part in torch.autograd.grad(distance(first, second).sum(), (first, second)))
+
+
+def test_maps_of_an_image_and_its_view_are_of_the_same_class() -> None:
+    target = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
+    rows = torch.tensor([3, 0])
+    targets = MapTargets.of(torch.cat([target, target[rows]]))
+    image, view = pairs(targets, 4, rows)
+    assert targets.rows[image].tolist() == [3, 3, 3, 0, 0]
+    assert targets.rows[view].tolist() == [4, 4, 4, 5, 5]
+    assert torch.equal(targets.classes[image], targets.classes[view])
+
+
+def seen(kind: ViewKind, multilabel: bool = False) -> Batch:
+    """A small batch in float64 with views behind it."""
+    images, targets, regions, indices, _ = batch(multilabel=multilabel)
+    images[:, :, 8:40, 16:48] += 0.5  # something that maps of the image and of its view have in common
+    views = draw_views(kind, 0.5, targets, (images.shape[2], images.shape[3]), np.random.default_rng(3))
+    together, regions = with_views(images.double(), regions, views)
+    return Batch(together, torch.cat([targets, targets[views.rows]]), regions, indices, views)
+
+
+def gradients(name: str, made: Batch, views: bool = True, **settings: Any) -> tuple[dict[str, Tensor], CamLoss]:
+    """Of one step, in float64 and evaluation mode."""
+    torch.manual_seed(0)
+    model = classifier(name).double().eval()
+    only_loss = settings.pop("only_loss", True)
+    criterion = CamLoss(only_loss=only_loss, **settings)
+    nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+    train_step(Arm("regularised", model, nothing, criterion, views), made, 1.0, observe=True)
+    criterion.observed()
+    return {key: part.grad for key, part in model.named_parameters() if part.grad is not None}, criterion
+
+
+def assert_alike(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-9) -> None:
+    scale = max(float(part.abs().max()) for part in one.values())
+    assert one.keys() == other.keys()
+    for key, part in one.items():
+        torch.testing.assert_close(part, other[key], rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("weight", [3.0, "auto"])
+def test_the_closed_form_equals_autograd(weight: float | str, multilabel: bool) -> None:
+    settings = {"weight": weight, "consistency": 2.0, "views": "mirror"}
+    made = seen(ViewKind.mirror, multilabel)
+    closed, _ = gradients("small_resnet", made, **settings, path="closed")
+    exact, _ = gradients("small_resnet", made, **settings, path="autograd")
+    beside_others, _ = gradients("small_resnet", made, **settings, only_loss=False)
+    assert_alike(closed, exact)
+    assert_alike(closed, beside_others)
+    without, _ = gradients("small_resnet", made, **(settings | {"consistency": 0.0}))
+    assert max(float((closed[key] - without[key]).abs().max()) for key in closed) > 1e-6
+
+
+def test_consistency_beside_the_entropy_leaves_it_its_share() -> None:
+    made = seen(ViewKind.symmetries)
+    _, alone = gradients("small_resnet", made, weight="auto", views="symmetries")
+    _, beside = gradients("small_resnet", made, weight="auto", consistency=5.0, views="symmetries")
+    assert alone.balance is not None
+    assert beside.balance is not None
+    assert beside.balance.weight() == pytest.approx(alone.balance.weight(), rel=1e-9)
+    _, itself = gradients("small_resnet", made, weight="auto", term="none", consistency=5.0, views="symmetries")
+    assert itself.balance is not None
+    assert itself.balance.weight() > 0
+
+
+def test_an_arm_without_views_learns_from_the_images_alone() -> None:
+    made = seen(ViewKind.mirror)
+    alone, _ = gradients("small_resnet", made.without_views(), weight=1.0)
+    assert_alike(alone, gradients("small_resnet", made, views=False, weight=1.0)[0], 0.0)
+
+
+def test_pasted_views_are_not_classified() -> None:
+    made = seen(ViewKind.paste)
+    alone, _ = gradients("small_resnet", made.without_views(), weight=0)
+    assert_alike(alone, gradients("small_resnet", made, weight=0)[0])
+    settings = {"weight": 3.0, "views": "paste"}
+    without, _ = gradients("small_resnet", made.without_views(), weight=3.0)
+    assert_alike(without, gradients("small_resnet", made, **settings)[0])
+    closed, criterion = gradients("small_resnet", made, **settings, consistency=1.0)
+    assert_alike(closed, gradients("small_resnet", made, **settings, consistency=1.0, path="autograd")[0])
+    seen_distance = criterion.observed().consistency
+    assert seen_distance is not None
+    assert 0 < float(seen_distance) <= 1
+
+
+def test_consistency_asks_for_views() -> None:
+    model = classifier("small_resnet")
+    output = model(batch().images)
+    with pytest.raises(UserError, match="needs views"):
+        CamLoss(consistency=1.0, views="mirror")(output.logits, copy.copy(output.activations), batch().targets)
