@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -39,6 +40,9 @@ from camtrain.loss.consistency import consistency
 from camtrain.loss.layer_gradient import LayerGradient, gradient_at
 from camtrain.loss.terms import NEED_REGIONS, term_values
 
+Again = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+"""A further forward pass: from a change of the batch's images to logits and activations of the result."""
+
 
 class Observed(NamedTuple):
     """What a criterion saw in a step; scalars, none of which needs a copy from the device until it is read."""
@@ -58,6 +62,9 @@ class Criterion(Protocol):
 
     strength: str | None
     """The setting that weakens the term if it is lowered; None if the term does not enter the loss."""
+
+    observing: bool
+    """Whether to measure the term and its gradient share in the next pass, also where it does not enter the loss."""
 
     def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, *others: Any) -> Tensor:
         """The loss, a scalar; arguments, and what the others are, as for :meth:`CamLoss.forward`."""
@@ -176,7 +183,7 @@ class CamLoss(nn.Module):
 
     def __init__(self, *, only_loss: bool = False, **settings: Any) -> None:
         super().__init__()
-        self.only_loss = only_loss
+        self.only_loss, self.observing = only_loss, True
         self.cam = cam_config(**settings)
         share = self.cam.share or default_share(pretrained=False)
         self.balance = Balance(share) if self.cam.weight == AUTO else None
@@ -192,8 +199,8 @@ class CamLoss(nn.Module):
         target: Tensor,
         regions: Tensor | None = None,
         epochs_done: float = math.inf,
-        observe: bool = True,
         views: Views | None = None,
+        again: Again | None = None,  # noqa: ARG002
     ) -> Tensor:
         """The loss, a scalar. Registers hooks where something is measured or changed at the layer.
 
@@ -205,9 +212,9 @@ class CamLoss(nn.Module):
             regions: (batch, image height, image width) uint8, 0 background, 255 void, other values the object; needed
                 by `term="energy_outside"` alone.
             epochs_done: on which `start` and `ramp` run.
-            observe: measure the term and its gradient share, also where the term does not enter the loss.
             views: of images of the batch; their logits, activations and targets stand behind those of the images, and
                 their regions too.
+            again: a further pass of the same network, for terms that need one.
 
         Raises:
             UserError: the map cannot be made, or not trained through, at this layer.
@@ -226,17 +233,17 @@ class CamLoss(nn.Module):
             head, full = self._head(activations), schedule(self.cam, epochs_done)
             active = self.cam.weight != 0 and full > 0
             term, at_layer, weight = None, None, 0.0
-            if active or (observe and head.route is not GradientRoute.mixed):
+            if active or (self.observing and head.route is not GradientRoute.mixed):
                 term = self.term(logits, activations, target, regions, active, views)
                 if active:
-                    at_layer = self._watch(logits, activations, target[:counted], loss, term, observe)
+                    at_layer = self._watch(logits, activations, target[:counted], loss, term)
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
                     loss = loss + weight * self.total(term)
                     if at_layer is not None:
                         at_layer.set_weight(weight)
                         loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
                 term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
-        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, observe)
+        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, self.observing)
         self._share = None
         return loss
 
@@ -303,11 +310,11 @@ class CamLoss(nn.Module):
         return Head(GradientRoute.autograd) if closed and cam.path is GradientPath.autograd else head
 
     def _watch(
-        self, logits: Tensor, activations: Tensor, target: Tensor, loss: Tensor, term: CamTerm, observe: bool
+        self, logits: Tensor, activations: Tensor, target: Tensor, loss: Tensor, term: CamTerm
     ) -> LayerGradient | None:
         """Measure the gradients of both losses at the layer, and take out what opposes classification, if asked to."""
         project = self.cam.conflict is Conflict.project
-        measure = observe or self.balance is not None
+        measure = self.observing or self.balance is not None
         if not (measure or project):
             return None
         (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]

@@ -34,6 +34,7 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
     """
     if not arm.views:
         batch = batch.without_views()
+    arm.criterion.observing = observe
     output = arm.network(batch.images)
     loss = arm.criterion(
         output.logits,
@@ -41,8 +42,8 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
         batch.targets,
         batch.regions,
         epochs_done,
-        observe,
         batch.views,
+        lambda change: arm.network(change(batch.images)),
     )
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
