@@ -63,12 +63,12 @@ TRAINABLE = tuple(variant for variant in CamVariant if variant not in EVALUATION
 
 
 class Term(enum.Enum):
-    none = "none"
     entropy = "entropy"
     area = "area"
     dispersion = "dispersion"
     total_variation = "total_variation"
     energy_outside = "energy_outside"
+    none = "none"
 
 
 class ViewKind(enum.Enum):
@@ -218,6 +218,17 @@ class CamConfig:
     term: Term = setting(
         Term.entropy, "what is minimised of the map; `energy_outside` needs masks or boxes; none: consistency alone"
     )
+    weight: int | float | str = setting(
+        AUTO, "weight of the term in the loss; auto: keeps the term's gradient at `cam.share`", low=0
+    )
+    share: float | None = setting(
+        None,
+        "the term's share of the gradient at the target layer, multiplied by the mean confidence, for"
+        " `cam.weight=auto`; null: 1/2 from scratch, 1/3 with pretrained weights",
+        low=0,
+        high=0.99,
+        above=True,
+    )
     consistency: float = setting(
         0.0,
         "weight, within the term, of the distance between the moved map of an image and the map of the moved image;"
@@ -231,17 +242,6 @@ class CamConfig:
         " another image; none",
     )
     views_share: float = setting(1 / 8, "share of each batch of which there are views", low=0, high=1, above=True)
-    weight: int | float | str = setting(
-        AUTO, "weight of the term in the loss; auto: keeps the term's gradient at `cam.share`", low=0
-    )
-    share: float | None = setting(
-        None,
-        "the term's share of the gradient at the target layer, multiplied by the mean confidence, for"
-        " `cam.weight=auto`; null: 1/2 from scratch, 1/3 with pretrained weights",
-        low=0,
-        high=0.99,
-        above=True,
-    )
     confidence_exponent: float = setting(
         2.0,
         "the term of a map counts by p to this power, p being the probability of its class; 0: all count fully",
