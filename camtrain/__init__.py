@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from camtrain.interface import load_run as load_run
     from camtrain.interface import maps as maps
     from camtrain.interface import measure as measure
+    from camtrain.interface import views as views
     from camtrain.loss.criterion import CamLoss as CamLoss
     from camtrain.networks.capture import capture as capture
 
@@ -24,6 +25,7 @@ _PLACES = {
     "CamLoss": "loss.criterion",
     "maps": "interface",
     "measure": "interface",
+    "views": "interface",
     "compare": "interface",
     "Compared": "interface",
     "load_run": "interface",

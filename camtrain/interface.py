@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,11 @@ from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import differences
 from camtrain.arms import contrasts, is_control
 from camtrain.cam.stretch import upsample
-from camtrain.config.options import CamVariant, check_range
+from camtrain.cam.targets import is_multilabel
+from camtrain.config.options import CamVariant, cam_config, check_range
 from camtrain.config.schema import EvaluateConfig
 from camtrain.data.batches import Batch
+from camtrain.data.views import Views, check_view_kind, draw_views, with_views
 from camtrain.errors import Diverged, UserError
 from camtrain.evaluation.accumulate import joined
 from camtrain.evaluation.after_training import measure_after_training
@@ -92,6 +95,45 @@ def maps(
         if not stretched:
             return made
         return upsample(made, (images.shape[2], images.shape[3]), net.placement(images))
+
+
+class Seen(NamedTuple):
+    """A batch with views of some of its images behind them."""
+
+    images: Tensor  # (batch + views, channels, height, width)
+    target: Tensor  # (batch + views,) or (batch + views, classes)
+    views: Views
+
+
+def views(images: Tensor, target: Tensor, kind: str = "mirror", share: float = 1 / 8) -> Seen:
+    """A batch with further views of its first images, for `CamLoss(consistency=...)`.
+
+    Pass on all three: `criterion(*net(seen.images), seen.target, views=seen.views)`. The batch should be in random
+    order. What is drawn is drawn by torch's global generator.
+
+    Args:
+        images: (batch, channels, height, width), normalised or not.
+        target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
+        kind: mirror, symmetries or paste; see :func:`camtrain.data.views.draw_views`.
+        share: of the images of which there are views, above 0 and at most 1.
+
+    Raises:
+        UserError: there are no such views, or not of these images.
+
+    Example:
+        >>> import torch, camtrain
+        >>> seen = camtrain.views(torch.rand(8, 3, 16, 16), torch.arange(8), kind="symmetries", share=0.25)
+        >>> seen.images.shape, seen.target.tolist()
+        (torch.Size([10, 3, 16, 16]), [0, 1, 2, 3, 4, 5, 6, 7, 0, 1])
+    """
+    settings = cam_config(views=kind, views_share=share)
+    size = (images.shape[2], images.shape[3])
+    check_view_kind(settings.views, size, is_multilabel(target), "kind")
+    generator = np.random.default_rng(int(torch.randint(2**62, ())))
+    drawn = draw_views(settings.views, share, target.cpu(), size, generator)
+    nothing = torch.zeros((), dtype=torch.uint8, device=images.device).expand(len(images), *size)
+    together, _ = with_views(images, nothing, drawn)
+    return Seen(together, torch.cat([target, target[drawn.rows.to(target.device)]]), drawn)
 
 
 @dataclass(frozen=True)

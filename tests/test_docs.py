@@ -86,7 +86,7 @@ def test_the_examples_of_loops_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         needed = re.findall(r"^(?:import|from) (lightning|transformers|timm)", block, re.MULTILINE)
         if all(find_spec(name) for name in needed):

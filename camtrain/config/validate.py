@@ -141,9 +141,6 @@ def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
         )
     if cam.weight != 0 and cam.term is Term.none and not cam.consistency:
         raise UserError(f"{prefix}term=none leaves nothing to minimise: set {prefix}consistency, or {prefix}weight=0")
-    _, height, width = image_shape(config.dataset)
-    if cam.views is ViewKind.symmetries and height != width:
-        raise UserError(f"cam.views=symmetries needs square images, not {height} x {width}: use mirror")
 
 
 def check_dataset(dataset: DatasetConfig) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from camtrain.config.options import ViewKind
+from camtrain.errors import UserError
 from camtrain.regions import VOID
 
 ZOOM = (0.5, 1.2)
@@ -38,6 +39,21 @@ class Views(NamedTuple):
     def classified(self) -> bool:
         """Whether the classification loss counts them: not where two images are in one."""
         return self.behind is None
+
+
+def check_view_kind(kind: ViewKind, size: tuple[int, int], multilabel: bool, key: str) -> None:
+    """Raise :class:`UserError` for views that cannot be made of such images.
+
+    Args:
+        kind: how.
+        size: height and width of the images.
+        multilabel: whether they have several classes.
+        key: of the setting.
+    """
+    if kind is ViewKind.symmetries and size[0] != size[1]:
+        raise UserError(f"{key}=symmetries needs square images, not {size[0]} x {size[1]}: use mirror")
+    if kind is ViewKind.paste and multilabel:
+        raise UserError(f"{key}=paste: images have several classes, so that none is of another class; use mirror")
 
 
 def draw_views(

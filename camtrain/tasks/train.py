@@ -23,13 +23,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
-from camtrain.config.options import AUTO, ViewKind
+from camtrain.config.options import AUTO
 from camtrain.config.schema import Config, EvaluateConfig, TrainerConfig, keys, plain
 from camtrain.config.validate import image_shape, saving_intervals
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
 from camtrain.data.images import ImageSet, shared_files
+from camtrain.data.views import check_view_kind
 from camtrain.device import compute_dtype, memory_format, prepare_device, worker_threads
 from camtrain.errors import UserError
 from camtrain.evaluation.context import EvaluationContext
@@ -277,8 +278,8 @@ def set_up(config: Config) -> Setup:
     guided = any(cam.term in NEED_REGIONS for cam in cams.values())
     train_set, val_set = build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
     multilabel = is_multilabel(train_set.targets)
-    if multilabel and config.cam.views is ViewKind.paste:
-        raise UserError("cam.views=paste: images have several classes, so that none is of another class; use mirror")
+    _, height, width = image_shape(config.dataset)
+    check_view_kind(config.cam.views, (height, width), multilabel, "cam.views")
     built = build(
         config.model,
         len(train_set.classes),
