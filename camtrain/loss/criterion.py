@@ -353,7 +353,7 @@ class CamLoss(nn.Module):
         share = self._share if self._share is not None else torch.zeros_like(loss)
         return Observed(
             classification.mean(),
-            term.mean() if term is not None and observe else None,
+            term.mean() if term is not None and observe and self.cam.term is not Term.none else None,
             share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
             term.mean_distance() if term is not None and observe else None,

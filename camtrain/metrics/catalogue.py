@@ -560,6 +560,15 @@ CURVES_ONLY = (
         "0 and up",
         places=_at(curves=7),
     ),
+    Indicator(
+        "loss/consistency",
+        "distance from the maps of views",
+        "",
+        "of the training batches, where these hold views",
+        "mean of p^gamma D, D half the L1 distance between the moved map and the map of the view",
+        "0 to 1",
+        places=_at(curves=8),
+    ),
 )
 """Figures that are drawn, and not compared."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from camtrain.config.hydra_store import cam_of_arms
-from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term
+from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term, ViewKind
 from camtrain.config.validate import image_shape
 from camtrain.metrics.catalogue import INDICATORS, Place, at
 from camtrain.metrics.classification import metric_name
@@ -27,7 +27,9 @@ SPLITS = {"train": "training", "val": "validation"}
 def term(cam: CamConfig, share: float | None) -> str:
     """The CAM term in words; `share`: of the gradient, None where the weight is a number."""
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
-    what = f"{cam.variant.value} {cam.term.value.replace('_', ' ')}{unit if cam.term is Term.entropy else ''}"
+    parts = [] if cam.term is Term.none else [cam.term.value.replace("_", " ") + unit * (cam.term is Term.entropy)]
+    parts += [f"{cam.consistency:g} x consistency"] * (cam.consistency > 0)
+    what = f"{cam.variant.value} " + (f"({' + '.join(parts)})" if len(parts) > 1 else "".join(parts))
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
@@ -57,9 +59,16 @@ def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
         arm = f"{name}: " if len(result.cam_shares) > 1 else ""
         yield "" if number else "CAM term", f"{arm}{term(cams[name], share)}"
     batch = min(trainer.batch_size, result.data.train or trainer.batch_size)
+    views = result.config.cam.views
     yield (
         "training",
-        f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {batch}, {optim.name.value} at"
+        f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {batch}"
+        + (
+            f" and {result.config.cam.views_share:.3g} of them seen again ({views.value})"
+            if views is not ViewKind.none
+            else ""
+        )
+        + f", {optim.name.value} at"
         f" {result.learning_rate:g}, {optim.schedule.value}"
         + (f"; stopped after {trainer.max_steps} steps at the latest" if trainer.max_steps else ""),
     )
