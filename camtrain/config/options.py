@@ -231,8 +231,8 @@ class CamConfig:
     )
     consistency: float = setting(
         0.0,
-        "weight, within the term, of the distance between the moved map of an image and the map of the moved image;"
-        " needs `cam.views`; 0: none",
+        "weight, within the term, of the distance between the moved map of an image and the map of the moved image,"
+        " where there are `cam.views`",
         low=0,
     )
     views: ViewKind = setting(

@@ -135,12 +135,10 @@ def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
         raise UserError(
             f"{prefix}views={cam.views.value}: all arms get the same batches; set cam.views, and in arms only none"
         )
-    if cam.weight != 0 and cam.consistency and cam.views is ViewKind.none:
+    if cam.weight != 0 and cam.term is Term.none and (cam.consistency == 0 or cam.views is ViewKind.none):
         raise UserError(
-            f"{prefix}consistency={cam.consistency:g} needs views: set cam.views=mirror, or {prefix}consistency=0"
+            f"{prefix}term=none leaves nothing to minimise: set {prefix}consistency and cam.views, or {prefix}weight=0"
         )
-    if cam.weight != 0 and cam.term is Term.none and not cam.consistency:
-        raise UserError(f"{prefix}term=none leaves nothing to minimise: set {prefix}consistency, or {prefix}weight=0")
 
 
 def check_dataset(dataset: DatasetConfig) -> None:

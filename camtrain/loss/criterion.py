@@ -259,8 +259,8 @@ class CamLoss(nn.Module):
         """The term of each map, detached from the network unless it is to be trained."""
         if regions is None and self.cam.term in NEED_REGIONS:
             raise UserError(f"term={self.cam.term.value} needs regions: masks or boxes of the images")
-        if views is None and self.cam.consistency:
-            raise UserError("consistency needs views of the images: give those of camtrain.views")
+        if views is None and self.cam.term is Term.none:
+            raise UserError("term=none leaves consistency alone, which needs views: give those of camtrain.views")
         made = ClassMaps(logits, activations, target, self.cam.score, self._head(activations), train)
         try:
             maps = made.map(self.cam.variant)
@@ -318,7 +318,7 @@ class CamLoss(nn.Module):
         if not (measure or project):
             return None
         (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]
-        several = self.cam.consistency != 0
+        several = self.cam.consistency != 0 and term.distance is not None
         by_itself = self.balance is not None and (self.balance.needs_own_backward or several)
         # The share asked for is that of the term alone, which consistency beside it must not use up.
         own = self.total(term) if not several or self.cam.term is Term.none else term.mean()
@@ -367,7 +367,8 @@ class CamLoss(nn.Module):
             return
         self._last = self._last._replace(at_layer=None)
         norms = at_layer.norms()
-        if self.balance is not None and self.only_loss and not self.cam.consistency and term is not None:
+        several = self.cam.consistency != 0 and term is not None and term.distance is not None
+        if self.balance is not None and self.only_loss and term is not None and not several:
             of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
             self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
         self._share = gradient_share(*norms)

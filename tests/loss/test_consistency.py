@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -203,8 +202,11 @@ def test_pasted_views_are_not_classified() -> None:
     assert 0 < float(seen_distance) <= 1
 
 
-def test_consistency_asks_for_views() -> None:
-    model = classifier("small_resnet")
-    output = model(batch().images)
+def test_without_views_there_is_no_consistency() -> None:
+    made = seen(ViewKind.mirror).without_views()
+    assert_alike(
+        gradients("small_resnet", made, weight=3.0)[0], gradients("small_resnet", made, weight=3.0, consistency=9.0)[0]
+    )
+    output = classifier("small_resnet")(batch().images)
     with pytest.raises(UserError, match="needs views"):
-        CamLoss(consistency=1.0, views="mirror")(output.logits, copy.copy(output.activations), batch().targets)
+        CamLoss(term="none", consistency=1.0)(*output, batch().targets)
