@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from camtrain.config.messages import message
 from camtrain.config.options import AUTO, CamConfig, DatasetName
 from camtrain.config.schema import DATASETS, RENAMED, Config
-from camtrain.config.validate import check, check_trainable, check_values, check_views
+from camtrain.config.validate import check, check_trainable, check_values, check_views, views_of
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
@@ -55,6 +55,7 @@ def typed(cfg: DictConfig) -> Config:
         raise UserError(message(error)) from error
     assert isinstance(config, Config)
     check(config)
+    config.cam.views = views_of(config)
     cam_of_arms(config)
     make_absolute(config)
     return config

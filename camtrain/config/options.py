@@ -74,6 +74,7 @@ class Term(enum.Enum):
 class ViewKind(enum.Enum):
     """Transformations of which further views of images are made."""
 
+    auto = "auto"
     none = "none"
     mirror = "mirror"
     symmetries = "symmetries"
@@ -230,16 +231,17 @@ class CamConfig:
         above=True,
     )
     consistency: float = setting(
-        0.0,
+        1.5,
         "weight, within the term, of the distance between the moved map of an image and the map of the moved image,"
         " where there are `cam.views`",
         low=0,
     )
     views: ViewKind = setting(
-        ViewKind.none,
+        ViewKind.auto,
         "further views of some images of each batch, which every arm learns from; mirror: left and right exchanged;"
         " symmetries: turned and mirrored, for square images that have no up; paste: at another size and place before"
-        " another image; none",
+        " another image; none; auto: symmetries for square images of `shapes` and `eurosat`, else mirror if"
+        " `dataset.flip`, else none",
     )
     views_share: float = setting(1 / 8, "share of each batch of which there are views", low=0, high=1, above=True)
     confidence_exponent: float = setting(

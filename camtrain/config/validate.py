@@ -9,7 +9,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from camtrain.arms import CONTROL, CONTROL_AREA
-from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, Term, ViewKind, check_range
+from camtrain.config.options import (
+    EVALUATION_ONLY,
+    TRAINABLE,
+    CamConfig,
+    DatasetName,
+    Task,
+    Term,
+    ViewKind,
+    check_range,
+)
 from camtrain.config.schema import (
     DATASETS,
     MISSING,
@@ -51,6 +60,9 @@ RESERVED = (
     *("difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
 )
 """Names that stand beside those of arms, in the run folder or among the figures of its files."""
+
+WITHOUT_UP = (DatasetName.shapes, DatasetName.eurosat)
+"""Data sets whose images may be turned and mirrored in any way."""
 
 EXAMPLE = "+arms.area.cam.term=area"
 
@@ -120,6 +132,17 @@ def check_trainable(cam: CamConfig, prefix: str) -> None:
             f"{prefix}variant={name} can be measured, by evaluate.maps=[{name}], but not trained through; use one of"
             f" {', '.join(variant.value for variant in TRAINABLE)}"
         )
+
+
+def views_of(config: Config) -> ViewKind:
+    """What `cam.views` stands for: of auto, turned views of images without an up, else mirrored ones where allowed."""
+    dataset = config.dataset
+    if config.cam.views is not ViewKind.auto:
+        return config.cam.views
+    _, height, width = image_shape(dataset)
+    if dataset.name in WITHOUT_UP and dataset.flip and height == width:
+        return ViewKind.symmetries
+    return ViewKind.mirror if dataset.flip else ViewKind.none
 
 
 def check_views(cam: CamConfig, config: Config, prefix: str) -> None:

@@ -50,6 +50,8 @@ def check_view_kind(kind: ViewKind, size: tuple[int, int], multilabel: bool, key
         multilabel: whether they have several classes.
         key: of the setting.
     """
+    if kind in (ViewKind.auto, ViewKind.none):
+        raise UserError(f"{key}={kind.value} does not fit; it must be mirror, symmetries or paste")
     if kind is ViewKind.symmetries and size[0] != size[1]:
         raise UserError(f"{key}=symmetries needs square images, not {size[0]} x {size[1]}: use mirror")
     if kind is ViewKind.paste and multilabel:

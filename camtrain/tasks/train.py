@@ -23,9 +23,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
-from camtrain.config.options import AUTO
+from camtrain.config.options import AUTO, ViewKind
 from camtrain.config.schema import Config, EvaluateConfig, TrainerConfig, keys, plain
-from camtrain.config.validate import image_shape, saving_intervals
+from camtrain.config.validate import image_shape, saving_intervals, views_of
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
 from camtrain.data.build import augmentation
 from camtrain.data.build import build as build_data
@@ -279,7 +279,8 @@ def set_up(config: Config) -> Setup:
     train_set, val_set = build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
     multilabel = is_multilabel(train_set.targets)
     _, height, width = image_shape(config.dataset)
-    check_view_kind(config.cam.views, (height, width), multilabel, "cam.views")
+    if (kind := views_of(config)) is not ViewKind.none:
+        check_view_kind(kind, (height, width), multilabel, "cam.views")
     built = build(
         config.model,
         len(train_set.classes),
@@ -330,7 +331,7 @@ def _batches(
         setup.device,
         memory_format(config.trainer),
         threads,
-        config.cam.views,
+        views_of(config),
         config.cam.views_share,
     )
     size = image_shape(config.dataset)[1:]
