@@ -12,7 +12,6 @@ import importlib.metadata
 import io
 import logging
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -51,6 +50,7 @@ from camtrain.errors import (
     MachineError,
     UserError,
     first_line,
+    out_of_memory,
 )
 from camtrain.files import printable
 from camtrain.interrupts import Stopped, interruption, raised
@@ -72,9 +72,6 @@ CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_d
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EFBIG}
 """Errors of a disk, none of the user."""
-
-NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
-"""How torch says that memory is exhausted, of a GPU or the CPU."""
 
 HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
@@ -298,13 +295,13 @@ def code_of(error: BaseException | None) -> int:
 
 def in_words(error: BaseException, place: Place | None) -> UserError | None:
     """What to say of an error of the system or of memory; None for others."""
-    if isinstance(error, OSError):
-        return (MachineError if error.errno in DISK else UserError)(trouble(error, place))
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+    if out_of_memory(error):
         return MachineError(
             "out of memory; lower trainer.batch_size, dataset.image_size or the number of arms, or choose a smaller"
             " network"
         )
+    if isinstance(error, OSError):
+        return (MachineError if error.errno in DISK else UserError)(trouble(error, place))
     return None
 
 

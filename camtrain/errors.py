@@ -1,7 +1,16 @@
 """Errors that a user can cause and mend, what to say of others, and exit codes."""
 
+import errno
+import re
+
 CRASHED, USAGE, DIVERGED, MACHINE, SIGNALLED, BROKEN_PIPE = 1, 2, 3, 4, 128, 141
 """Exit codes; a signal's number is added to that of signals."""
+
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What comes of files that somebody else wrote."""
+
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
+"""How torch says that memory is exhausted, of a GPU or the CPU."""
 
 
 class UserError(Exception):
@@ -19,3 +28,12 @@ class MachineError(UserError):
 def first_line(error: BaseException) -> str:
     """What an exception says first, its type where it says nothing: for errors that are reported in one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory is exhausted, as Python, the system or torch say it: the file that was read is not at fault."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None)
+    )

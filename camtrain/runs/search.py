@@ -10,7 +10,7 @@ from typing import NamedTuple
 from camtrain.config.hydra_store import from_tree
 from camtrain.config.schema import Config
 from camtrain.config.validate import MAY_CHANGE
-from camtrain.errors import UserError
+from camtrain.errors import MALFORMED, UserError
 from camtrain.runs import lock
 from camtrain.runs.settings import changes, check_same, signature
 
@@ -30,7 +30,7 @@ def begun(folder: Path) -> Begun | None:
     try:
         tree = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         return Begun(from_tree(tree["config"]), tree["status"], tree["environment"]["camtrain"])
-    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+    except (OSError, *MALFORMED):
         return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from camtrain.arms import contrasts
-from camtrain.errors import CRASHED, DIVERGED, MACHINE, USAGE
+from camtrain.errors import CRASHED, DIVERGED, MACHINE, MALFORMED, USAGE
 from camtrain.files import write_text
 from camtrain.runs.search import COMPLETED as COMPLETED
 from camtrain.runs.search import RESULT
@@ -63,7 +63,7 @@ def former_seconds(folder: Path) -> dict[str, float]:
     try:
         lines = json.loads((folder / NAME).read_text(encoding="utf-8"))
         return {str(line["folder"]): float(line["seconds"]) for line in lines}
-    except (OSError, LookupError, TypeError, ValueError):
+    except (OSError, *MALFORMED):
         return {}
 
 
@@ -77,7 +77,7 @@ def finals(folder: Path) -> Finals | None:
             name: {tag: math.nan if value is None else float(value) for tag, value in arm["final"].items()}
             for name, arm in tree["arms"].items()
         }
-    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+    except (OSError, *MALFORMED):
         return None
 
 

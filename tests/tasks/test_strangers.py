@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -143,6 +144,7 @@ def test_a_run_does_not_go_on_through_a_link(run: Path, run_command: Command) ->
     [
         lambda state: state.update(epoch=-1),
         lambda state: state.update(epoch=None),
+        lambda state: state.update(epoch=math.inf),
         lambda state: state.update(epoch=7),
         lambda state: state["arms"].pop("regularised"),
         lambda state: state["arms"].update({"../out": state["arms"].pop("regularised")}),
