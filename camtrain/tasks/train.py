@@ -234,6 +234,7 @@ def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
             log.warning("Note: %s was %s, is %s: figures may differ by rounding", what, before, now)
     if load_state(state, record.folder):
         log.info("%-9s after %d epochs and %d steps", "goes on", state.epoch, state.step)
+        record.result.timing.step = step_times(state.history)
     record.started -= state.seconds
 
 

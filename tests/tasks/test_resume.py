@@ -43,11 +43,20 @@ def test_a_complete_run_has_nothing_left_to_do(run: Path, run_command: Command) 
 @pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
 def test_the_newest_run_of_the_same_settings_goes_on(status: str, run: Path, run_command: Command) -> None:
     mark(run, status)
+    step = json.loads((run / "result.json").read_text())["timing"]["step"]
     done = run_command(*SHORT, "resume=auto", "trainer.checkpoint_every=null")
     assert done.returncode == 0, done.stderr
     assert "goes on   after 2 epochs and 0 steps" in done.stdout
     assert list(run.parent.iterdir()) == [run]
-    assert json.loads((run / "result.json").read_text())["status"] == "completed"
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["timing"]["step"]) == ("completed", step)
+
+
+def test_a_folder_beside_that_holds_no_run_does_no_harm(run: Path, run_command: Command) -> None:
+    (run / "result.json").write_text("[" * 100_000)
+    done = run_command(*SHORT, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert len(list(run.parent.iterdir())) == 2
 
 
 def test_a_run_of_other_settings_or_at_work_does_not(run: Path, run_command: Command) -> None:
