@@ -16,6 +16,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -380,11 +381,7 @@ def folder_of_job(folder: Path, config: Config, chosen: bool) -> Path:
     else:
         refuse_used(folder)
         return folder
-    for path in folder.glob("*"):
-        if path.is_symlink():
-            raise UserError(
-                f"{path} is a link, and what goes on in a folder is written there alone; copy what it leads to"
-            )
+    refuse_links(folder.rglob("*"))
     return folder
 
 
@@ -398,6 +395,7 @@ def folder_of_sweep(folder: Path, config: Config, chosen: bool) -> Path:
     if config.resume is not None and config.task is Task.train:
         if not chosen:
             raise UserError("resume=auto: name the folder of the sweep that is to go on, hydra.sweep.dir=FOLDER")
+        refuse_links(folder.glob("*"))  # each job looks at its own folder
         return folder
     used = [place / name for place in (folder, *folder.glob("*/")) for name in (record.NAME, *WRITTEN)]
     if any(os.path.exists(path) for path in used):  # noqa: PTH110 - not an error where one may not look
@@ -405,6 +403,15 @@ def folder_of_sweep(folder: Path, config: Config, chosen: bool) -> Path:
             f"{folder} already holds runs: go on with them by resume=auto, or choose another hydra.sweep.dir=FOLDER"
         )
     return folder
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raise :class:`UserError` for the first link, through which files elsewhere would be replaced or removed."""
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and what goes on in a folder is written there alone; copy what it leads to"
+            )
 
 
 def checked(overrides: list[str], sweep: bool) -> tuple[Path, Config]:

@@ -158,6 +158,10 @@ def test_folders_that_hold_something_else_are_refused(copied: Path, run_command:
         assert done.stderr.startswith(f"camtrain: error: {said}")
         assert {path: path.read_bytes() for path in before} == before
         assert not (copied / "sweep.json").exists()
+    (copied / ".sweep.json.partial").symlink_to(copied / "3" / "result.json")
+    done = run_command("-m", *SWEPT, "resume=auto", "hydra.sweep.dir=here")
+    assert (done.returncode, "sweep.json.partial is a link" in done.stderr) == (2, True)
+    (copied / ".sweep.json.partial").unlink()
     result["environment"]["camtrain"] = "0.0.1"
     (copied / "3" / "result.json").write_text(json.dumps(result))
     done = run_command("-m", *SWEPT, "resume=auto", "hydra.sweep.dir=here")

@@ -128,15 +128,20 @@ def test_an_image_from_elsewhere_does_not_get_into_a_report(run: Path, run_comma
     assert "data:image/png" not in (run.parent / "report" / "report.html").read_text().partition("<footer")[0]
 
 
-def test_a_run_does_not_go_on_through_a_link(run: Path, run_command: Command) -> None:
+@pytest.mark.parametrize("place", ["tb", "tb/baseline", "baseline/.weights.pt.partial", "measured/new"])
+def test_a_run_does_not_go_on_through_a_link(place: str, run: Path, run_command: Command) -> None:
     change(run, lambda tree: tree.update(status="interrupted"))
-    (run.parent / "elsewhere").mkdir()
-    shutil.rmtree(run / "tb")
-    (run / "tb").symlink_to(run.parent / "elsewhere")
-    done = run_command(*TASKS["resume"])
-    assert done.returncode == 2
-    assert "tb is a link" in done.stderr
-    assert not list((run.parent / "elsewhere").iterdir())
+    elsewhere = run.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "events.out.tfevents.1").write_text("precious")
+    shutil.rmtree(run / place, ignore_errors=True)
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).symlink_to(elsewhere / "events.out.tfevents.1" if place.endswith(".partial") else elsewhere)
+    for arguments in (TASKS["resume"], (*TINY, "resume=auto", "hydra.run.dir=run")):
+        done = run_command(*arguments)
+        assert done.returncode == 2
+        assert f"{place} is a link" in done.stderr
+    assert [path.read_text() for path in elsewhere.iterdir()] == ["precious"]
 
 
 @pytest.mark.parametrize(
