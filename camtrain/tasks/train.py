@@ -50,12 +50,13 @@ from camtrain.report.gallery import strips
 from camtrain.runs import lock
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
 from camtrain.runs.result import ArmResult, RunResult, Timing, check_unused
+from camtrain.runs.search import COMPLETED
 from camtrain.runs.tensorboard import Board, check_name
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.arm import Arm, make_arms
-from camtrain.training.checkpoint import load_state, save_state, save_weights
+from camtrain.training.checkpoint import CHECKPOINT, load_state, save_state, save_weights
 from camtrain.training.checks import check_alive, check_maps
 from camtrain.training.loop import Plan, diverged, train_epoch
 from camtrain.training.optim import default_learning_rate
@@ -235,6 +236,8 @@ def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
     if load_state(state, record.folder):
         log.info("%-9s after %d epochs and %d steps", "goes on", state.epoch, state.step)
         record.result.timing.step = step_times(state.history)
+    elif begun.status == COMPLETED:  # to begin anew would replace what it has trained
+        raise UserError(f"{record.folder / CHECKPOINT}: it is not there any more, without which no run goes on")
     record.started -= state.seconds
 
 

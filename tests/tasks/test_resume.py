@@ -10,6 +10,7 @@ import pytest
 from conftest import QUICK, TINY, Command, FinishedRun, finish
 
 from camtrain.runs import lock
+from camtrain.training.checkpoint import CHECKPOINT, FORMER
 
 SHORT = (*TINY, *QUICK, "trainer.threads=1", "trainer.epochs=2")
 
@@ -97,6 +98,16 @@ def test_a_run_can_become_longer_and_not_shorter(run: Path, run_command: Command
     done = run_command("task=resume", f"run={run}", "trainer.epochs=2")
     assert done.returncode == 2
     assert "it may become longer, not shorter" in done.stderr
+
+
+def test_a_complete_run_without_its_checkpoint_is_not_begun_anew(run: Path, run_command: Command) -> None:
+    for name in (CHECKPOINT, FORMER):
+        (run / name).unlink()
+    before = (run / "baseline" / "weights.pt").read_bytes()
+    done = run_command("task=resume", f"run={run}", "trainer.epochs=3")
+    assert done.returncode == 2
+    assert f"{CHECKPOINT}: it is not there any more" in done.stderr
+    assert (run / "baseline" / "weights.pt").read_bytes() == before
 
 
 def test_other_images_are_refused(run: Path, run_command: Command) -> None:
