@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import BASIC, QUICK, ROOT, SWEPT, TINY, Command, FinishedRun, in_process
 from faults.compare import differences
+from image_folders import write_noise
 
 from camtrain.sweeps.process import last_error, outcome
 
@@ -139,6 +140,28 @@ def test_what_is_complete_does_not_run_again(copied: Path, run_command: Command)
     assert [list(copied.glob(f"{number}/*")) for number in range(4)] == [
         [copied / str(number) / "result.json"] for number in range(4)
     ]
+
+
+def test_what_is_complete_counts_only_for_the_same_images(tmp_path: Path, run_command: Command) -> None:
+    write_noise(tmp_path / "images")
+    settings = ("dataset=folder", "dataset.root=images", "dataset.image_size=24", "trainer.max_steps=1", *QUICK)
+    sweep = ("-m", *settings, "trainer.batch_size=4", "seed=0,1", "hydra.sweep.dir=here")
+    assert run_command(*sweep, BASIC).returncode == 0
+    done = run_command(*sweep, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": is complete\n") == 1  # once they have been looked at
+    assert jobs_of(tmp_path / "here", "status", "exit_code") == [("completed", 0)] * 2
+
+    before = {path: path.read_bytes() for path in (tmp_path / "here").glob("*/result.json")}
+    first = next((tmp_path / "images" / "train").glob("*/*"))
+    shutil.copy(first, first.with_stem("another"))
+    done = run_command(*sweep, "resume=auto")
+    assert done.returncode == 2
+    assert [
+        (status, reason.partition(": ")[2].partition(";")[0])
+        for status, reason in jobs_of(tmp_path / "here", "status", "reason")
+    ] == [("failed", "the images are not those that the run was trained on")] * 2
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_folders_that_hold_something_else_are_refused(copied: Path, run_command: Command) -> None:

@@ -224,11 +224,7 @@ def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
     Raises:
         UserError: there is none that can be used, or the data have changed.
     """
-    theirs, ours = begun.data.fingerprint, record.result.data.fingerprint
-    if theirs is not None and theirs != ours:
-        raise UserError(
-            f"{record.folder}: the images are not those that the run was trained on; give these, or train anew"
-        )
+    check_images(record.folder, begun, record.result.data.fingerprint)
     for what in ("device", "torch", "camtrain"):
         before, now = begun.environment.get(what), record.result.environment[what]
         if before != now:
@@ -268,6 +264,22 @@ def _evaluate(state: TrainingState, context: EvaluationContext) -> Evaluated:
     return evaluate(networks, context.batches(None), context.method, context.measured)
 
 
+def images_of(config: Config) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images.
+
+    Raises:
+        UserError: files are missing, or cannot be read.
+    """
+    guided = any(cam.term in NEED_REGIONS for cam in cam_of_arms(config).values())
+    return build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
+
+
+def check_images(folder: Path, begun: RunResult, fingerprint: str | None) -> None:
+    """Raise :class:`UserError` for images that are not those that the run in a folder was trained on."""
+    if begun.data.fingerprint not in (None, fingerprint):
+        raise UserError(f"{folder}: the images are not those that the run was trained on; give these, or train anew")
+
+
 def set_up(config: Config) -> Setup:
     """Data, network and arms, of which it is known that they fit together.
 
@@ -278,8 +290,7 @@ def set_up(config: Config) -> Setup:
     if config.trainer.compile:
         check_compiler(device)
     cams = cam_of_arms(config)
-    guided = any(cam.term in NEED_REGIONS for cam in cams.values())
-    train_set, val_set = build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
+    train_set, val_set = images_of(config)
     multilabel = is_multilabel(train_set.targets)
     built = build(
         config.model,

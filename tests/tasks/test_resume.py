@@ -110,8 +110,9 @@ def test_a_complete_run_without_its_checkpoint_is_not_begun_anew(run: Path, run_
     assert (run / "baseline" / "weights.pt").read_bytes() == before
 
 
-def test_other_images_are_refused(run: Path, run_command: Command) -> None:
-    mark(run, "interrupted")
+@pytest.mark.parametrize("status", ["interrupted", "completed"])
+def test_other_images_are_refused(status: str, run: Path, run_command: Command) -> None:
+    mark(run, status)
     tree = json.loads((run / "result.json").read_text())
     tree["data"]["fingerprint"] = "another"
     (run / "result.json").write_text(json.dumps(tree))
