@@ -18,7 +18,7 @@ from conftest import BASIC, QUICK, ROOT, SWEPT, TINY, Command, FinishedRun, in_p
 from faults.compare import differences
 from image_folders import write_noise
 
-from camtrain.sweeps.process import last_error, outcome
+from camtrain.sweeps.process import Child, last_error, outcome
 
 FAULTY = (*TINY, *QUICK, "trainer.threads=1", "model.name=own_networks:faulty", "+model.options.marker=marker")
 
@@ -214,3 +214,25 @@ def test_what_became_of_a_job() -> None:
     crash = "time ERROR camtrain: unexpected error\nTraceback:\n  line\nValueError: first\nsecond\x1b\n\n"
     assert last_error(mistake + crash) == r"second\x1b"
     assert last_error("time ERROR an arm is trained no further\n") is None
+
+
+def test_a_signal_that_comes_while_a_process_is_started_is_handed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would end it without a checkpoint."""
+    sent: list[int] = []
+    child = Child()
+
+    class Started:
+        def __init__(self, *_: object, **__: object) -> None:
+            child.signal(signal.SIGINT)
+
+        def send_signal(self, number: int) -> None:
+            sent.append(number)
+            if len(sent) == 1:
+                child.signal(signal.SIGTERM)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    assert child.run([], {}) == 0
+    assert sent == [signal.SIGINT, signal.SIGTERM]

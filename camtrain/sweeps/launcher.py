@@ -182,7 +182,7 @@ class Processes(Launcher):
             with handed_on(child.signal) as came:
                 job.status = RUNNING
                 self.sweep.write()
-                code = child.run(plan.arguments, environment, came)
+                code = child.run(plan.arguments, environment)
                 complete = plan.task not in TO_COMPLETE or finals(Path(job.folder)) is not None
                 job.status, job.reason = outcome(code, came, complete, written_since(plan.log, before))
                 if plan.fault and code == USAGE:
