@@ -11,6 +11,7 @@ from pathlib import Path
 from camtrain.arms import contrasts
 from camtrain.errors import CRASHED, DIVERGED, MACHINE, MALFORMED, USAGE
 from camtrain.files import write_text
+from camtrain.metrics.tags import primary_tag
 from camtrain.runs.search import COMPLETED as COMPLETED
 from camtrain.runs.search import RESULT
 
@@ -18,9 +19,6 @@ NAME = "sweep.json"
 
 WAITING, RUNNING, FAILED, INTERRUPTED, DIVERGENT = "waiting", "running", "failed", "interrupted", "diverged"
 """Statuses of a job beside :data:`COMPLETED`."""
-
-PRIMARY = ("accuracy/val", "average_precision/val")
-"""What :func:`camtrain.analysis.comparison.primary_tag` chooses from, which would import torch."""
 
 Finals = Mapping[str, Mapping[str, float]]
 """The last figures of each arm by tag, the reference first."""
@@ -84,4 +82,4 @@ def finals(folder: Path) -> Finals | None:
 def objective(final: Finals) -> float:
     """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
     treatment = final[contrasts(final)[0].treatment]
-    return next(treatment[tag] for tag in PRIMARY if tag in treatment)
+    return treatment[primary_tag(treatment)]

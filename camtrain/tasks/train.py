@@ -37,7 +37,8 @@ from camtrain.evaluation.every_epoch import Evaluated, evaluate
 from camtrain.evaluation.kept import kept_in
 from camtrain.loss.balance import default_share
 from camtrain.loss.terms import NEED_REGIONS
-from camtrain.metrics import classification, learning_curves
+from camtrain.metrics import learning_curves
+from camtrain.metrics.tags import metric_name
 from camtrain.networks.build import Built, build
 from camtrain.networks.capture import probe_routes
 from camtrain.networks.compile import check_compiler, compile_network
@@ -93,7 +94,7 @@ class Setup:
     @property
     def metric(self) -> str:
         """Tag of accuracy or mean average precision."""
-        return f"{classification.metric_name(self.multilabel)}/val"
+        return f"{metric_name(self.multilabel)}/val"
 
 
 def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunResult:

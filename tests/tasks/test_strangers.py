@@ -156,7 +156,10 @@ def test_a_run_does_not_go_on_through_a_link(place: str, run: Path, run_command:
         lambda state: state["arms"]["baseline"].update(optimiser={"param_groups": 3, "state": []}),
         lambda state: state["arms"]["baseline"].update(network={}),
         lambda state: state["history"].update(baseline=[["x"]]),
+        lambda state: state["arms"]["baseline"].update(kept_maps=[1] * len(state["history"]["baseline"])),
+        lambda state: state["arms"]["baseline"].update(kept_maps=[]),
         lambda state: state.update(stopped=[1]),
+        lambda state: state.update(stopped={"another": "loss"}),
         lambda state: state.clear(),
     ],
 )

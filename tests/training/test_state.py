@@ -42,7 +42,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(optimiser: Optimise
     stopped.epoch, stopped.seconds = 3, 1.25
     for arm in stopped.arms:
         stopped.history[arm.name] += [{"cam/entropy": 0.1 + 0.2, "cam/iou": math.nan}] * 3
-        stopped.kept_maps[arm.name].append(torch.rand(2, 4, 4).half())
+        stopped.kept_maps[arm.name] += torch.rand(3, 2, 4, 4).half()
     save_state(stopped, tmp_path)
     resumed = fresh(optimiser)
     assert load_state(resumed, tmp_path)
