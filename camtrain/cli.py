@@ -51,6 +51,7 @@ from camtrain.errors import (
     MachineError,
     UserError,
     first_line,
+    of_system,
     out_of_memory,
 )
 from camtrain.files import printable
@@ -70,9 +71,6 @@ HERE = Path(__file__).resolve().parent
 
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
-
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EFBIG}
-"""Errors of a disk, none of the user."""
 
 HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
@@ -302,7 +300,7 @@ def in_words(error: BaseException, place: Place | None) -> UserError | None:
             " network"
         )
     if isinstance(error, OSError):
-        return (MachineError if error.errno in DISK else UserError)(trouble(error, place))
+        return of_system(error, trouble(error, place))
     return None
 
 

@@ -9,6 +9,9 @@ CRASHED, USAGE, DIVERGED, MACHINE, SIGNALLED, BROKEN_PIPE = 1, 2, 3, 4, 128, 141
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 """What comes of files that somebody else wrote."""
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EFBIG}
+"""Errors of a disk, none of the user."""
+
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 """How torch says that memory is exhausted, of a GPU or the CPU."""
 
@@ -23,6 +26,11 @@ class Diverged(UserError):
 
 class MachineError(UserError):
     """The same where a disk is full, read-only or gone, or memory is exhausted. Ends the program with exit code 4."""
+
+
+def of_system(error: OSError, message: str) -> UserError:
+    """What to raise in place of an error of the system: one of the machine where the disk is at fault."""
+    return (MachineError if error.errno in DISK else UserError)(message)
 
 
 def first_line(error: BaseException) -> str:
