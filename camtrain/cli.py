@@ -12,11 +12,11 @@ import importlib.metadata
 import io
 import logging
 import os
-import re
 import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -51,6 +51,8 @@ from camtrain.errors import (
     MachineError,
     UserError,
     first_line,
+    of_system,
+    out_of_memory,
 )
 from camtrain.files import printable
 from camtrain.interrupts import Stopped, interruption, raised
@@ -69,12 +71,6 @@ HERE = Path(__file__).resolve().parent
 
 # Beside the package in a checkout, inside it in a wheel.
 CONF = next((path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir()), HERE / "conf")
-
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EFBIG}
-"""Errors of a disk, none of the user."""
-
-NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
-"""How torch says that memory is exhausted, of a GPU or the CPU."""
 
 HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
@@ -298,13 +294,13 @@ def code_of(error: BaseException | None) -> int:
 
 def in_words(error: BaseException, place: Place | None) -> UserError | None:
     """What to say of an error of the system or of memory; None for others."""
-    if isinstance(error, OSError):
-        return (MachineError if error.errno in DISK else UserError)(trouble(error, place))
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+    if out_of_memory(error):
         return MachineError(
             "out of memory; lower trainer.batch_size, dataset.image_size or the number of arms, or choose a smaller"
             " network"
         )
+    if isinstance(error, OSError):
+        return of_system(error, trouble(error, place))
     return None
 
 
@@ -383,11 +379,7 @@ def folder_of_job(folder: Path, config: Config, chosen: bool) -> Path:
     else:
         refuse_used(folder)
         return folder
-    for path in folder.glob("*"):
-        if path.is_symlink():
-            raise UserError(
-                f"{path} is a link, and what goes on in a folder is written there alone; copy what it leads to"
-            )
+    refuse_links(folder.rglob("*"))
     return folder
 
 
@@ -401,6 +393,7 @@ def folder_of_sweep(folder: Path, config: Config, chosen: bool) -> Path:
     if config.resume is not None and config.task is Task.train:
         if not chosen:
             raise UserError("resume=auto: name the folder of the sweep that is to go on, hydra.sweep.dir=FOLDER")
+        refuse_links(folder.glob("*"))  # each job looks at its own folder
         return folder
     used = [place / name for place in (folder, *folder.glob("*/")) for name in (record.NAME, *WRITTEN)]
     if any(os.path.exists(path) for path in used):  # noqa: PTH110 - not an error where one may not look
@@ -408,6 +401,15 @@ def folder_of_sweep(folder: Path, config: Config, chosen: bool) -> Path:
             f"{folder} already holds runs: go on with them by resume=auto, or choose another hydra.sweep.dir=FOLDER"
         )
     return folder
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raise :class:`UserError` for the first link, through which files elsewhere would be replaced or removed."""
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and what goes on in a folder is written there alone; copy what it leads to"
+            )
 
 
 def checked(overrides: list[str], sweep: bool) -> tuple[Path, Config]:

@@ -106,12 +106,11 @@ def _handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {number: signal.signal(number, handler) for number in numbers}
-    try:
+    with contextlib.ExitStack() as former:  # gives all of them back, also where a signal comes just then
+        for number in numbers:
+            former.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, handler)
         yield
-    finally:
-        for number, own in former.items():
-            signal.signal(number, own)
 
 
 def _in_child() -> None:

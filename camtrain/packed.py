@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from camtrain.errors import MALFORMED
 from camtrain.files import write_atomically
 
 TREE = "state"
@@ -66,7 +67,7 @@ def unpack(whole: bytes) -> Any:
         # The header begins behind the 8 bytes of its length.
         header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
         return _with_tensors(json.loads(header["__metadata__"][TREE]), load(whole))
-    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (SafetensorError, *MALFORMED) as error:
         raise Damaged(f"it is no file of this kind ({type(error).__name__})") from error
 
 

@@ -84,9 +84,9 @@ from camtrain.evaluation.faithfulness import Seen
 from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.metrics import faithfulness, localisation
-from camtrain.metrics.classification import BALANCED
 from camtrain.metrics.equivariance import NEAR, Changed, changed, stability
 from camtrain.metrics.randomisation import stages
+from camtrain.metrics.tags import BALANCED
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.zoo import OWN
 from camtrain.runs.load import Finished, networks, read

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
-from camtrain.interrupts import Stopped, deferred, handed_on, interruption, raised
+from camtrain.interrupts import STOPPING, Stopped, deferred, handed_on, interruption, raised
 
 
 def test_signals_become_exceptions_and_the_handlers_come_back() -> None:
@@ -60,6 +61,24 @@ def test_a_second_signal_does_not_wait_within_two_blocks() -> None:
     with pytest.raises(Stopped):
         work(signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
     assert sent == [signal.SIGINT, signal.SIGHUP, signal.SIGTERM]
+
+
+def test_all_handlers_come_back_also_where_a_signal_comes_just_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = signal.signal
+
+    def one_comes(number: int, handler: Callable[..., object]) -> object:
+        former = plain(number, handler)
+        if number == signal.SIGHUP and handler in before:
+            raise Stopped(number)
+        return former
+
+    with raised():
+        before = [signal.getsignal(number) for number in STOPPING]
+        monkeypatch.setattr(signal, "signal", one_comes)
+        with pytest.raises(Stopped), deferred():
+            pass
+        monkeypatch.undo()
+        assert [signal.getsignal(number) for number in STOPPING] == before
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads

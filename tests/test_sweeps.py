@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from conftest import BASIC, QUICK, ROOT, SWEPT, TINY, Command, FinishedRun, in_process
 from faults.compare import differences
+from image_folders import write_noise
 
-from camtrain.sweeps.process import last_error, outcome
+from camtrain.sweeps.process import Child, last_error, outcome
 
 FAULTY = (*TINY, *QUICK, "trainer.threads=1", "model.name=own_networks:faulty", "+model.options.marker=marker")
 
@@ -141,6 +142,28 @@ def test_what_is_complete_does_not_run_again(copied: Path, run_command: Command)
     ]
 
 
+def test_what_is_complete_counts_only_for_the_same_images(tmp_path: Path, run_command: Command) -> None:
+    write_noise(tmp_path / "images")
+    settings = ("dataset=folder", "dataset.root=images", "dataset.image_size=24", "trainer.max_steps=1", *QUICK)
+    sweep = ("-m", *settings, "trainer.batch_size=4", "seed=0,1", "hydra.sweep.dir=here")
+    assert run_command(*sweep, BASIC).returncode == 0
+    done = run_command(*sweep, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": is complete\n") == 1  # once they have been looked at
+    assert jobs_of(tmp_path / "here", "status", "exit_code") == [("completed", 0)] * 2
+
+    before = {path: path.read_bytes() for path in (tmp_path / "here").glob("*/result.json")}
+    first = next((tmp_path / "images" / "train").glob("*/*"))
+    shutil.copy(first, first.with_stem("another"))
+    done = run_command(*sweep, "resume=auto")
+    assert done.returncode == 2
+    assert [
+        (status, reason.partition(": ")[2].partition(";")[0])
+        for status, reason in jobs_of(tmp_path / "here", "status", "reason")
+    ] == [("failed", "the images are not those that the run was trained on")] * 2
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_folders_that_hold_something_else_are_refused(copied: Path, run_command: Command) -> None:
     cases = [
         (["hydra.sweep.dir=here"], f"{copied} already holds runs: go on with them by resume=auto, or choose another"),
@@ -158,6 +181,10 @@ def test_folders_that_hold_something_else_are_refused(copied: Path, run_command:
         assert done.stderr.startswith(f"camtrain: error: {said}")
         assert {path: path.read_bytes() for path in before} == before
         assert not (copied / "sweep.json").exists()
+    (copied / ".sweep.json.partial").symlink_to(copied / "3" / "result.json")
+    done = run_command("-m", *SWEPT, "resume=auto", "hydra.sweep.dir=here")
+    assert (done.returncode, "sweep.json.partial is a link" in done.stderr) == (2, True)
+    (copied / ".sweep.json.partial").unlink()
     result["environment"]["camtrain"] = "0.0.1"
     (copied / "3" / "result.json").write_text(json.dumps(result))
     done = run_command("-m", *SWEPT, "resume=auto", "hydra.sweep.dir=here")
@@ -187,3 +214,25 @@ def test_what_became_of_a_job() -> None:
     crash = "time ERROR camtrain: unexpected error\nTraceback:\n  line\nValueError: first\nsecond\x1b\n\n"
     assert last_error(mistake + crash) == r"second\x1b"
     assert last_error("time ERROR an arm is trained no further\n") is None
+
+
+def test_a_signal_that_comes_while_a_process_is_started_is_handed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would end it without a checkpoint."""
+    sent: list[int] = []
+    child = Child()
+
+    class Started:
+        def __init__(self, *_: object, **__: object) -> None:
+            child.signal(signal.SIGINT)
+
+        def send_signal(self, number: int) -> None:
+            sent.append(number)
+            if len(sent) == 1:
+                child.signal(signal.SIGTERM)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    assert child.run([], {}) == 0
+    assert sent == [signal.SIGINT, signal.SIGTERM]

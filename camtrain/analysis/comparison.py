@@ -10,7 +10,7 @@ from camtrain.analysis.intervals import LEVEL, NOTHING, Interval, holm
 from camtrain.arms import Contrast
 from camtrain.config.options import AUTO, CamConfig, Score
 from camtrain.metrics.catalogue import CONCENTRATION, FAMILIES, INDICATORS, Indicator
-from camtrain.metrics.classification import ACCURACY, BALANCED, metric_name
+from camtrain.metrics.tags import ACCURACY, BALANCED, metric_name, primary_tag
 
 Figures = Mapping[str, float]
 Intervals = Mapping[str, Interval]
@@ -113,13 +113,6 @@ def rows(
 
 def _scaled(found: Interval, scale: float) -> Interval:
     return Interval(found.estimate * scale, found.margin * scale, found.p, found.bound * scale)
-
-
-def primary_tag(figures: Figures) -> str:
-    """Tag of the figure by which classification is judged: accuracy, or, in a multi-label set, mean average
-    precision."""
-    accuracy = f"{metric_name(multilabel=False)}/val"
-    return accuracy if accuracy in figures else f"{metric_name(multilabel=True)}/val"
 
 
 def maps_die(reference: Figures, treatment: Figures) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from camtrain.analysis.comparison import Figures, Row, caveats, primary_tag, rows
+from camtrain.analysis.comparison import Figures, Row, caveats, rows
 from camtrain.analysis.intervals import NOTHING, Floats, Interval, hierarchical, mean_interval
 from camtrain.analysis.verdict import HELD_OUT_GAIN, Claim, held_out_methods, judge, measured_methods
 from camtrain.arms import Contrast, contrasts
@@ -18,7 +18,8 @@ from camtrain.config.hydra_store import cam_of_arms
 from camtrain.config.options import CamVariant, DatasetName
 from camtrain.config.schema import ReportConfig
 from camtrain.metrics.catalogue import INDICATORS, is_rate, other_map_tag
-from camtrain.metrics.classification import ACCURACY, BALANCED, chance
+from camtrain.metrics.classification import chance
+from camtrain.metrics.tags import ACCURACY, BALANCED, primary_tag
 from camtrain.runs.result import Control, RunResult
 from camtrain.runs.settings import settings
 

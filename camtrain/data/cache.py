@@ -34,7 +34,7 @@ from camtrain.data.decode import each, image_and_region, prepared
 from camtrain.data.depth import Depth
 from camtrain.data.images import StoredImages
 from camtrain.data.listing import Listing, Mask, Rule, Skipped
-from camtrain.errors import UserError
+from camtrain.errors import MachineError, UserError, of_system
 
 log = logging.getLogger("camtrain")
 
@@ -113,9 +113,10 @@ def load(folder: Path, listing: Listing) -> StoredImages | None:
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, IndexError):
         return None
     except OSError as error:
-        raise UserError(
+        raise of_system(
+            error,
             f"the image cache {folder} cannot be read ({error.strerror}); delete it, give another folder"
-            " (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)"
+            " (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)",
         ) from error
 
 
@@ -143,7 +144,8 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
 
     Raises:
         BadImage: a file cannot be read, and is not to be skipped.
-        UserError: no room on the disk, or the folder cannot be written.
+        MachineError: no room on the disk.
+        UserError: the folder cannot be written.
     """
     skipped: list[Skipped] = []
     sizes, rule, depth = prepared(listing, rule, threads, skipped if skip else None)
@@ -185,7 +187,7 @@ def make(folder: Path, listing: Listing, rule: Rule, threads: int, name: str, sk
 def _check_room(place: Path, size: int, count: int, name: str) -> None:
     free = shutil.disk_usage(place).free
     if free < size + ROOM_TO_LEAVE:
-        raise UserError(
+        raise MachineError(
             f"no room for the image cache of {name}: {_human(size)} needed, {_human(free)} free in {place}; make room,"
             " give another folder (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)"
         )
@@ -251,9 +253,10 @@ def _finish(partial: Path, folder: Path, listing: Listing) -> None:
 
 
 def _not_written(folder: Path, error: OSError) -> UserError:
-    return UserError(
+    return of_system(
+        error,
         f"the image cache cannot be written to {folder} ({error.strerror}); give another folder"
-        " (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)"
+        " (dataset.cache=FOLDER), or decode the images in every epoch (dataset.cache=null)",
     )
 
 

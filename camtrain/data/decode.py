@@ -18,7 +18,7 @@ from camtrain.data.listing import BadImage, Box, Listing, Mask, Rule, Skipped
 from camtrain.data.masks import levels
 from camtrain.data.prefetch import prefetched
 from camtrain.data.resample import Pixels, fitted
-from camtrain.errors import first_line
+from camtrain.errors import first_line, out_of_memory
 
 T = TypeVar("T")
 
@@ -302,6 +302,9 @@ def _values(path: Path) -> Values:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    """Why a file cannot be read; that memory is exhausted is no fault of the file, and raised again."""
+    if out_of_memory(error):
+        raise error
     if isinstance(error, FileNotFoundError):
         return "a link to nothing" if path.is_symlink() else "it is not there any more"
     if isinstance(error, UnidentifiedImageError):

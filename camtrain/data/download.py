@@ -27,7 +27,7 @@ from typing import IO, NamedTuple
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from camtrain.errors import UserError
+from camtrain.errors import UserError, of_system
 
 log = logging.getLogger("camtrain")
 
@@ -83,7 +83,7 @@ def provide(root: Path, archives: Sequence[Archive], mirror: str | None = None) 
     except Timeout:
         raise UserError(f"{root}: another process is fetching this set; wait for it") from None
     except OSError as error:
-        raise UserError(f"{root}: the set cannot be written there ({error.strerror or error})") from error
+        raise of_system(error, f"{root}: the set cannot be written there ({error.strerror or error})") from error
 
 
 def fetch(archive: Archive, folder: Path, mirror: str | None = None) -> Path:

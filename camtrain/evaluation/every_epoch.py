@@ -17,9 +17,6 @@ from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics import concentration
 from camtrain.metrics.catalogue import map_indicators
 from camtrain.metrics.classification import (
-    ACCURACY,
-    BALANCED,
-    PRECISION,
     average_precision_per_image,
     balanced,
     calibration_error,
@@ -27,6 +24,7 @@ from camtrain.metrics.classification import (
     mean_average_precision,
     prediction_entropy,
 )
+from camtrain.metrics.tags import ACCURACY, BALANCED, PRECISION
 from camtrain.networks.capture import Captured
 
 

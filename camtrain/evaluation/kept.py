@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from camtrain.config.options import CamVariant
+from camtrain.errors import MALFORMED
 from camtrain.evaluation.accumulate import Measured
 from camtrain.evaluation.localisation import Localisation, SizeGroup
 from camtrain.evaluation.other_maps import OtherMaps
@@ -47,7 +48,7 @@ def kept_in(folder: Path, epoch: int) -> Keep:
                 return found
         except FileNotFoundError:
             pass
-        except (OSError, Damaged, LookupError, TypeError, ValueError) as error:
+        except (OSError, Damaged, *MALFORMED) as error:
             log.warning("%s cannot be used (%s): measured again", path, error)
         made = make()
         write_packed(path, [epoch, _written(made)])

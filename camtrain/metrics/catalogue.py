@@ -17,7 +17,7 @@ from torch import Tensor
 from camtrain.cam.distribution import is_dead
 from camtrain.cam.stretch import Placement
 from camtrain.metrics import concentration, pointing
-from camtrain.metrics.classification import ACCURACY, BALANCED, PRECISION
+from camtrain.metrics.tags import ACCURACY, BALANCED, PRECISION
 
 MapMeasure = Callable[[Tensor, Tensor, Placement | None], Tensor]
 """From maps (maps, height, width), before ReLU, regions (maps, image height, image width) uint8, and where the cells

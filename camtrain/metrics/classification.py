@@ -11,15 +11,6 @@ from torch import Tensor
 
 from camtrain.cam.targets import is_multilabel
 
-ACCURACY, PRECISION = "accuracy", "average_precision"
-BALANCED = f"{ACCURACY}/balanced"
-"""Tag of the mean over classes of the share that is classified correctly."""
-
-
-def metric_name(multilabel: bool) -> str:
-    """Name of the figure, the first part of its tag."""
-    return PRECISION if multilabel else ACCURACY
-
 
 def is_correct(logits: Tensor, target: Tensor) -> Tensor:
     """Whether each image is classified correctly, (batch,) float32; one class per image only."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision import ops
 
-from camtrain.errors import UserError, first_line
+from camtrain.errors import UserError, first_line, out_of_memory
 
 _WHOLE = tuple(kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module))
 """What torchvision's tracer takes as a single operation: the blocks of torchvision.ops."""
@@ -252,6 +252,8 @@ def run_once(network: nn.Module, shape: tuple[int, int, int], handles: Sequence[
         with evaluating(network), torch.no_grad():
             return network(torch.zeros(1, *shape, device=like.device, dtype=like.dtype))
     except (RuntimeError, ValueError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
         raise wrong_size(shape[1:], error) from error
     finally:
         for handle in handles:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from camtrain.errors import UserError, first_line
+from camtrain.errors import UserError, first_line, out_of_memory
 from camtrain.packed import TREE
 
 PYTORCH = "only PyTorch's own files (.pt, .pth) and safetensors can be loaded"
@@ -114,6 +114,8 @@ def read_state(path: Path, name: str, remedy: str | None = None) -> dict[str, Te
         problem = f"cannot be read ({error.strerror or first_line(error)})"
         raise UserError(f"{name}: {problem}; {remedy or 'give a file that can'}") from error
     except (SafetensorError, EOFError, zipfile.BadZipFile, RuntimeError, LookupError, ValueError, TypeError) as error:
+        if out_of_memory(error):
+            raise
         size = path.stat().st_size
         problem = f"not a file of weights, or damaged or cut off after {size} bytes ({first_line(error)[:200]})"
         raise UserError(f"{name}: {problem}; {remedy or AGAIN}") from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from camtrain.config.schema import ModelConfig
-from camtrain.errors import UserError, first_line
+from camtrain.errors import UserError, first_line, out_of_memory
 from camtrain.importing import imported, own_code
 from camtrain.networks.head_layer import final_layer
 from camtrain.networks.layers import wrong_size
@@ -120,6 +120,8 @@ def _called(
             f"model.options={config.options}: {config.name} does not take them ({first_line(error)})"
         ) from error
     except (RuntimeError, ValueError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
         raise wrong_size(shape[1:], error) from error
 
 

@@ -13,7 +13,7 @@ from camtrain.config.hydra_store import cam_of_arms
 from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term, ViewKind
 from camtrain.config.validate import image_shape
 from camtrain.metrics.catalogue import INDICATORS, Place, at
-from camtrain.metrics.classification import metric_name
+from camtrain.metrics.tags import metric_name
 from camtrain.report.tables import short
 from camtrain.runs.facts import pixels
 from camtrain.runs.result import RunResult

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from camtrain.analysis.comparison import primary_tag
 from camtrain.analysis.over_seeds import Summary
 from camtrain.analysis.pareto import on_front
 from camtrain.analysis.verdict import VERDICTS
 from camtrain.metrics.catalogue import INDICATORS, Place, at
+from camtrain.metrics.tags import primary_tag
 from camtrain.report import plots
 from camtrain.report.page import Cell, Table
 from camtrain.report.tables import figures, joined, series

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from camtrain.analysis.comparison import Figures, Row, primary_tag
+from camtrain.analysis.comparison import Figures, Row
 from camtrain.analysis.over_seeds import Comparison, Summary
 from camtrain.analysis.verdict import caution, sentences
 from camtrain.arms import Contrast
 from camtrain.config.options import CamVariant
 from camtrain.metrics.catalogue import INDICATORS, Place, at, other_map_tag
+from camtrain.metrics.tags import primary_tag
 
 SHARPENED = ("sharpened", "by area")
 """Headings of the sharpened baseline's columns: by entropy, and by area where a run has it."""

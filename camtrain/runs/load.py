@@ -18,16 +18,13 @@ from torch import Tensor
 from camtrain.config.schema import Config, DatasetConfig, PublishedConfig
 from camtrain.config.validate import check_arms, image_shape
 from camtrain.device import compute_dtype, memory_format
-from camtrain.errors import Diverged, UserError, first_line
+from camtrain.errors import MALFORMED, Diverged, UserError, first_line
 from camtrain.networks.build import build
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.weight_file import read_state
 from camtrain.runs.result import DIVERGED, NAME, SCHEMA, ArmResult, RunResult
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.checkpoint import WEIGHTS
-
-MALFORMED = (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-"""What comes of files that somebody else wrote."""
 
 TRAIN_AGAIN = "the run diverged: train it again with a lower optim.lr"
 
@@ -132,7 +129,7 @@ def _parsed(path: Path) -> RunResult:
             for arm in result.arms.values():  # what a comparison needs
                 arm.final["cam/dead_rate"]
         result.environment["torch"]
-    except (*MALFORMED, UserError) as error:
+    except (*MALFORMED, OmegaConfBaseException, UserError) as error:
         reason = first_line(error)
         raise UserError(
             f"{path}: not what this camtrain writes ({type(error).__name__}: {reason}); train the run again"

@@ -15,6 +15,9 @@ from camtrain.errors import UserError
 
 NAME = ".lock"
 
+PATIENCE = 1
+"""Seconds to wait for a process that only looks whether a folder is held, which takes hold of it for a moment."""
+
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
@@ -24,7 +27,7 @@ def held(folder: Path) -> Iterator[None]:
         UserError: another process holds it.
         OSError: nothing can be written there.
     """
-    lock = FileLock(folder / NAME, blocking=False)
+    lock = FileLock(folder / NAME, timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout:

@@ -330,12 +330,12 @@ def check_unused(folder: Path) -> None:
 
 def mark(folder: Path, status: str) -> None:
     """Set the status in the `result.json` that is there, in its own place: on a full disk it must not grow."""
-    with contextlib.suppress(OSError, ValueError), (folder / NAME).open("r+b") as opened:
-        tree = json.load(opened)
-        shorter = json.dumps(tree | {"status": status}, ensure_ascii=False)  # without what indents its lines
+    with contextlib.suppress(OSError, ValueError), (folder / NAME).open("r+b", buffering=0) as opened:
+        whole = opened.read()
+        shorter = json.dumps(json.loads(whole) | {"status": status}, ensure_ascii=False)  # without what indents lines
         opened.seek(0)
-        opened.write(shorter.encode(errors="backslashreplace"))
-        opened.truncate()
+        # As long as before, in one go: what ends the program meanwhile leaves the one or the other.
+        opened.write(shorter.encode(errors="backslashreplace").ljust(len(whole)))
 
 
 def write(folder: Path, result: RunResult) -> dict[str, Any]:

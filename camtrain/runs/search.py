@@ -10,7 +10,7 @@ from typing import NamedTuple
 from camtrain.config.hydra_store import from_tree
 from camtrain.config.schema import Config
 from camtrain.config.validate import MAY_CHANGE
-from camtrain.errors import UserError
+from camtrain.errors import MALFORMED, UserError
 from camtrain.runs import lock
 from camtrain.runs.settings import changes, check_same, signature
 
@@ -23,14 +23,17 @@ class Begun(NamedTuple):
     config: Config
     status: str
     version: str  # of camtrain
+    images: str | None  # their fingerprint; None where it is not known
 
 
 def begun(folder: Path) -> Begun | None:
     """The run in a folder; None if there is none that can be read."""
     try:
         tree = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return Begun(from_tree(tree["config"]), tree["status"], tree["environment"]["camtrain"])
-    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+        images = tree["data"].get("fingerprint")
+        version = tree["environment"]["camtrain"]
+        return Begun(from_tree(tree["config"]), tree["status"], version, images and str(images))
+    except (OSError, *MALFORMED):
         return None
 
 
@@ -44,19 +47,19 @@ def unfinished_run(folder: Path, config: Config) -> Path | None:
     return next((run for _, run in sorted(found, reverse=True) if not lock.is_held(run)), None)
 
 
-def is_complete(folder: Path, config: Config) -> bool:
-    """Whether a folder holds a completed run of this signature.
+def completed_run(folder: Path, config: Config) -> Begun | None:
+    """The completed run of this signature in a folder; None if there is none. Its images are not looked at.
 
     Raises:
         UserError: it holds a run that cannot go on by this configuration, or a completed one of another version.
     """
     run = begun(folder)
     if run is None:
-        return False
+        return None
     check_same(folder, changes(run.config, config), MAY_CHANGE)
     if run.status == COMPLETED and run.version != version():
         raise UserError(f"{folder} holds a run of camtrain {run.version}, this is {version()}: choose another folder")
-    return run.status == COMPLETED and signature(run.config) == signature(config)
+    return run if run.status == COMPLETED and signature(run.config) == signature(config) else None
 
 
 COMPLETED = "completed"

@@ -19,7 +19,7 @@ from tensorboard.compat.tensorflow_stub.errors import DataLossError
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from camtrain.errors import UserError
+from camtrain.errors import MALFORMED, UserError
 from camtrain.files import printable
 
 log = logging.getLogger("camtrain")
@@ -79,6 +79,8 @@ class Board:
         with self._or_without():
             for number, pixels in enumerate(strips if arm in self.writers else ()):
                 self.writers[arm].add_image(f"maps/{number:02d}", pixels, epochs_done, dataformats="HWC")
+            if arm in self.writers:
+                self.writers[arm].flush()  # before a checkpoint says that the epoch is done
 
     def text(self, tag: str, text: str, epochs_done: int = 0) -> None:
         """The same text for every arm."""
@@ -126,7 +128,7 @@ def _images(files: Iterable[Path], epochs: int) -> Iterator[Any]:
     """Each image of these epochs once, from event files that may break off in the middle."""
     found = {}
     for path in files:
-        with contextlib.suppress(DataLossError, DecodeError):
+        with contextlib.suppress(DataLossError, DecodeError, MemoryError, *MALFORMED):  # also what was made up
             for event in LegacyEventFileLoader(str(path)).Load():  # type: ignore[no-untyped-call]
                 for value in event.summary.value if event.step <= epochs else ():
                     if value.HasField("image"):

@@ -22,10 +22,11 @@ from omegaconf import DictConfig, open_dict, read_write
 from camtrain.config.arguments import SWEEP_FLAGS, parsed, quoted, repeated
 from camtrain.config.hydra_store import typed
 from camtrain.config.options import Task
+from camtrain.config.schema import FakeConfig, ShapesConfig
 from camtrain.errors import BROKEN_PIPE, USAGE, UserError
 from camtrain.interrupts import handed_on
 from camtrain.runs import lock
-from camtrain.runs.search import is_complete
+from camtrain.runs.search import completed_run
 from camtrain.sweeps.process import Child, outcome
 from camtrain.sweeps.record import COMPLETED, RUNNING, Job, Sweep, finals, former_seconds, objective
 
@@ -64,6 +65,7 @@ class Planned:
     log: Path
     task: Task
     fault: str | None  # of its settings, by which it will end
+    images: tuple[str, str] | None  # data set and fingerprint of a complete run, which is to be compared with its files
     told: JobReturn  # what the sweeper gets
 
 
@@ -76,6 +78,7 @@ class Processes(Launcher):
         self.jobs, self.config = task_function, config
         self.sweep = task_function.sweep = Sweep(Path(str(config.hydra.sweep.dir)).absolute())
         self.seconds = former_seconds(self.sweep.folder)
+        self.compared: set[tuple[str, str] | None] = {None}  # images that are those of before; None: nothing to compare
         # The sweeper replaces it before it asks for jobs, some of which may be refused.
         self.former = self.sweep.folder / "multirun.yaml"
         self.content = self.former.read_bytes() if self.former.is_file() else None
@@ -120,7 +123,7 @@ class Processes(Launcher):
         settings = copy.deepcopy(cfg)
         with read_write(settings), open_dict(settings):
             del settings["hydra"]
-        fault = None
+        fault = images = None
         folder = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir)).absolute()
         job = Job(number, [text for text in overrides if not self.is_of_the_sweep(text)], str(folder))
         try:
@@ -130,13 +133,15 @@ class Processes(Launcher):
         else:
             if config.task is Task.resume:
                 job.folder = str(config.run)
-            if config.task is Task.train and config.resume is not None and is_complete(folder, config):
+            if config.task is Task.train and config.resume is not None and (run := completed_run(folder, config)):
                 job.status, job.exit_code = COMPLETED, 0
+                if run.images and not isinstance(config.dataset, ShapesConfig | FakeConfig):  # which settings determine
+                    images = repr(config.dataset), run.images
         job.seconds = self.seconds.get(job.folder, 0.0)
         told = JobReturn(overrides=job.overrides, cfg=settings, hydra_cfg=cfg, working_dir=str(Path.cwd()))
         told.status = JobStatus.COMPLETED  # also of a job that failed: the others run
         arguments = self.arguments(job, folder, resume=cfg.resume is not None)
-        return Planned(job, arguments, Path(job.folder, f"{cfg.hydra.job.name}.log"), cfg.task, fault, told)
+        return Planned(job, arguments, Path(job.folder, f"{cfg.hydra.job.name}.log"), cfg.task, fault, images, told)
 
     def is_of_the_sweep(self, override: str) -> bool:
         key = parsed(override).key_or_group
@@ -157,13 +162,15 @@ class Processes(Launcher):
     def carry_out(self, plan: Planned) -> None:
         """Run a job to its end, unless it is complete, and keep what became of it.
 
+        The first complete one of all with the same images is run: it has nothing left to do but to look at them.
+
         Raises:
             BrokenPipeError: its output was no longer read.
             KeyboardInterrupt: a signal stopped it.
         """
         job, started = plan.job, time.monotonic()
         label = f"#{job.number}: {' '.join(job.overrides)}"
-        if job.status == COMPLETED:
+        if job.status == COMPLETED and plan.images in self.compared:
             log.info("%s: is complete", label)
         else:
             log.info("%s", label)
@@ -175,7 +182,7 @@ class Processes(Launcher):
             with handed_on(child.signal) as came:
                 job.status = RUNNING
                 self.sweep.write()
-                code = child.run(plan.arguments, environment, came)
+                code = child.run(plan.arguments, environment)
                 complete = plan.task not in TO_COMPLETE or finals(Path(job.folder)) is not None
                 job.status, job.reason = outcome(code, came, complete, written_since(plan.log, before))
                 if plan.fault and code == USAGE:
@@ -184,6 +191,8 @@ class Processes(Launcher):
                 self.sweep.write()
             if code == BROKEN_PIPE:
                 raise BrokenPipeError
+            if job.status == COMPLETED:
+                self.compared.add(plan.images)
         final = finals(Path(job.folder)) if job.status == COMPLETED else None
         plan.told.return_value = objective(final) if final else None
 

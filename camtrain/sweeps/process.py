@@ -25,19 +25,21 @@ class Child:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
+        self.early: list[int] = []  # signals that came before it was started
 
     def signal(self, number: int) -> None:
-        """Hand a signal on, if the process has been started."""
-        if self.process is not None:
+        """Hand a signal on, as soon as the process has been started; once, because a second one ends it at once."""
+        if self.process is None:
+            self.early.append(number)
+        else:
             self.process.send_signal(number)
 
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str], came: Sequence[int]) -> int:
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         """Start `camtrain` with these arguments, and wait for its end.
 
         Args:
             arguments: of the command.
             environment: of the process.
-            came: signals that came before it was started.
 
         Returns:
             Its exit code; negative: the number of the signal that ended it.
@@ -46,8 +48,8 @@ class Child:
         isolated = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
         command = [sys.executable, *isolated, "-m", "camtrain", *arguments]
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
-        for number in came:
-            self.signal(number)
+        while self.early:
+            self.signal(self.early.pop(0))
         with self.paused_together():
             return self.process.wait()
 

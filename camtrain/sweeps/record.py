@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from camtrain.arms import contrasts
-from camtrain.errors import CRASHED, DIVERGED, MACHINE, USAGE
+from camtrain.errors import CRASHED, DIVERGED, MACHINE, MALFORMED, USAGE
 from camtrain.files import write_text
+from camtrain.metrics.tags import primary_tag
 from camtrain.runs.search import COMPLETED as COMPLETED
 from camtrain.runs.search import RESULT
 
@@ -18,9 +19,6 @@ NAME = "sweep.json"
 
 WAITING, RUNNING, FAILED, INTERRUPTED, DIVERGENT = "waiting", "running", "failed", "interrupted", "diverged"
 """Statuses of a job beside :data:`COMPLETED`."""
-
-PRIMARY = ("accuracy/val", "average_precision/val")
-"""What :func:`camtrain.analysis.comparison.primary_tag` chooses from, which would import torch."""
 
 Finals = Mapping[str, Mapping[str, float]]
 """The last figures of each arm by tag, the reference first."""
@@ -63,7 +61,7 @@ def former_seconds(folder: Path) -> dict[str, float]:
     try:
         lines = json.loads((folder / NAME).read_text(encoding="utf-8"))
         return {str(line["folder"]): float(line["seconds"]) for line in lines}
-    except (OSError, LookupError, TypeError, ValueError):
+    except (OSError, *MALFORMED):
         return {}
 
 
@@ -77,11 +75,11 @@ def finals(folder: Path) -> Finals | None:
             name: {tag: math.nan if value is None else float(value) for tag, value in arm["final"].items()}
             for name, arm in tree["arms"].items()
         }
-    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+    except (OSError, *MALFORMED):
         return None
 
 
 def objective(final: Finals) -> float:
     """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
     treatment = final[contrasts(final)[0].treatment]
-    return next(treatment[tag] for tag in PRIMARY if tag in treatment)
+    return treatment[primary_tag(treatment)]

@@ -11,9 +11,11 @@ from camtrain.config.schema import Config
 from camtrain.config.validate import MAY_CHANGE, check
 from camtrain.errors import UserError
 from camtrain.runs import load
+from camtrain.runs.facts import fingerprint
 from camtrain.runs.result import NAME, RunResult
+from camtrain.runs.search import COMPLETED
 from camtrain.runs.settings import changes, check_same, in_words
-from camtrain.tasks.train import train
+from camtrain.tasks.train import check_images, images_of, train
 
 log = logging.getLogger("camtrain")
 
@@ -92,7 +94,8 @@ def go_on(config: Config, folder: Path, begun: RunResult, *more: str) -> RunResu
             "Note: this is no longer the run that it was: schedules depend on the number of epochs, and those done went"
             " by the former one"
         )
-    elif begun.status == "completed":
+    elif begun.status == COMPLETED:
+        check_images(folder, begun, fingerprint(*images_of(config)))
         log.info("%s: the run is complete, nothing is left to do", folder)
         return begun
     return train(config, folder, begun)

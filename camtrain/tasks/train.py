@@ -38,7 +38,8 @@ from camtrain.evaluation.every_epoch import Evaluated, evaluate
 from camtrain.evaluation.kept import kept_in
 from camtrain.loss.balance import default_share
 from camtrain.loss.terms import NEED_REGIONS
-from camtrain.metrics import classification, learning_curves
+from camtrain.metrics import learning_curves
+from camtrain.metrics.tags import metric_name
 from camtrain.networks.build import Built, build
 from camtrain.networks.capture import probe_routes
 from camtrain.networks.compile import check_compiler, compile_network
@@ -51,12 +52,13 @@ from camtrain.report.gallery import strips
 from camtrain.runs import lock
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
 from camtrain.runs.result import ArmResult, RunResult, Timing, check_unused
+from camtrain.runs.search import COMPLETED
 from camtrain.runs.tensorboard import Board, check_name
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
 from camtrain.tasks.session import RunRecord
 from camtrain.training.arm import Arm, make_arms
-from camtrain.training.checkpoint import load_state, save_state, save_weights
+from camtrain.training.checkpoint import CHECKPOINT, load_state, save_state, save_weights
 from camtrain.training.checks import check_alive, check_maps
 from camtrain.training.loop import Plan, diverged, train_epoch
 from camtrain.training.optim import default_learning_rate
@@ -93,7 +95,7 @@ class Setup:
     @property
     def metric(self) -> str:
         """Tag of accuracy or mean average precision."""
-        return f"{classification.metric_name(self.multilabel)}/val"
+        return f"{metric_name(self.multilabel)}/val"
 
 
 def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunResult:
@@ -224,17 +226,16 @@ def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
     Raises:
         UserError: there is none that can be used, or the data have changed.
     """
-    theirs, ours = begun.data.fingerprint, record.result.data.fingerprint
-    if theirs is not None and theirs != ours:
-        raise UserError(
-            f"{record.folder}: the images are not those that the run was trained on; give these, or train anew"
-        )
+    check_images(record.folder, begun, record.result.data.fingerprint)
     for what in ("device", "torch", "camtrain"):
         before, now = begun.environment.get(what), record.result.environment[what]
         if before != now:
             log.warning("Note: %s was %s, is %s: figures may differ by rounding", what, before, now)
     if load_state(state, record.folder):
         log.info("%-9s after %d epochs and %d steps", "goes on", state.epoch, state.step)
+        record.result.timing.step = step_times(state.history)
+    elif begun.status == COMPLETED:  # to begin anew would replace what it has trained
+        raise UserError(f"{record.folder / CHECKPOINT}: it is not there any more, without which no run goes on")
     record.started -= state.seconds
 
 
@@ -265,6 +266,22 @@ def _evaluate(state: TrainingState, context: EvaluationContext) -> Evaluated:
     return evaluate(networks, context.batches(None), context.method, context.measured)
 
 
+def images_of(config: Config) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images.
+
+    Raises:
+        UserError: files are missing, or cannot be read.
+    """
+    guided = any(cam.term in NEED_REGIONS for cam in cam_of_arms(config).values())
+    return build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
+
+
+def check_images(folder: Path, begun: RunResult, fingerprint: str | None) -> None:
+    """Raise :class:`UserError` for images that are not those that the run in a folder was trained on."""
+    if begun.data.fingerprint not in (None, fingerprint):
+        raise UserError(f"{folder}: the images are not those that the run was trained on; give these, or train anew")
+
+
 def set_up(config: Config) -> Setup:
     """Data, network and arms, of which it is known that they fit together.
 
@@ -275,8 +292,7 @@ def set_up(config: Config) -> Setup:
     if config.trainer.compile:
         check_compiler(device)
     cams = cam_of_arms(config)
-    guided = any(cam.term in NEED_REGIONS for cam in cams.values())
-    train_set, val_set = build_data(config.dataset, config.seed, worker_threads(config.trainer), guided)
+    train_set, val_set = images_of(config)
     multilabel = is_multilabel(train_set.targets)
     _, height, width = image_shape(config.dataset)
     if (kind := views_of(config)) is not ViewKind.none:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from camtrain.errors import UserError
+from camtrain.errors import MALFORMED, UserError, out_of_memory
 from camtrain.files import write_atomically
 from camtrain.packed import Damaged, read_packed, write_packed
 from camtrain.training.arm import Arm
@@ -55,8 +55,12 @@ def load_state(state: TrainingState, folder: Path) -> bool:
             raise UserError(f"{path}: {error.strerror or error}; make it readable") from error
         try:
             state.load_state_dict(found)
-        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        except (*MALFORMED, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             raise UserError(f"{path}: not a checkpoint of this run's arms and network; train anew") from error
+        if damaged:  # else it would take the place of the whole one, and a crash just then leave none
+            path.replace(damaged[0])
         return True
     if damaged:
         raise UserError(f"{damaged[0]}: damaged, as is every other checkpoint of the run; train anew")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from camtrain.cam.targets import is_multilabel
 from camtrain.interrupts import deferred
-from camtrain.metrics.classification import ACCURACY, PRECISION, is_correct, mean_average_precision
+from camtrain.metrics.classification import is_correct, mean_average_precision
+from camtrain.metrics.tags import ACCURACY, PRECISION
 from camtrain.training.arm import Arm
 from camtrain.training.step import Step
 
@@ -171,7 +172,8 @@ class TrainingState:
                 network, or none.
         """
         epoch, step = int(state["epoch"]), int(state["step"])
-        if min(epoch, step) < 0 or [*state["arms"]] != [arm.name for arm in self.arms]:
+        names = [arm.name for arm in self.arms]
+        if min(epoch, step) < 0 or [*state["arms"]] != names or not {*state["stopped"]} <= {*names}:
             raise ValueError("a state of no moment")
         for arm in self.arms:
             own = state["arms"][arm.name]
@@ -186,6 +188,8 @@ class TrainingState:
             self.history[arm.name][:] = [{str(tag): float(value) for tag, value in row.items()} for row in rows]
             if len(rows) != epoch and arm.name not in state["stopped"]:
                 raise ValueError("epochs without figures")
+            if len(own["kept_maps"]) != len(rows) or len({maps.shape for maps in own["kept_maps"]}) > 1:
+                raise ValueError("epochs without maps")
             self.kept_maps[arm.name][:] = own["kept_maps"]
             device = next(arm.network.parameters()).device
             self.records[arm.name] = EpochRecord.from_state_dict(own["record"], device)

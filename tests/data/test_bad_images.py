@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from conftest import Command
 from image_folders import BAD, TRAINED_ALONE, caches, spoil, write_noise, write_odd
+from PIL import Image
 
 from camtrain.config.options import Fit, OnError
 from camtrain.config.schema import FolderConfig
@@ -157,4 +159,18 @@ def test_a_class_of_which_nothing_is_left(config: FolderConfig) -> None:
     for path in (Path(config.root) / "val" / "犬").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"none of the 4 validation images of 犬 can be used; the first: .*empty"):
+        build(config, 0)
+
+
+def test_an_image_is_not_at_fault_where_memory_is_exhausted(
+    config: FolderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left out, and the run go on with other images than those that were asked for."""
+
+    def load(_image: Image.Image) -> NoReturn:
+        raise MemoryError
+
+    config.on_error = OnError.skip
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(MemoryError):
         build(config, 0)

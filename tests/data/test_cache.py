@@ -24,7 +24,7 @@ from camtrain.data import cache
 from camtrain.data.build import build
 from camtrain.data.listing import Rule
 from camtrain.data.sources.folder import list_folder
-from camtrain.errors import UserError
+from camtrain.errors import MachineError, UserError
 
 COUNT = 4  # of each class in each split
 
@@ -190,7 +190,7 @@ def test_an_error_of_the_disk_while_others_decode_is_not_lost(
 
 def test_no_room(config: FolderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
-    with pytest.raises(UserError, match=r"no room .* 6\.14 kB needed, 1 MB free .*dataset\.cache=null"):
+    with pytest.raises(MachineError, match=r"no room .* 6\.14 kB needed, 1 MB free .*dataset\.cache=null"):
         build(config, 0)
     assert caches(config) == []
 
@@ -200,7 +200,7 @@ def test_a_full_disk_meanwhile_leaves_nothing(config: FolderConfig, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("camtrain.data.cache.os.fsync", full)
-    with pytest.raises(UserError, match=r"cannot be written to .*No space left"):
+    with pytest.raises(MachineError, match=r"cannot be written to .*No space left"):
         build(config, 0)
     assert caches(config) == []
 

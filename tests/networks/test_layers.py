@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.schema import ModelConfig
 from camtrain.errors import UserError
 from camtrain.networks.build import build, survey
-from camtrain.networks.layers import Layer, Layout
+from camtrain.networks.layers import Layer, Layout, run_once
 
 
 def test_vit_takes_the_last_layer_whose_patches_reach_the_class_token() -> None:
@@ -41,3 +44,12 @@ def test_survey_names_every_layer_with_its_path() -> None:
     chosen, found = survey(ModelConfig(name="vit_b_16"), 3, (3, 64, 64))
     assert found["encoder"][1] == Routes(GradientRoute.unreached, GradientRoute.unreached)
     assert found["encoder.layers.encoder_layer_3.ln_2"][1] == Routes(GradientRoute.autograd, GradientRoute.autograd)
+
+
+def test_a_size_is_not_at_fault_where_memory_is_exhausted() -> None:
+    class Large(nn.Module):
+        def forward(self, _images: Tensor) -> NoReturn:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        run_once(Large(), (3, 8, 8))

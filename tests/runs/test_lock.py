@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from camtrain.errors import UserError
 from camtrain.runs import lock
@@ -40,3 +42,11 @@ def test_a_second_process_is_told_of_the_first_and_the_lock_dies_with_it(tmp_pat
 def test_it_is_held_once(tmp_path: Path) -> None:
     with lock.held(tmp_path), pytest.raises(UserError, match="is in use"), lock.held(tmp_path):
         pytest.fail("it is held")
+
+
+def test_one_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    looking = FileLock(tmp_path / lock.NAME, blocking=False, thread_local=False)
+    looking.acquire()
+    threading.Timer(0.2, looking.release).start()
+    with lock.held(tmp_path):
+        assert not looking.is_locked

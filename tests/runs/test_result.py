@@ -15,7 +15,7 @@ from camtrain.data.images import in_memory
 from camtrain.errors import UserError
 from camtrain.runs.images import read_images, write_images
 from camtrain.runs.load import networks, read
-from camtrain.runs.result import Control, RunResult, Timing, check_unused, finite, write
+from camtrain.runs.result import NAME, Control, RunResult, Timing, check_unused, finite, mark, write
 
 
 def test_a_run_of_the_former_version_is_read_and_written_as_it_was() -> None:
@@ -167,3 +167,13 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     (tmp_path / "result.json").touch()
     with pytest.raises(UserError, match="already holds a run"):
         check_unused(tmp_path)
+
+
+def test_a_status_is_set_where_there_is_no_room_and_in_one_go(tmp_path: Path) -> None:
+    """Cut shorter afterwards, the file would end in what was there before if the program were killed just then."""
+    path = tmp_path / NAME
+    path.write_text(json.dumps({"status": "running", "arms": ["é"]}, indent=1))
+    size = path.stat().st_size
+    mark(tmp_path, "interrupted")
+    assert path.stat().st_size == size
+    assert json.loads(path.read_text()) == {"status": "interrupted", "arms": ["é"]}

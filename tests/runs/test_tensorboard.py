@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+import time
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from camtrain.errors import UserError
 from camtrain.runs.tensorboard import Board, check_name
@@ -79,3 +83,27 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         board.hparams({"dataset.root": odd}, {"baseline": {}})
     with pytest.raises(UserError, match="not UTF-8"):
         check_name(tmp_path / odd)
+
+
+def test_images_are_in_the_file_before_anything_else_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed right then does not make them again: its checkpoint says that the epoch is done."""
+    plain = RecordWriter.write
+
+    def slow(writer: RecordWriter, data: bytes) -> None:
+        time.sleep(0.1)
+        plain(writer, data)
+
+    monkeypatch.setattr(RecordWriter, "write", slow)
+    with Board(tmp_path, NONE_YET) as board:
+        board.strips("regularised", [np.zeros((4, 5, 3), np.uint8)] * 2, 1)
+        assert events(tmp_path / "regularised")[1] == {"maps/00": [1], "maps/01": [1]}
+
+
+@pytest.mark.parametrize("length", [2**40, 2**63, 2**64 - 1])
+def test_a_file_that_was_made_up_does_no_harm(length: int, tmp_path: Path) -> None:
+    header = struct.pack("<Q", length)
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "events.out.tfevents.1").write_bytes(header + struct.pack("<I", masked_crc32c(header)))
+    with Board(tmp_path, NONE_YET) as board:
+        board.scalars({"baseline": {"loss": 1.0}}, 1)
+    assert events(tmp_path / "baseline") == ({"loss": [1]}, {})

@@ -10,6 +10,7 @@ import pytest
 from conftest import QUICK, TINY, Command, FinishedRun, finish
 
 from camtrain.runs import lock
+from camtrain.training.checkpoint import CHECKPOINT, FORMER
 
 SHORT = (*TINY, *QUICK, "trainer.threads=1", "trainer.epochs=2")
 
@@ -43,11 +44,20 @@ def test_a_complete_run_has_nothing_left_to_do(run: Path, run_command: Command) 
 @pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
 def test_the_newest_run_of_the_same_settings_goes_on(status: str, run: Path, run_command: Command) -> None:
     mark(run, status)
+    step = json.loads((run / "result.json").read_text())["timing"]["step"]
     done = run_command(*SHORT, "resume=auto", "trainer.checkpoint_every=null")
     assert done.returncode == 0, done.stderr
     assert "goes on   after 2 epochs and 0 steps" in done.stdout
     assert list(run.parent.iterdir()) == [run]
-    assert json.loads((run / "result.json").read_text())["status"] == "completed"
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["timing"]["step"]) == ("completed", step)
+
+
+def test_a_folder_beside_that_holds_no_run_does_no_harm(run: Path, run_command: Command) -> None:
+    (run / "result.json").write_text("[" * 100_000)
+    done = run_command(*SHORT, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert len(list(run.parent.iterdir())) == 2
 
 
 def test_a_run_of_other_settings_or_at_work_does_not(run: Path, run_command: Command) -> None:
@@ -90,8 +100,19 @@ def test_a_run_can_become_longer_and_not_shorter(run: Path, run_command: Command
     assert "it may become longer, not shorter" in done.stderr
 
 
-def test_other_images_are_refused(run: Path, run_command: Command) -> None:
-    mark(run, "interrupted")
+def test_a_complete_run_without_its_checkpoint_is_not_begun_anew(run: Path, run_command: Command) -> None:
+    for name in (CHECKPOINT, FORMER):
+        (run / name).unlink()
+    before = (run / "baseline" / "weights.pt").read_bytes()
+    done = run_command("task=resume", f"run={run}", "trainer.epochs=3")
+    assert done.returncode == 2
+    assert f"{CHECKPOINT}: it is not there any more" in done.stderr
+    assert (run / "baseline" / "weights.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("status", ["interrupted", "completed"])
+def test_other_images_are_refused(status: str, run: Path, run_command: Command) -> None:
+    mark(run, status)
     tree = json.loads((run / "result.json").read_text())
     tree["data"]["fingerprint"] = "another"
     (run / "result.json").write_text(json.dumps(tree))

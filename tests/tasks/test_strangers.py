@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -127,15 +128,20 @@ def test_an_image_from_elsewhere_does_not_get_into_a_report(run: Path, run_comma
     assert "data:image/png" not in (run.parent / "report" / "report.html").read_text().partition("<footer")[0]
 
 
-def test_a_run_does_not_go_on_through_a_link(run: Path, run_command: Command) -> None:
+@pytest.mark.parametrize("place", ["tb", "tb/baseline", "baseline/.weights.pt.partial", "measured/new"])
+def test_a_run_does_not_go_on_through_a_link(place: str, run: Path, run_command: Command) -> None:
     change(run, lambda tree: tree.update(status="interrupted"))
-    (run.parent / "elsewhere").mkdir()
-    shutil.rmtree(run / "tb")
-    (run / "tb").symlink_to(run.parent / "elsewhere")
-    done = run_command(*TASKS["resume"])
-    assert done.returncode == 2
-    assert "tb is a link" in done.stderr
-    assert not list((run.parent / "elsewhere").iterdir())
+    elsewhere = run.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "events.out.tfevents.1").write_text("precious")
+    shutil.rmtree(run / place, ignore_errors=True)
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).symlink_to(elsewhere / "events.out.tfevents.1" if place.endswith(".partial") else elsewhere)
+    for arguments in (TASKS["resume"], (*TINY, "resume=auto", "hydra.run.dir=run")):
+        done = run_command(*arguments)
+        assert done.returncode == 2
+        assert f"{place} is a link" in done.stderr
+    assert [path.read_text() for path in elsewhere.iterdir()] == ["precious"]
 
 
 @pytest.mark.parametrize(
@@ -143,13 +149,17 @@ def test_a_run_does_not_go_on_through_a_link(run: Path, run_command: Command) ->
     [
         lambda state: state.update(epoch=-1),
         lambda state: state.update(epoch=None),
+        lambda state: state.update(epoch=math.inf),
         lambda state: state.update(epoch=7),
         lambda state: state["arms"].pop("regularised"),
         lambda state: state["arms"].update({"../out": state["arms"].pop("regularised")}),
         lambda state: state["arms"]["baseline"].update(optimiser={"param_groups": 3, "state": []}),
         lambda state: state["arms"]["baseline"].update(network={}),
         lambda state: state["history"].update(baseline=[["x"]]),
+        lambda state: state["arms"]["baseline"].update(kept_maps=[1] * len(state["history"]["baseline"])),
+        lambda state: state["arms"]["baseline"].update(kept_maps=[]),
         lambda state: state.update(stopped=[1]),
+        lambda state: state.update(stopped={"another": "loss"}),
         lambda state: state.clear(),
     ],
 )

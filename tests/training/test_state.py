@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from small import CLOSED, batch, classifier
 from camtrain.config.options import CamConfig, Optimiser
 from camtrain.config.schema import OptimConfig
 from camtrain.errors import UserError
+from camtrain.packed import read_packed
 from camtrain.training.arm import make_arms
 from camtrain.training.checkpoint import CHECKPOINT, FORMER, load_state, save_state
 from camtrain.training.state import TrainingState
@@ -40,7 +42,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(optimiser: Optimise
     stopped.epoch, stopped.seconds = 3, 1.25
     for arm in stopped.arms:
         stopped.history[arm.name] += [{"cam/entropy": 0.1 + 0.2, "cam/iou": math.nan}] * 3
-        stopped.kept_maps[arm.name].append(torch.rand(2, 4, 4).half())
+        stopped.kept_maps[arm.name] += torch.rand(3, 2, 4, 4).half()
     save_state(stopped, tmp_path)
     resumed = fresh(optimiser)
     assert load_state(resumed, tmp_path)
@@ -77,8 +79,24 @@ def test_where_the_newest_is_damaged_the_one_before_serves(tmp_path: Path) -> No
     newest.write_bytes(newest.read_bytes()[:-1])
     assert load_state(state, tmp_path)
     assert state.step == 2
-    (tmp_path / FORMER).write_bytes(b"")
+    # A crash between the two renames of the next file would else leave the damaged one alone.
+    assert read_packed(newest)["step"] == 2
+    for path in (newest, tmp_path / FORMER):
+        path.write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):
+        load_state(state, tmp_path)
+
+
+def test_a_checkpoint_is_not_at_fault_where_memory_is_exhausted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    state = fresh(Optimiser.sgd)
+    save_state(state, tmp_path)
+    monkeypatch.setattr(TrainingState, "load_state_dict", fail)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
         load_state(state, tmp_path)
 
 
