@@ -9,7 +9,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from camtrain.arms import CONTROL, CONTROL_AREA
-from camtrain.config.options import EVALUATION_ONLY, TRAINABLE, CamConfig, Task, Term, ViewKind, check_range
+from camtrain.config.options import (
+    EVALUATION_ONLY,
+    TRAINABLE,
+    CamConfig,
+    Task,
+    ViewKind,
+    check_range,
+    second_pass_terms,
+    trains_maps,
+)
 from camtrain.config.schema import (
     DATASETS,
     MISSING,
@@ -135,11 +144,16 @@ def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
         raise UserError(
             f"{prefix}views={cam.views.value}: all arms get the same batches; set cam.views, and in arms only none"
         )
-    if cam.weight != 0 and cam.consistency and cam.views is ViewKind.none:
+    for name in ("consistency", "contrastive"):
+        value = getattr(cam, name)
+        if cam.weight != 0 and value and cam.views is ViewKind.none:
+            raise UserError(f"{prefix}{name}={value:g} needs views: set cam.views=mirror, or {prefix}{name}=0")
+    if cam.weight != 0 and cam.contrastive and round(ours.views_share * config.trainer.batch_size) < 2:
         raise UserError(
-            f"{prefix}consistency={cam.consistency:g} needs views: set cam.views=mirror, or {prefix}consistency=0"
+            f"{prefix}contrastive={cam.contrastive:g} needs two views in a batch: raise cam.views_share"
+            f" ({ours.views_share:g}) or trainer.batch_size ({config.trainer.batch_size})"
         )
-    if cam.weight != 0 and cam.term is Term.none and not cam.consistency:
+    if cam.weight != 0 and not (trains_maps(cam) or second_pass_terms(cam)):
         raise UserError(f"{prefix}term=none leaves nothing to minimise: set {prefix}consistency, or {prefix}weight=0")
     _, height, width = image_shape(config.dataset)
     if cam.views is ViewKind.symmetries and height != width:
