@@ -262,10 +262,12 @@ class CamLoss(nn.Module):
                         at_layer.set_weight(weight)
                         loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
                 term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
-        further = self._further(logits, activations, target[:counted], term, again) if active and term is not None else {}
+        further = (
+            self._further(logits, activations, target[:counted], term, again) if active and term is not None else {}
+        )
         # Added last: what is measured at the layer is a hook on the loss before.
         loss = sum((full * getattr(self.cam, name) * value for name, value in further.items()), start=loss)
-        further = {name: value.detach() for name, value in further.items()} | ({} if term is None else term.of_pairs())
+        further = {name: value.detach() for name, value in further.items()}
         self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, further, self.observing)
         self._share = None
         return loss
@@ -401,7 +403,7 @@ class CamLoss(nn.Module):
             term.mean() if term is not None and observe else None,
             share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
-            further if observe else {},
+            {**term.of_pairs(), **further} if term is not None and observe else {},
         )
 
     @torch.no_grad()
