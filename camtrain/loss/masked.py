@@ -12,6 +12,7 @@ epoch, step).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -176,7 +177,10 @@ def saliency_guided(first: FirstPass, again: Again) -> Tensor:
         whole.append(images[: len(first.target)].detach().clone().requires_grad_())
         return whole[0]
 
-    logits, _ = again(watched)
+    with warnings.catch_warnings():
+        # The compiler looks at it where the network's input is computed from images that have a gradient.
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
+        logits, _ = again(watched)
     (images,) = whole
     of_class = logits.gather(1, first.target[:, None]).sum()
     (gradient,) = torch.autograd.grad(of_class, images, retain_graph=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import QUICK, SEVERAL, TINY, Command
 from one_step import assert_alike, gradients, seen
-from small import batch, classifier
+from small import CLOSED, batch, classifier
 from torch import Tensor, nn
 
 from camtrain import CamLoss, UserError
@@ -25,6 +25,8 @@ from camtrain.data.blur import blur
 from camtrain.loss.masked import FirstPass, best_pixels, divergence, map_mask, shown, with_noise
 from camtrain.networks.capture import Captured, capture
 from camtrain.networks.classifier import Classifier, Output
+from camtrain.networks.compile import compile_network
+from camtrain.networks.layers import Layer, Layout
 from camtrain.training.arm import Arm
 from camtrain.training.step import train_step
 
@@ -213,12 +215,16 @@ def test_what_is_measured_at_the_layer_does_not_know_of_them(name: str, network:
     assert name in beside.observed().further
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", SECOND_PASS)
-def test_statistics_are_those_of_a_step_without(name: str) -> None:
+def test_statistics_are_those_of_a_step_without(name: str, compiled: bool) -> None:
     trained = []
     for weights in ({}, {name: WEIGHTS[name]}):
         torch.manual_seed(0)
         model = classifier("small_resnet").train()
+        if compiled:
+            model.routes = CLOSED
+            compile_network(model, Layer(64, 8, 8, Layout.channels_first), backend="aot_eager")
         nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
         train_step(Arm("one", model, nothing, CamLoss(**weights)), batch(count=8), 1.0, observe=True)
         assert all(module.track_running_stats for module in model.modules() if isinstance(module, nn.BatchNorm2d))
