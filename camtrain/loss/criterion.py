@@ -257,14 +257,9 @@ class CamLoss(nn.Module):
                 if trained:
                     at_layer = self._watch(logits, activations, target[:counted], loss, term)
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
-                    loss = loss + weight * self.total(term)
-                    if at_layer is not None:
-                        at_layer.set_weight(weight)
-                        loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
+                    loss = _with_term(loss, weight, self.total(term), at_layer)
                 term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
-        further = (
-            self._further(logits, activations, target[:counted], term, again) if active and term is not None else {}
-        )
+        further = self._further(logits, activations, target[:counted], term, again) if active else {}
         # Added last: what is measured at the layer is a hook on the loss before.
         loss = sum((full * getattr(self.cam, name) * value for name, value in further.items()), start=loss)
         further = {name: value.detach() for name, value in further.items()}
@@ -273,15 +268,15 @@ class CamLoss(nn.Module):
         return loss
 
     def _further(
-        self, logits: Tensor, activations: Tensor, target: Tensor, term: CamTerm, again: Again | None
+        self, logits: Tensor, activations: Tensor, target: Tensor, term: CamTerm | None, again: Again | None
     ) -> dict[str, Tensor]:
         """The terms that take a further pass, by name, for the images that `target` holds."""
-        count = len(target)
         if not second_pass_terms(self.cam):
             return {}
         check_one_class(self.cam, is_multilabel(target))
+        assert term is not None, "an arm that is trained by its maps has made them"
         assert term.maps is not None, "the term was made without its maps"
-        placement = head_behind(activations).placement
+        count, placement = len(target), head_behind(activations).placement
         first = FirstPass(logits[:count].detach(), target, term.maps[:count], term.confidence[:count], placement)
         return second_pass(self.cam, first, again)
 
@@ -439,6 +434,15 @@ class CamLoss(nn.Module):
         if self.balance is not None:
             share, classification, term, confidence, bias_correction, own_backward = state.tolist()
             self.balance = Balance(share, classification, term, confidence, bias_correction, bool(own_backward))
+
+
+def _with_term(loss: Tensor, weight: float, term: Tensor, at_layer: LayerGradient | None) -> Tensor:
+    """The loss and the weighted term; what watches the layer learns of both the weight and a later scale."""
+    loss = loss + weight * term
+    if at_layer is not None:
+        at_layer.set_weight(weight)
+        loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def pairs(targets: MapTargets, images: int, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -167,5 +167,8 @@ def test_pasted_views_are_not_classified() -> None:
 def test_consistency_asks_for_views() -> None:
     model = classifier("small_resnet")
     output = model(batch().images)
+    of_baseline = CamLoss(weight=0, consistency=1.0, views="none")  # which learns from the images alone
+    of_baseline(output.logits, output.activations, batch().targets)
+    assert of_baseline.observed().further == {}
     with pytest.raises(UserError, match="needs views"):
         CamLoss(consistency=1.0, views="mirror")(output.logits, copy.copy(output.activations), batch().targets)
