@@ -78,12 +78,13 @@ from camtrain.arms import REGULARISED
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
+from camtrain.data.blur import blur
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
 from camtrain.evaluation.faithfulness import Seen
 from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.randomisation import randomisation_test
-from camtrain.metrics import faithfulness, localisation
+from camtrain.metrics import localisation
 from camtrain.metrics.equivariance import NEAR, Changed, changed, stability
 from camtrain.metrics.randomisation import stages
 from camtrain.metrics.tags import BALANCED
@@ -441,7 +442,7 @@ class Libraries:
         softmax = partial(torch.softmax, dim=-1)
         options: dict[str, Any] = {"steps": STEPS, "batch_size": self.case.batch_size}
         shown = ClassificationMetric(given, softmax)
-        of_blurred = DeletionInsertionMetric(given, softmax, baseline=faithfulness.blur, **options)
+        of_blurred = DeletionInsertionMetric(given, softmax, baseline=blur, **options)
         of_mean = DeletionInsertionMetric(given, softmax, **options)
         at = 0
         with torch.no_grad():

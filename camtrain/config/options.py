@@ -217,7 +217,7 @@ class CamConfig:
         "what the map explains: the class's logit, the logit less the mean of all, or the log-probability",
     )
     term: Term = setting(
-        Term.entropy, "what is minimised of the map; `energy_outside` needs masks or boxes; none: consistency alone"
+        Term.entropy, "what is minimised of the map; `energy_outside` needs masks or boxes; none: the other terms alone"
     )
     weight: int | float | str = setting(
         AUTO, "weight of the term in the loss; auto: keeps the term's gradient at `cam.share`", low=0
@@ -244,6 +244,30 @@ class CamConfig:
         " `dataset.flip`, else none",
     )
     views_share: float = setting(1 / 8, "share of each batch of which there are views", low=0, high=1, above=True)
+    contrastive: float = setting(
+        0.0,
+        "weight, within the term, of the contrastive loss of maps (CGC): the map of the moved image should be more like"
+        " the moved map of the image than like maps of others; needs `cam.views`; 0: none",
+        low=0,
+    )
+    keep: float = setting(
+        0.0,
+        "weight of the cross-entropy of the image of which only what the map shows is sharp; takes a further pass;"
+        " 0: none",
+        low=0,
+    )
+    masked_kl: float = setting(
+        0.0,
+        "weight of the divergence of what the network says of the map's best quarter of the image from what it says of"
+        " the image; takes a further pass; 0: none",
+        low=0,
+    )
+    saliency_guided: float = setting(
+        0.0,
+        "weight of the divergence of what the network says of the image with noise in the half of its pixels that have"
+        " the smallest input gradient from what it says of the image (SGT); takes two further passes; 0: none",
+        low=0,
+    )
     confidence_exponent: float = setting(
         2.0,
         "the term of a map counts by p to this power, p being the probability of its class; 0: all count fully",
@@ -259,6 +283,20 @@ class CamConfig:
     path: GradientPath = setting(
         GradientPath.auto, "how gradients of the map are obtained; auto: in closed form where a probe finds it exact"
     )
+
+
+SECOND_PASS = ("keep", "masked_kl", "saliency_guided")
+"""Weights of the terms that look at what the network makes of the image with parts of it hidden."""
+
+
+def trains_maps(cam: CamConfig) -> bool:
+    """Whether anything is asked of the maps themselves, so that the weight has something to multiply."""
+    return cam.term is not Term.none or cam.consistency != 0 or cam.contrastive != 0
+
+
+def second_pass_terms(cam: CamConfig) -> list[str]:
+    """Which of :data:`SECOND_PASS` are on."""
+    return [name for name in SECOND_PASS if getattr(cam, name)]
 
 
 def cam_config(**settings: Any) -> CamConfig:

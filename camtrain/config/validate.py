@@ -18,6 +18,8 @@ from camtrain.config.options import (
     Term,
     ViewKind,
     check_range,
+    second_pass_terms,
+    trains_maps,
 )
 from camtrain.config.schema import (
     DATASETS,
@@ -158,7 +160,17 @@ def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
         raise UserError(
             f"{prefix}views={cam.views.value}: all arms get the same batches; set cam.views, and in arms only none"
         )
-    if cam.weight != 0 and cam.term is Term.none and (cam.consistency == 0 or cam.views is ViewKind.none):
+    if cam.weight == 0:
+        return
+    without = cam.views is ViewKind.none
+    if cam.contrastive and without:
+        raise UserError(f"{prefix}contrastive={cam.contrastive:g} needs views: set cam.views=mirror")
+    if cam.contrastive and round(ours.views_share * config.trainer.batch_size) < 2:
+        raise UserError(
+            f"{prefix}contrastive={cam.contrastive:g} needs two views in a batch: raise cam.views_share"
+            f" ({ours.views_share:g}) or trainer.batch_size ({config.trainer.batch_size})"
+        )
+    if not (trains_maps(cam) or second_pass_terms(cam)) or (cam.term is Term.none and without and cam.consistency):
         raise UserError(
             f"{prefix}term=none leaves nothing to minimise: set {prefix}consistency and cam.views, or {prefix}weight=0"
         )

@@ -85,6 +85,25 @@ def _in_view(shares: Tensor, matrix: Tensor, pixels: Tensor, middle: Tensor) -> 
     return (shares.detach() * visible).sum((1, 2))
 
 
+class Compared(NamedTuple):
+    """The map of an image and that of its view, where both are known; each sums to 1, or is all zero."""
+
+    expected: Tensor  # (views, height, width), of the image, moved
+    found: Tensor  # (views, height, width), of the view
+    both: Tensor  # (views,) bool: neither of the two is all zero
+    in_view: Tensor  # (views,) share of the map that the view shows
+
+
+def compared(
+    shares: Tensor, of_views: Tensor, matrix: Tensor, size: tuple[int, int], placement: Placement | None = None
+) -> Compared:
+    """What belongs together; arguments as for :func:`consistency`."""
+    expected, comparable, in_view = moved(shares, matrix, size, placement)
+    found = _normalised(of_views * comparable)
+    both = (expected.detach().sum((1, 2)) > 0) & (found.detach().sum((1, 2)) > 0)
+    return Compared(expected, found, both, in_view)
+
+
 def consistency(
     shares: Tensor, of_views: Tensor, matrix: Tensor, size: tuple[int, int], placement: Placement | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -97,8 +116,6 @@ def consistency(
         size: height and width of the images.
         placement: where the cells lie in them; None: in equal tiles.
     """
-    expected, comparable, in_view = moved(shares, matrix, size, placement)
-    found = _normalised(of_views * comparable)
-    both = (expected.detach().sum((1, 2)) > 0) & (found.detach().sum((1, 2)) > 0)
+    expected, found, both, in_view = compared(shares, of_views, matrix, size, placement)
     distance = (expected - found).abs().sum((1, 2)) / 2
     return distance * both, in_view * (in_view >= LEAST_IN_VIEW) * both

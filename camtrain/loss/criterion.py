@@ -2,7 +2,7 @@ r"""The criterion of an arm: classification plus the weighted CAM term.
 
 .. math::
     \mathcal L = \frac1B \sum_i \mathrm{CE}_i + \lambda \left( \frac1{|\mathcal A|} \sum_{m \in \mathcal A} q_m T_m
-    + \kappa\, \frac1{|\mathcal V|} \sum_{m \in \mathcal V} v_m q_m D_m \right)
+    + \frac1{|\mathcal V|} \sum_{m \in \mathcal V} v_m q_m (\kappa D_m + \chi C_m) \right) + \sum_k \eta_k F_k
 
 :math:`T_m` is the term of map m (:mod:`camtrain.loss.terms`; entropy as published by Schöttl, arXiv 2009.12546);
 :math:`\mathcal A` are the maps for which it is defined: those that are alive; :math:`q_m = p_m^\gamma` with
@@ -10,16 +10,19 @@ r"""The criterion of an arm: classification plus the weighted CAM term.
 the class of every image, or, in a multi-label set, for every positive class of every image. Everything is per map
 or image until the last step. :math:`\mathcal V` are the maps of images of which the batch holds a further view too,
 :math:`D_m` the distance between the moved map and the map of the view, :math:`v_m` the share of the map in view
-(:mod:`camtrain.loss.consistency`). Views are images of the batch like others, but for those of two images in one, which
-count in :math:`D` alone. :math:`\lambda` is scheduled (:func:`schedule`) or balanced
-(:mod:`camtrain.loss.balance`). With a weight of 0 the criterion is plain classification, bit for bit.
+(:mod:`camtrain.loss.consistency`), :math:`C_m` how much like other maps it is instead
+(:mod:`camtrain.loss.contrastive`). Views are images of the batch like others, but for those of two images in one, which
+count in :math:`D` and :math:`C` alone. :math:`F_k` are terms that take a further pass (:mod:`camtrain.loss.masked`);
+they do not reach the activations that :math:`\lambda` is balanced at. :math:`\lambda` is scheduled (:func:`schedule`)
+or balanced (:mod:`camtrain.loss.balance`), and :math:`\eta_k` are scheduled alike. With a weight :math:`\lambda` set
+to 0 the criterion is plain classification, bit for bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,18 +33,27 @@ from camtrain.cam.head import LINEAR_HEAD, Head, handed_on, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.stretch import Placement
-from camtrain.cam.targets import MapTargets
-from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, Term, cam_config
+from camtrain.cam.targets import MapTargets, is_multilabel
+from camtrain.config.options import (
+    AUTO,
+    CamConfig,
+    CamVariant,
+    Conflict,
+    GradientPath,
+    Term,
+    cam_config,
+    second_pass_terms,
+    trains_maps,
+)
 from camtrain.data.views import Views
 from camtrain.errors import UserError
 from camtrain.loss.balance import Balance, default_share, gradient_share
 from camtrain.loss.classification import classification_gradient, classification_loss
 from camtrain.loss.consistency import consistency
+from camtrain.loss.contrastive import contrastive
 from camtrain.loss.layer_gradient import LayerGradient, gradient_at
+from camtrain.loss.masked import Again, FirstPass, check_one_class, second_pass
 from camtrain.loss.terms import NEED_REGIONS, term_values
-
-Again = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
-"""A further forward pass: from a change of the batch's images to logits and activations of the result."""
 
 
 class Observed(NamedTuple):
@@ -51,7 +63,7 @@ class Observed(NamedTuple):
     cam_term: Tensor | None  # like the next two None where it was not observed
     cam_share: Tensor | None  # the CAM term's share of the gradient at the layer
     cam_weight: Tensor | None
-    consistency: Tensor | None = None  # D, where there are views
+    further: Mapping[str, Tensor] = {}  # the other terms without their weights, by the names of these
 
 
 class Criterion(Protocol):
@@ -88,17 +100,21 @@ class CamTerm(NamedTuple):
     confidence: Tensor  # (maps,) q, detached
     counts: Tensor  # (maps,) bool: alive, and whatever else the term needs
     distance: Tensor | None = None  # (pairs,) q D of maps of images of which there is a view
-    in_view: Tensor | None = None  # (pairs,) what these count by, 0..1
+    contrast: Tensor | None = None  # (pairs,) q C of the same, where it is asked for
+    in_view: Tensor | None = None  # (pairs,) what both count by, 0..1
+    maps: Tensor | None = None  # (maps, height, width), before ReLU
 
     def mean(self) -> Tensor:
         """Mean of q T over the maps that count; 0 if there are none. Scalar."""
         return (self.confidence * self.value).sum() / self.counts.sum().clamp_min(1)
 
-    def mean_distance(self) -> Tensor | None:
-        """Mean of v q D over the pairs that count; 0 if there are none. Scalar; None where there are no views."""
-        if self.distance is None or self.in_view is None:
-            return None
-        return (self.in_view * self.distance).sum() / (self.in_view > 0).sum().clamp_min(1)
+    def of_pairs(self) -> dict[str, Tensor]:
+        """Means of v q D and v q C over the pairs that count, 0 if there are none, by the names of their weights."""
+        if self.in_view is None:
+            return {}
+        count = (self.in_view > 0).sum().clamp_min(1)
+        values = {"consistency": self.distance, "contrastive": self.contrast}
+        return {name: (self.in_view * each).sum() / count for name, each in values.items() if each is not None}
 
     def mean_confidence(self) -> Tensor:
         """Mean of q over the maps that count; 0 if there are none. Scalar."""
@@ -140,6 +156,7 @@ class _Step(NamedTuple):
     term: CamTerm | None
     at_layer: LayerGradient | None
     weight: float
+    further: dict[str, Tensor]
     observe: bool
 
 
@@ -161,8 +178,9 @@ class CamLoss(nn.Module):
             difference, which saves a backward pass through the head.
         settings: those of the configuration's section `cam`, choices as words: `variant`, `score`, `term`, `weight`
             ("auto" or a number; 0 for plain classification, bit for bit), `share`, `confidence_exponent`, `conflict`,
-            `consistency`, `unit`, `start`, `ramp`, `path`. What is not given has the configuration's default; see
-            docs/settings.md. A `share` that is not given is 1/2; for pretrained weights 1/3 is better.
+            `consistency`, `contrastive`, `keep`, `masked_kl`, `saliency_guided`, `unit`, `start`, `ramp`, `path`. What
+            is not given has the configuration's default; see docs/settings.md. A `share` that is not given is 1/2; for
+            pretrained weights 1/3 is better.
 
     Raises:
         UserError: there is no such setting, or a value does not fit.
@@ -200,7 +218,7 @@ class CamLoss(nn.Module):
         regions: Tensor | None = None,
         epochs_done: float = math.inf,
         views: Views | None = None,
-        again: Again | None = None,  # noqa: ARG002
+        again: Again | None = None,
     ) -> Tensor:
         """The loss, a scalar. Registers hooks where something is measured or changed at the layer.
 
@@ -214,7 +232,7 @@ class CamLoss(nn.Module):
             epochs_done: on which `start` and `ramp` run.
             views: of images of the batch; their logits, activations and targets stand behind those of the images, and
                 their regions too.
-            again: a further pass of the same network, for terms that need one.
+            again: a further pass of the same network, for the terms that need one: `net.again(images)`.
 
         Raises:
             UserError: the map cannot be made, or not trained through, at this layer.
@@ -232,20 +250,35 @@ class CamLoss(nn.Module):
                 raise UserError("activations: they are detached from the network; pass on what the captured one gave")
             head, full = self._head(activations), schedule(self.cam, epochs_done)
             active = self.cam.weight != 0 and full > 0
+            trained = active and trains_maps(self.cam)
             term, at_layer, weight = None, None, 0.0
             if active or (self.observing and head.route is not GradientRoute.mixed):
-                term = self.term(logits, activations, target, regions, active, views)
-                if active:
+                term = self.term(logits, activations, target, regions, trained, views)
+                if trained:
                     at_layer = self._watch(logits, activations, target[:counted], loss, term)
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
-                    loss = loss + weight * self.total(term)
-                    if at_layer is not None:
-                        at_layer.set_weight(weight)
-                        loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
+                    loss = _with_term(loss, weight, self.total(term), at_layer)
                 term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
-        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, self.observing)
+        further = self._further(logits, activations, target[:counted], term, again) if active else {}
+        # Added last: what is measured at the layer is a hook on the loss before.
+        loss = sum((full * getattr(self.cam, name) * value for name, value in further.items()), start=loss)
+        further = {name: value.detach() for name, value in further.items()}
+        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, further, self.observing)
         self._share = None
         return loss
+
+    def _further(
+        self, logits: Tensor, activations: Tensor, target: Tensor, term: CamTerm | None, again: Again | None
+    ) -> dict[str, Tensor]:
+        """The terms that take a further pass, by name, for the images that `target` holds."""
+        if not second_pass_terms(self.cam):
+            return {}
+        check_one_class(self.cam, is_multilabel(target))
+        assert term is not None, "an arm that is trained by its maps has made them"
+        assert term.maps is not None, "the term was made without its maps"
+        count, placement = len(target), head_behind(activations).placement
+        first = FirstPass(logits[:count].detach(), target, term.maps[:count], term.confidence[:count], placement)
+        return second_pass(self.cam, first, again)
 
     def term(
         self,
@@ -259,8 +292,9 @@ class CamLoss(nn.Module):
         """The term of each map, detached from the network unless it is to be trained."""
         if regions is None and self.cam.term in NEED_REGIONS:
             raise UserError(f"term={self.cam.term.value} needs regions: masks or boxes of the images")
-        if views is None and self.cam.term is Term.none:
-            raise UserError("term=none leaves consistency alone, which needs views: give those of camtrain.views")
+        if views is None and self.cam.weight != 0 and (self.cam.contrastive or self.cam.term is Term.none):
+            name = "contrastive" if self.cam.contrastive else "term=none leaves consistency, which"
+            raise UserError(f"{name} needs views of the images: give those of camtrain.views")
         made = ClassMaps(logits, activations, target, self.cam.score, self._head(activations), train)
         try:
             maps = made.map(self.cam.variant)
@@ -273,7 +307,7 @@ class CamLoss(nn.Module):
         maps = maps if train else maps.detach()
         own = made.targets.regions(regions) if regions is not None and self.cam.term in NEED_REGIONS else None
         placement = head_behind(activations).placement
-        term = cam_term(maps, made.confidence(), self.cam, own, placement)
+        term = cam_term(maps, made.confidence(), self.cam, own, placement)._replace(maps=maps)
         if views is None:
             return term
         images = len(target) - len(views.rows)
@@ -283,15 +317,23 @@ class CamLoss(nn.Module):
         image, view = pairs(made.targets, images, views.rows)
         shares, _ = distribution(maps)
         of_map = views.matrix.to(maps.device)[made.targets.rows[view] - images]
-        distance, in_view = consistency(shares[image], shares[view], of_map, views.size, placement)
-        return term._replace(distance=term.confidence[image] * distance, in_view=in_view)
+        both, confidence = (shares[image], shares[view], of_map, views.size), term.confidence[image]
+        distance, in_view = consistency(*both, placement)
+        term = term._replace(distance=confidence * distance, in_view=in_view)
+        if self.cam.contrastive:
+            contrast = contrastive(*both, made.targets.rows[image], placement)
+            term = term._replace(contrast=confidence * contrast)
+        return term
 
     def total(self, term: CamTerm) -> Tensor:
-        """What the weight multiplies: the term, and the distance of maps from those of views."""
-        distance = term.mean_distance()
-        if not self.cam.consistency or distance is None:
-            return term.mean()
-        return term.mean() + self.cam.consistency * distance
+        """What the weight multiplies: the term, and what is asked of maps and those of views."""
+        of_pairs = ((getattr(self.cam, name), value) for name, value in term.of_pairs().items())
+        return sum((weight * value for weight, value in of_pairs if weight), start=term.mean())
+
+    @property
+    def _several(self) -> bool:
+        """Whether something is asked of maps and those of views, besides what is asked of each map."""
+        return self.cam.consistency != 0 or self.cam.contrastive != 0
 
     def _head(self, activations: Tensor) -> Head:
         """What follows the layer, by the route that the settings ask for."""
@@ -318,9 +360,9 @@ class CamLoss(nn.Module):
         if not (measure or project):
             return None
         (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]
-        several = self.cam.consistency != 0 and term.distance is not None
+        several = self._several and term.in_view is not None
         by_itself = self.balance is not None and (self.balance.needs_own_backward or several)
-        # The share asked for is that of the term alone, which consistency beside it must not use up.
+        # The share asked for is that of the term alone, which what is asked of views beside it must not use up.
         own = self.total(term) if not several or self.cam.term is Term.none else term.mean()
         measured = gradient_at(activations, own) if by_itself or not self.only_loss else None
         alone = measured if not several else gradient_at(activations, self.total(term)) if not self.only_loss else None
@@ -349,26 +391,26 @@ class CamLoss(nn.Module):
         if self._last is None:
             raise UserError("observed: no pass with gradients went through this criterion yet")
         self._take_in()
-        loss, classification, term, _, weight, observe = self._last
+        loss, classification, term, _, weight, further, observe = self._last
         share = self._share if self._share is not None else torch.zeros_like(loss)
         return Observed(
             classification.mean(),
             term.mean() if term is not None and observe and self.cam.term is not Term.none else None,
             share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
-            term.mean_distance() if term is not None and observe else None,
+            {**term.of_pairs(), **further} if term is not None and observe else {},
         )
 
     @torch.no_grad()
     def _take_in(self) -> None:
         """Let the automatic weight learn from the last pass, once it went backward, and keep the share of its term."""
-        _, _, term, at_layer, weight, _ = self._last or (None,) * 6
+        _, _, term, at_layer, weight, *_ = self._last or (None,) * 7
         if self._last is None or at_layer is None or weight is None or at_layer.term is None:
             return
         self._last = self._last._replace(at_layer=None)
         norms = at_layer.norms()
-        several = self.cam.consistency != 0 and term is not None and term.distance is not None
-        if self.balance is not None and self.only_loss and term is not None and not several:
+        several = self._several and term is not None and term.in_view is not None
+        if self.balance is not None and self.only_loss and not several and term is not None:
             of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
             self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
         self._share = gradient_share(*norms)
@@ -393,6 +435,15 @@ class CamLoss(nn.Module):
         if self.balance is not None:
             share, classification, term, confidence, bias_correction, own_backward = state.tolist()
             self.balance = Balance(share, classification, term, confidence, bias_correction, bool(own_backward))
+
+
+def _with_term(loss: Tensor, weight: float, term: Tensor, at_layer: LayerGradient | None) -> Tensor:
+    """The loss and the weighted term; what watches the layer learns of both the weight and a later scale."""
+    loss = loss + weight * term
+    if at_layer is not None:
+        at_layer.set_weight(weight)
+        loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def pairs(targets: MapTargets, images: int, rows: Tensor) -> tuple[Tensor, Tensor]:

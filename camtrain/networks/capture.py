@@ -8,7 +8,7 @@ height, width) whatever the layer's own layout; their gradient is the one a map 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from camtrain.cam.head import Head, hand_on
@@ -90,6 +91,25 @@ class Captured(nn.Module):
         self.prepare(images, *others, **named)
         logits, grids = self.grids(images, *others, **named)
         return self.handed_on(logits, grids[self.layer], images)
+
+    def again(self, images: Tensor) -> Callable[[Callable[[Tensor], Tensor]], Output]:
+        """Further passes of the same batch, for terms of the loss that look at changed images.
+
+        They leave the statistics of batch norm as they are: validation sees whole images.
+
+        Args:
+            images: as for :meth:`forward`.
+
+        Returns:
+            From a change of the images to the pass of what it makes of them.
+        """
+
+        def run(change: Callable[[Tensor], Tensor]) -> Output:
+            with _statistics_kept(self.backbone):
+                output: Output = self(change(images))
+                return output
+
+        return run
 
     def handed_on(self, logits: Tensor, activations: Tensor, images: Tensor) -> Output:
         """Both as they leave: logits in float32 at least, and what the criterion has to know."""
@@ -349,6 +369,26 @@ def _buffers_kept(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in before:
                 buffer.copy_(value)
+
+
+@contextmanager
+def _statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Batch norm in training goes on taking the batch's statistics, but does not remember them.
+
+    Putting the remembered ones back afterwards would change what the backward passes to come rely on.
+    """
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+    ]
+    for module in norms:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.track_running_stats = True
 
 
 def probe_routes(network: Captured, images: Tensor, score: Score) -> Routes:

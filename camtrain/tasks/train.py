@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.hydra_store import cam_of_arms, to_yaml
-from camtrain.config.options import AUTO, ViewKind
+from camtrain.config.options import AUTO, CamConfig, ViewKind, trains_maps
 from camtrain.config.schema import Config, EvaluateConfig, TrainerConfig, keys, plain
 from camtrain.config.validate import image_shape, saving_intervals, views_of
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
@@ -37,6 +37,7 @@ from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
 from camtrain.evaluation.kept import kept_in
 from camtrain.loss.balance import default_share
+from camtrain.loss.masked import check_one_class
 from camtrain.loss.terms import NEED_REGIONS
 from camtrain.metrics import learning_curves
 from camtrain.metrics.tags import metric_name
@@ -294,9 +295,7 @@ def set_up(config: Config) -> Setup:
     cams = cam_of_arms(config)
     train_set, val_set = images_of(config)
     multilabel = is_multilabel(train_set.targets)
-    _, height, width = image_shape(config.dataset)
-    if (kind := views_of(config)) is not ViewKind.none:
-        check_view_kind(kind, (height, width), multilabel, "cam.views")
+    _check_classes(config, cams, multilabel)
     built = build(
         config.model,
         len(train_set.classes),
@@ -328,12 +327,21 @@ def set_up(config: Config) -> Setup:
         )
         check_maps(config.evaluate.maps, network.routes, built.layer)
         for arm in setup.arms:
-            if cams[arm.name].weight != 0:
+            if cams[arm.name].weight != 0 and trains_maps(cams[arm.name]):
                 check_alive(arm.network, first, cams[arm.name])
     if config.trainer.compile:
         for arm in setup.arms:
             compile_network(arm.network, built.output)
     return setup
+
+
+def _check_classes(config: Config, cams: Mapping[str, CamConfig], multilabel: bool) -> None:
+    """Raise :class:`UserError` for what images of several classes cannot have."""
+    _, height, width = image_shape(config.dataset)
+    if (kind := views_of(config)) is not ViewKind.none:
+        check_view_kind(kind, (height, width), multilabel, "cam.views")
+    for name, cam in cams.items():
+        check_one_class(cam, multilabel, f"arms.{name}.cam.")
 
 
 def _batches(

@@ -38,7 +38,7 @@ class EpochRecord:
             ("loss/total", step.loss),
             ("loss/classification", step.observed.classification),
             (f"loss/{term_name}", step.observed.cam_term),
-            ("loss/consistency", step.observed.consistency),
+            *((f"loss/{name}", each) for name, each in step.observed.further.items()),
             ("effort/cam_share", step.observed.cam_share),
             ("effort/cam_weight", step.observed.cam_weight),
         ):

@@ -43,7 +43,7 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
         batch.regions,
         epochs_done,
         batch.views,
-        lambda change: arm.network(change(batch.images)),
+        arm.network.again(batch.images),
     )
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from one_step import SIZE, assert_alike, gradients, seen, views_of
 from small import batch, classifier
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -17,18 +16,9 @@ from camtrain.cam.distribution import distribution
 from camtrain.cam.stretch import Axis, Placement
 from camtrain.cam.targets import MapTargets
 from camtrain.config.options import ViewKind
-from camtrain.data.batches import Batch
-from camtrain.data.views import Views, draw_views, with_views
+from camtrain.data.views import with_views
 from camtrain.loss.consistency import consistency, moved
 from camtrain.loss.criterion import pairs
-from camtrain.training.arm import Arm
-from camtrain.training.step import train_step
-
-SIZE = (64, 64)
-
-
-def views_of(kind: ViewKind, count: int = 8, seed: int = 0, size: tuple[int, int] = SIZE) -> Views:
-    return draw_views(kind, 1.0, torch.arange(count) % 3, size, np.random.default_rng(seed))
 
 
 def blob(row: Tensor, column: Tensor, width: Tensor, placement: Placement, cells: int = 8) -> Tensor:
@@ -128,34 +118,6 @@ def test_maps_of_an_image_and_its_view_are_of_the_same_class() -> None:
     assert torch.equal(targets.classes[image], targets.classes[view])
 
 
-def seen(kind: ViewKind, multilabel: bool = False) -> Batch:
-    """A small batch in float64 with views behind it."""
-    images, targets, regions, indices, _ = batch(multilabel=multilabel)
-    images[:, :, 8:40, 16:48] += 0.5  # something that maps of the image and of its view have in common
-    views = draw_views(kind, 0.5, targets, (images.shape[2], images.shape[3]), np.random.default_rng(3))
-    together, regions = with_views(images.double(), regions, views)
-    return Batch(together, torch.cat([targets, targets[views.rows]]), regions, indices, views)
-
-
-def gradients(name: str, made: Batch, views: bool = True, **settings: Any) -> tuple[dict[str, Tensor], CamLoss]:
-    """Of one step, in float64 and evaluation mode."""
-    torch.manual_seed(0)
-    model = classifier(name).double().eval()
-    only_loss = settings.pop("only_loss", True)
-    criterion = CamLoss(only_loss=only_loss, **settings)
-    nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-    train_step(Arm("regularised", model, nothing, criterion, views), made, 1.0, observe=True)
-    criterion.observed()
-    return {key: part.grad for key, part in model.named_parameters() if part.grad is not None}, criterion
-
-
-def assert_alike(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-9) -> None:
-    scale = max(float(part.abs().max()) for part in one.values())
-    assert one.keys() == other.keys()
-    for key, part in one.items():
-        torch.testing.assert_close(part, other[key], rtol=tolerance, atol=tolerance * scale)
-
-
 @pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize("weight", [3.0, "auto"])
 def test_the_closed_form_equals_autograd(weight: float | str, multilabel: bool) -> None:
@@ -197,16 +159,14 @@ def test_pasted_views_are_not_classified() -> None:
     assert_alike(without, gradients("small_resnet", made, **settings)[0])
     closed, criterion = gradients("small_resnet", made, **settings, consistency=1.0)
     assert_alike(closed, gradients("small_resnet", made, **settings, consistency=1.0, path="autograd")[0])
-    seen_distance = criterion.observed().consistency
-    assert seen_distance is not None
+    seen_distance = criterion.observed().further["consistency"]
     assert 0 < float(seen_distance) <= 1
 
 
 def test_without_views_there_is_no_consistency() -> None:
     made = seen(ViewKind.mirror).without_views()
-    assert_alike(
-        gradients("small_resnet", made, weight=3.0)[0], gradients("small_resnet", made, weight=3.0, consistency=9.0)[0]
-    )
+    without, _ = gradients("small_resnet", made, weight=3.0)
+    assert_alike(without, gradients("small_resnet", made, weight=3.0, consistency=9.0)[0])
     output = classifier("small_resnet")(batch().images)
     with pytest.raises(UserError, match="needs views"):
         CamLoss(term="none", consistency=1.0)(*output, batch().targets)

@@ -18,6 +18,7 @@ from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
 from camtrain.cam import stretch
 from camtrain.cam.distribution import is_dead
+from camtrain.data.blur import blur
 from camtrain.metrics import faithfulness, quadrature
 
 COUNT, SIZE = 6, 32
@@ -121,7 +122,7 @@ def test_curves_equal_torch_cam(blurred: bool) -> None:
         Given(case.model, maps),
         partial(torch.softmax, dim=-1),
         steps=64,
-        baseline=faithfulness.blur if blurred else None,
+        baseline=blur if blurred else None,
     )
     metric.update(case.images, case.classes)
     found = areas(case.images, maps, case.probability, tolerance=-1)
@@ -201,7 +202,7 @@ def test_the_size_of_the_chunks_makes_no_difference(monkeypatch: pytest.MonkeyPa
 def test_a_network_that_counts_pixels_has_equal_curves_in_every_order() -> None:
     """Raw areas are those of its sensitivity; what one order has over another is nothing."""
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(2)) + 1
-    blurred = faithfulness.blur(images)
+    blurred = blur(images)
 
     def of_share(images: Tensor, of: Tensor | None = None) -> Tensor:
         rows = torch.arange(3) if of is None else of
@@ -273,7 +274,7 @@ def test_blur_at_64_is_the_published_kernel() -> None:
     published = ndimage.gaussian_filter(middle, 5)
     point = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
     point[0, 0, 30, 30] = 1
-    blurred = faithfulness.blur(point)[0, 0]
+    blurred = blur(point)[0, 0]
     kernel = blurred[25:36, 25:36]
     assert (blurred > 0).sum() == 121
     assert kernel.sum().item() == pytest.approx(1)
@@ -285,15 +286,15 @@ def test_blur_at_64_is_the_published_kernel() -> None:
 def test_blur_is_scaled_to_the_shorter_side(side: int, pixels: int) -> None:
     point = torch.zeros(1, 1, side, side + 10)
     point[0, 0, side // 2, side // 2] = 1
-    assert int((faithfulness.blur(point)[0, 0, side // 2] > 0).sum()) == pixels
+    assert int((blur(point)[0, 0, side // 2] > 0).sum()) == pixels
 
 
 def test_blur_keeps_what_is_flat_and_is_separable() -> None:
     flat = torch.full((1, 3, 20, 24), 0.7)
-    torch.testing.assert_close(faithfulness.blur(flat), flat)
+    torch.testing.assert_close(blur(flat), flat)
     point = torch.zeros(1, 1, 101, 101)
     point[0, 0, 50, 50] = 1
-    blurred = faithfulness.blur(point)[0, 0]
+    blurred = blur(point)[0, 0]
     assert blurred.sum().item() == pytest.approx(1)
     torch.testing.assert_close(blurred, blurred.mT)
     assert torch.linalg.matrix_rank(blurred) == 1
