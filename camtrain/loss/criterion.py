@@ -12,7 +12,9 @@ or image until the last step. :math:`\mathcal V` are the maps of images of which
 :math:`D_m` the distance between the moved map and the map of the view, :math:`v_m` the share of the map in view
 (:mod:`camtrain.loss.consistency`). Views are images of the batch like others, but for those of two images in one, which
 count in :math:`D` alone. :math:`\lambda` is scheduled (:func:`schedule`) or balanced
-(:mod:`camtrain.loss.balance`). With a weight of 0 the criterion is plain classification, bit for bit.
+(:mod:`camtrain.loss.balance`). To the classification loss there may be added the divergence from an anchor's
+predictions (:func:`camtrain.loss.classification.anchor_loss`). With a weight of 0 the criterion is plain
+classification, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,15 +32,15 @@ from camtrain.cam.head import LINEAR_HEAD, Head, handed_on, head_behind
 from camtrain.cam.make import ClassMaps
 from camtrain.cam.routes import GradientRoute
 from camtrain.cam.stretch import Placement
-from camtrain.cam.targets import MapTargets
-from camtrain.config.options import AUTO, CamConfig, CamVariant, Conflict, GradientPath, Term, cam_config
+from camtrain.cam.targets import MapTargets, is_multilabel
+from camtrain.config.options import AUTO, BalanceOver, CamConfig, CamVariant, Conflict, GradientPath, Term, cam_config
 from camtrain.data.views import Views
 from camtrain.errors import UserError
-from camtrain.loss.balance import Balance, default_share, gradient_share
-from camtrain.loss.classification import classification_gradient, classification_loss
+from camtrain.loss.balance import Balance, default_share, limit_of
+from camtrain.loss.classification import Anchor, anchor_loss, classification_gradient, classification_loss
 from camtrain.loss.consistency import consistency
 from camtrain.loss.layer_gradient import LayerGradient, gradient_at
-from camtrain.loss.terms import NEED_REGIONS, term_values
+from camtrain.loss.terms import NEED_REGIONS, beyond_enough, term_values
 
 Again = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 """A further forward pass: from a change of the batch's images to logits and activations of the result."""
@@ -52,6 +54,7 @@ class Observed(NamedTuple):
     cam_share: Tensor | None  # the CAM term's share of the gradient at the layer
     cam_weight: Tensor | None
     consistency: Tensor | None = None  # D, where there are views
+    anchor: Tensor | None = None  # divergence from the anchor's predictions, where there is one
 
 
 class Criterion(Protocol):
@@ -65,6 +68,9 @@ class Criterion(Protocol):
 
     observing: bool
     """Whether to measure the term and its gradient share in the next pass, also where it does not enter the loss."""
+
+    anchor: Tensor | None
+    """Logits, (batch, classes), of the network that the predictions of the next pass are held to; used up by it."""
 
     def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, *others: Any) -> Tensor:
         """The loss, a scalar; arguments, and what the others are, as for :meth:`CamLoss.forward`."""
@@ -122,6 +128,8 @@ def cam_term(
         placement: where the cells lie in the image, for the same terms; None: in equal tiles.
     """
     value, counts = term_values(cam.term, maps, regions, cam.unit, placement)
+    if cam.enough is not None:
+        value = beyond_enough(value, cam.enough, maps.shape[1] * maps.shape[2], cam.unit)
     return CamTerm(value, probability**cam.confidence_exponent, counts)
 
 
@@ -141,6 +149,7 @@ class _Step(NamedTuple):
     at_layer: LayerGradient | None
     weight: float
     observe: bool
+    anchor: Tensor | None
 
 
 class CamLoss(nn.Module):
@@ -160,9 +169,10 @@ class CamLoss(nn.Module):
         only_loss: nothing else reaches the target layer than this loss: the term's gradient there is then found as a
             difference, which saves a backward pass through the head.
         settings: those of the configuration's section `cam`, choices as words: `variant`, `score`, `term`, `weight`
-            ("auto" or a number; 0 for plain classification, bit for bit), `share`, `confidence_exponent`, `conflict`,
-            `consistency`, `unit`, `start`, `ramp`, `path`. What is not given has the configuration's default; see
-            docs/settings.md. A `share` that is not given is 1/2; for pretrained weights 1/3 is better.
+            ("auto" or a number; 0 for plain classification, bit for bit), `share`, `balance`, `anchor`,
+            `confidence_exponent`, `conflict`, `consistency`, `unit`, `enough`, `start`, `ramp`, `path`. What is not
+            given has the configuration's default; see docs/settings.md. A `share` that is not given is 1/2; for
+            pretrained weights 1/3 is better.
 
     Raises:
         UserError: there is no such setting, or a value does not fit.
@@ -184,9 +194,10 @@ class CamLoss(nn.Module):
     def __init__(self, *, only_loss: bool = False, **settings: Any) -> None:
         super().__init__()
         self.only_loss, self.observing = only_loss, True
+        self.anchor: Tensor | None = None
         self.cam = cam_config(**settings)
-        share = self.cam.share or default_share(pretrained=False)
-        self.balance = Balance(share) if self.cam.weight == AUTO else None
+        self.share = self.cam.share or default_share(pretrained=False)
+        self.balance = Balance(self.share) if self.cam.weight == AUTO else None
         self.term_name = f"cam_{self.cam.term.value}"
         self.strength = None if self.cam.weight == 0 else "cam.share" if self.cam.weight == AUTO else "cam.weight"
         self._last: _Step | None = None
@@ -228,6 +239,10 @@ class CamLoss(nn.Module):
             if not (torch.is_grad_enabled() and logits.requires_grad):
                 return loss
             self._take_in()
+            anchor, divergence = self._anchored(counted), None
+            if anchor is not None:
+                divergence = anchor_loss(logits[:counted], anchor, is_multilabel(target)).mean()
+                loss = loss + anchor.weight * divergence
             if not activations.requires_grad:
                 raise UserError("activations: they are detached from the network; pass on what the captured one gave")
             head, full = self._head(activations), schedule(self.cam, epochs_done)
@@ -236,15 +251,17 @@ class CamLoss(nn.Module):
             if active or (self.observing and head.route is not GradientRoute.mixed):
                 term = self.term(logits, activations, target, regions, active, views)
                 if active:
-                    at_layer = self._watch(logits, activations, target[:counted], loss, term)
+                    limits = self._limits(term, target, counted)
+                    at_layer = self._watch(logits, activations, target[:counted], loss, term, limits)
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
                     loss = loss + weight * self.total(term)
                     if at_layer is not None:
                         at_layer.set_weight(weight)
                         loss.register_hook(at_layer.take_scale)  # type: ignore[no-untyped-call]
                 term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
-        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, self.observing)
-        self._share = None
+        divergence = None if divergence is None else divergence.detach()
+        self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, self.observing, divergence)
+        self._share = self.anchor = None
         return loss
 
     def term(
@@ -310,12 +327,19 @@ class CamLoss(nn.Module):
         return Head(GradientRoute.autograd) if closed and cam.path is GradientPath.autograd else head
 
     def _watch(
-        self, logits: Tensor, activations: Tensor, target: Tensor, loss: Tensor, term: CamTerm
+        self,
+        logits: Tensor,
+        activations: Tensor,
+        target: Tensor,
+        loss: Tensor,
+        term: CamTerm,
+        limits: Tensor | None,
     ) -> LayerGradient | None:
-        """Measure the gradients of both losses at the layer, and take out what opposes classification, if asked to."""
+        """Measure the gradients of both losses at the layer, keep the term's within the limits of each image, and take
+        out what opposes classification, if asked to."""
         project = self.cam.conflict is Conflict.project
         measure = self.observing or self.balance is not None
-        if not (measure or project):
+        if not (measure or project or limits is not None):
             return None
         (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]
         several = self.cam.consistency != 0
@@ -324,20 +348,45 @@ class CamLoss(nn.Module):
         own = self.total(term) if not several or self.cam.term is Term.none else term.mean()
         measured = gradient_at(activations, own) if by_itself or not self.only_loss else None
         alone = measured if not several else gradient_at(activations, self.total(term)) if not self.only_loss else None
+        anchor = self._anchored(len(target))
         at_layer = LayerGradient(
-            _padded(classification_gradient(logits[: len(target)], target, weights, cells), len(logits))
+            _padded(classification_gradient(logits[: len(target)], target, weights, cells, anchor), len(logits))
             if route is GradientRoute.closed and weights is not None
             else gradient_at(activations, loss),
             cells,
             project,
             measure,
             None if self.only_loss else alone,
+            limits,
         )
         if self.balance is not None and measured is not None:
             norms = at_layer.square.sum().sqrt(), measured.norm()
             self.balance.update(*_as_numbers(*norms, term.mean_confidence()))
         activations.register_hook(at_layer)  # type: ignore[no-untyped-call]
         return at_layer
+
+    def _anchored(self, count: int) -> Anchor | None:
+        """What predictions are held to, of the first images of the batch; None where they are not."""
+        if not self.cam.anchor or self.cam.weight == 0:
+            return None
+        if self.anchor is None:
+            raise UserError("anchor needs the logits of the network to hold on to: set `anchor` before each pass")
+        return Anchor(self.anchor[:count].detach(), self.cam.anchor)
+
+    @torch.no_grad()
+    def _limits(self, term: CamTerm, target: Tensor, count: int) -> Tensor | None:
+        """How many times the norm of its classification gradient the term's may have in each image, (batch,), for
+        `balance=image`: by the mean confidence of its maps. Images behind the first `count` have no such gradient, and
+        no limit."""
+        if self.cam.balance is BalanceOver.batch:
+            return None
+        rows, counts = MapTargets.of(target).rows, term.counts.to(term.confidence.dtype)
+        maps, confidence = (
+            counts.new_zeros(len(target)).index_add(0, rows, part) for part in (counts, counts * term.confidence)
+        )
+        limits = limit_of(self.share * confidence / maps.clamp_min(1))
+        limits[count:] = math.inf
+        return limits
 
     @torch.no_grad()
     def observed(self) -> Observed:
@@ -349,7 +398,7 @@ class CamLoss(nn.Module):
         if self._last is None:
             raise UserError("observed: no pass with gradients went through this criterion yet")
         self._take_in()
-        loss, classification, term, _, weight, observe = self._last
+        loss, classification, term, _, weight, observe, divergence = self._last
         share = self._share if self._share is not None else torch.zeros_like(loss)
         return Observed(
             classification.mean(),
@@ -357,20 +406,21 @@ class CamLoss(nn.Module):
             share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
             term.mean_distance() if term is not None and observe else None,
+            divergence,
         )
 
     @torch.no_grad()
     def _take_in(self) -> None:
         """Let the automatic weight learn from the last pass, once it went backward, and keep the share of its term."""
-        _, _, term, at_layer, weight, _ = self._last or (None,) * 6
-        if self._last is None or at_layer is None or weight is None or at_layer.term is None:
+        if self._last is None or self._last.at_layer is None or self._last.at_layer.term is None:
             return
+        term, at_layer, weight = self._last.term, self._last.at_layer, self._last.weight
         self._last = self._last._replace(at_layer=None)
         norms = at_layer.norms()
         if self.balance is not None and self.only_loss and not self.cam.consistency and term is not None:
             of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
             self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
-        self._share = gradient_share(*norms)
+        self._share = at_layer.share()
 
     def extra_repr(self) -> str:
         """Settings that differ from the defaults."""
