@@ -231,7 +231,8 @@ class CamConfig:
     share: float | None = setting(
         None,
         "the term's share of the gradient at the target layer, multiplied by the mean confidence, for"
-        " `cam.weight=auto`; null: 1/2 from scratch, 1/3 with pretrained weights",
+        " `cam.weight=auto` and, image by image, for `cam.balance=image`; null: 1/2 from scratch, 1/3 with pretrained"
+        " weights",
         low=0,
         high=0.99,
         above=True,

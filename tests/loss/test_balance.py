@@ -118,8 +118,9 @@ def test_no_image_gets_more_of_the_term_than_its_limit(constant: bool, scale: fl
         left = hook(scale * (full + term)) / scale - full
         norms = [part.flatten(1).norm(dim=1) for part in (full, term)]
         kept = (limits * norms[0] / norms[1]).nan_to_num(nan=1.0).clamp_max(1.0)[:, None, None, None] * term
-        shares = kept.flatten(1).norm(dim=1) / (norms[0] + kept.flatten(1).norm(dim=1))
-        assert shares[:4].tolist() == pytest.approx([0.01, 0.5, float(shares[2]), 0.0])
+        shares = (kept.flatten(1).norm(dim=1) / (norms[0] + kept.flatten(1).norm(dim=1)))[:3].tolist()
+        assert shares[0] == pytest.approx(0.01)
+        assert all(share <= limit + 1e-6 for share, limit in zip(shares, (0.01, 0.5, 0.99), strict=True))
         assert kept[3].abs().max() == 0
         assert torch.equal(kept[4], term[4])
         assert float(hook.share()) == pytest.approx(float(kept.norm() / (full.norm() + kept.norm())))
