@@ -145,7 +145,11 @@ def gradients(name: str, made: Batch, views: bool = True, **settings: Any) -> tu
     only_loss = settings.pop("only_loss", True)
     criterion = CamLoss(only_loss=only_loss, **settings)
     nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-    train_step(Arm("regularised", model, nothing, criterion, views), made, 1.0, observe=True)
+    anchor = classifier("small_resnet").double().eval() if criterion.cam.anchor else None
+    if anchor is not None:
+        with torch.no_grad():
+            anchor.class_weights().mul_(-3)  # type: ignore[union-attr]
+    train_step(Arm("regularised", model, nothing, criterion, views, anchor), made, 1.0, observe=True)
     criterion.observed()
     return {key: part.grad for key, part in model.named_parameters() if part.grad is not None}, criterion
 
@@ -201,6 +205,21 @@ def test_pasted_views_are_not_classified() -> None:
     seen_distance = criterion.observed().consistency
     assert seen_distance is not None
     assert 0 < float(seen_distance) <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "multilabel"), [(ViewKind.mirror, False), (ViewKind.mirror, True), (ViewKind.paste, False)]
+)
+def test_views_with_an_anchor_and_limits_of_each_image(kind: ViewKind, multilabel: bool) -> None:
+    made = seen(kind, multilabel)
+    settings = {"weight": 30.0, "consistency": 1.0, "views": kind.value, "balance": "image", "anchor": 0.5}
+    closed, criterion = gradients("small_resnet", made, **settings)
+    assert_alike(closed, gradients("small_resnet", made, **settings, path="autograd")[0])
+    assert_alike(closed, gradients("small_resnet", made, **settings, only_loss=False)[0])
+    for key, other in (("anchor", 0.0), ("balance", "batch"), ("share", 0.1)):
+        without, _ = gradients("small_resnet", made, **(settings | {key: other}))
+        assert max(float((closed[name] - without[name]).abs().max()) for name in closed) > 1e-9, key
+    assert criterion.observed().anchor is not None
 
 
 def test_consistency_asks_for_views() -> None:
