@@ -39,7 +39,11 @@ def gradients(name: str, made: Batch, views: bool = True, **settings: Any) -> tu
     only_loss = settings.pop("only_loss", True)
     criterion = CamLoss(only_loss=only_loss, **settings)
     nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-    train_step(Arm("regularised", model, nothing, criterion, views), made, 1.0, observe=True)
+    anchor = classifier("small_resnet").double().eval() if criterion.cam.anchor else None
+    if anchor is not None:
+        with torch.no_grad():
+            anchor.class_weights().mul_(-3)  # type: ignore[union-attr]
+    train_step(Arm("regularised", model, nothing, criterion, views, anchor), made, 1.0, observe=True)
     criterion.observed()
     return {key: part.grad for key, part in model.named_parameters() if part.grad is not None}, criterion
 

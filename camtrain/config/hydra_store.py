@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camtrain.config.messages import message
-from camtrain.config.options import AUTO, CamConfig, DatasetName
+from camtrain.config.options import AUTO, CamConfig, DatasetName, check_enough
 from camtrain.config.schema import DATASETS, RENAMED, Config
-from camtrain.config.validate import check, check_trainable, check_values, check_views, views_of
+from camtrain.config.validate import check, check_fork, check_trainable, check_values, check_views, views_of
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
@@ -117,7 +117,9 @@ def cam_of_arms(config: Config) -> dict[str, CamConfig]:
         check_values(cam, f"arms.{name}.cam.")
         check_trainable(cam, f"arms.{name}.cam.")
         check_views(cam, config, f"arms.{name}.cam.")
+        check_enough(cam, f"arms.{name}.cam.")
         found[name] = cam
+    check_fork(found, config.trainer)
     return found
 
 

@@ -97,6 +97,13 @@ class Conflict(enum.Enum):
     project = "project"
 
 
+class BalanceOver(enum.Enum):
+    """What the term's share of the gradient is held for."""
+
+    batch = "batch"
+    image = "image"
+
+
 class GradientPath(enum.Enum):
     auto = "auto"
     closed = "closed"
@@ -225,10 +232,22 @@ class CamConfig:
     share: float | None = setting(
         None,
         "the term's share of the gradient at the target layer, multiplied by the mean confidence, for"
-        " `cam.weight=auto`; null: 1/2 from scratch, 1/3 with pretrained weights",
+        " `cam.weight=auto` and, image by image, for `cam.balance=image`; null: 1/2 from scratch, 1/3 with pretrained"
+        " weights",
         low=0,
         high=0.99,
         above=True,
+    )
+    balance: BalanceOver = setting(
+        BalanceOver.batch,
+        "image: no image's share of the gradient at the target layer may exceed `cam.share` times its confidence, so"
+        " that the term fades in images that are learnt; batch: only the batch's share is looked at",
+    )
+    anchor: float = setting(
+        0.0,
+        "weight of the divergence of an arm's predictions from those of the network as it was at `trainer.fork`; 0:"
+        " none, and in arms without a term",
+        low=0,
     )
     consistency: float = setting(
         1.5,
@@ -278,6 +297,12 @@ class CamConfig:
         "project: remove the component of the term's gradient that opposes classification; keep: keep it",
     )
     unit: EntropyUnit = setting(EntropyUnit.normalised, "entropy divided by ln(number of cells), or in nats")
+    enough: float | None = setting(
+        None,
+        "cells that a map may cover: the entropy counts by what it is above that of a map evenly spread over so many;"
+        " null: every map is to be concentrated further",
+        low=1,
+    )
     start: float = setting(0.0, "epochs before the term is added", low=0)
     ramp: float = setting(0.0, "epochs over which the term's weight rises linearly to its full value", low=0)
     path: GradientPath = setting(
@@ -297,6 +322,15 @@ def trains_maps(cam: CamConfig) -> bool:
 def second_pass_terms(cam: CamConfig) -> list[str]:
     """Which of :data:`SECOND_PASS` are on."""
     return [name for name in SECOND_PASS if getattr(cam, name)]
+
+
+def check_enough(cam: CamConfig, prefix: str = "") -> None:
+    """Raise :class:`UserError` for `enough` with a term that is not counted in cells."""
+    if cam.enough is not None and cam.weight != 0 and cam.term is not Term.entropy:
+        raise UserError(
+            f"{prefix}enough={cam.enough:g} belongs to the entropy, not to {prefix}term={cam.term.value}: leave it out,"
+            f" or set {prefix}enough=null"
+        )
 
 
 def cam_config(**settings: Any) -> CamConfig:
@@ -321,4 +355,6 @@ def cam_config(**settings: Any) -> CamConfig:
         elif bounds is not None and value is not None:
             check_range(name, value, bounds)
         chosen[name] = value
-    return CamConfig(**chosen)
+    cam = CamConfig(**chosen)
+    check_enough(cam)
+    return cam

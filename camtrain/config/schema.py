@@ -238,6 +238,12 @@ class TrainerConfig:
     """Training, and the machine."""
 
     epochs: int = setting(20, "number of epochs", low=1)
+    fork: int | None = setting(
+        None,
+        "epochs over which all arms are one network, trained as the first one, which must have cam.weight=0; then each"
+        " goes on from there by its own settings; null: arms differ from the start",
+        low=1,
+    )
     batch_size: int = setting(32, "images in a batch", low=2)
     max_steps: int | None = setting(None, "stop after so many steps; null: after all epochs", low=1)
     device: Device = setting(Device.auto, "auto: a CUDA device if there is one, else the CPU")

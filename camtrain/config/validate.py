@@ -176,6 +176,34 @@ def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
         )
 
 
+def check_fork(cams: Mapping[str, CamConfig], trainer: TrainerConfig) -> None:
+    """Raise :class:`UserError` where arms cannot begin as one network, or one is held to a network that is not there.
+
+    Args:
+        cams: of each arm, by name; the first one is what all are until the fork.
+        trainer: says when they part.
+    """
+    if trainer.fork is None:
+        for name, cam in cams.items():
+            if cam.anchor and cam.weight != 0:
+                raise UserError(
+                    f"arms.{name}.cam.anchor={cam.anchor:g} needs the network of an epoch to hold on to: set"
+                    " trainer.fork"
+                )
+        return
+    first = next(iter(cams))
+    if cams[first].weight != 0:
+        raise UserError(
+            f"trainer.fork={trainer.fork}: until then all arms are the first one, which must be plain: set"
+            f" arms.{first}.cam.weight=0"
+        )
+    if trainer.fork >= trainer.epochs:
+        raise UserError(
+            f"trainer.fork={trainer.fork} leaves no epoch in which arms differ: it must be below trainer.epochs"
+            f" ({trainer.epochs})"
+        )
+
+
 def check_dataset(dataset: DatasetConfig) -> None:
     """Raise :class:`UserError` for keys that are at odds with each other, or a folder that does not exist."""
     if not isinstance(dataset, DATASETS[dataset.name]):

@@ -38,6 +38,16 @@ class Evaluated(NamedTuple):
     numbers: Tensor  # (measured images,) int64, on the CPU
     not_finite: dict[str, str]  # see :func:`not_finite`
 
+    def shared_by(self, names: Sequence[str]) -> Evaluated:
+        """The same for all arms of these names: those that are still one network, of which the first was measured."""
+        first = names[0]
+        measured = Measured(
+            {name: dict(self.measured.means[first]) for name in names},
+            {name: dict(self.measured.each[first]) for name in names},
+        )
+        maps, logits = (dict.fromkeys(names, of[first]) for of in (self.maps, self.logits))
+        return self._replace(measured=measured, maps=maps, logits=logits)
+
     def maps_of(self, name: str, batch: Batch) -> Tensor:
         """The arm's maps of some of the measured images; in both, images come in the same order."""
         chosen = torch.isin(self.image_of_map, batch.indices)

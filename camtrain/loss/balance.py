@@ -43,6 +43,15 @@ def gradient_share(classification: Tensor, weighted_term: Tensor) -> Tensor:
     return weighted_term / (classification + weighted_term).clamp_min(torch.finfo(weighted_term.dtype).tiny)
 
 
+def limit_of(share: Tensor) -> Tensor:
+    r"""The largest :math:`|t| / |c|` at which the share of t does not exceed this: :math:`\rho / (1 - \rho)`.
+
+    Args:
+        share: :math:`\rho`, from 0 to below 1.
+    """
+    return share / (1 - share)
+
+
 def default_share(pretrained: bool) -> float:
     """The share where `cam.share` is null: one half from scratch, one third for pretrained weights.
 

@@ -1,10 +1,13 @@
-"""The classification loss, and its gradient at the target layer in closed form."""
+"""The classification loss, what may hold predictions to those of another network, and the gradient of both at the
+target layer in closed form."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, one_hot
 
 from camtrain.cam.targets import is_multilabel
 
@@ -24,22 +27,58 @@ def classification_loss(logits: Tensor, target: Tensor) -> Tensor:
     return cross_entropy(logits, target, reduction="none")
 
 
-def classification_gradient(logits: Tensor, target: Tensor, class_weights: Tensor, cells: int) -> Tensor:
+class Anchor(NamedTuple):
+    """Predictions of another network that an arm's are held to."""
+
+    logits: Tensor  # (batch, classes), detached
+    weight: float
+
+
+def anchor_loss(logits: Tensor, anchor: Anchor, multilabel: bool) -> Tensor:
+    r"""Divergence :math:`\mathrm{KL}(p_0 \,\|\, p)` of each image's prediction from the anchor's :math:`p_0`.
+
+    Of the softmax; where images have several classes, the mean over classes of that of the sigmoids. At least 0, and 0
+    where both predictions are the same.
+
+    Args:
+        logits: (batch, classes).
+        anchor: of the same images; its weight is not looked at.
+        multilabel: whether images may have several classes.
+
+    Returns:
+        (batch,), nats.
+    """
+    theirs = anchor.logits.to(logits.dtype)
+    if multilabel:
+        both = ((logsigmoid(sign * theirs), logsigmoid(sign * logits)) for sign in (1, -1))
+        return sum((first.exp() * (first - ours) for first, ours in both), torch.zeros_like(logits)).mean(1)
+    first, ours = theirs.log_softmax(1), logits.log_softmax(1)
+    return (first.exp() * (first - ours)).sum(1)
+
+
+def classification_gradient(
+    logits: Tensor, target: Tensor, class_weights: Tensor, cells: int, anchor: Anchor | None = None
+) -> Tensor:
     r"""Gradient of the mean classification loss on the activations, by closed form, (batch, channels, 1, 1), detached.
 
     Behind global average pooling and one linear layer it is the same in every cell, :math:`(p - t)\, W / (B N)`;
     :math:`p` the softmax or sigmoid, :math:`t` the target as 0 and 1, and a further factor of 1 / classes where
-    images have several classes.
+    images have several classes. With an anchor of weight :math:`\mu` and prediction :math:`p_0`, which belongs to the
+    classification, it is :math:`(p - t + \mu (p - p_0))\, W / (B N)`.
 
     Args:
         logits: (batch, classes).
         target: (batch,) int64 class numbers, or (batch, classes) of 0 and 1.
         class_weights: weight of the linear layer, (classes, channels).
         cells: :math:`N`, height times width of the activations.
+        anchor: of the same images; None: there is none.
     """
     with torch.no_grad():
-        if is_multilabel(target):
-            of_logits = (logits.sigmoid() - target) / logits.numel()
-        else:
-            of_logits = (logits.softmax(1) - one_hot(target, logits.shape[1])) / len(logits)
+        several = is_multilabel(target)
+        predicted = logits.sigmoid() if several else logits.softmax(1)
+        of_logits = predicted - (target if several else one_hot(target, logits.shape[1]))
+        if anchor is not None:
+            theirs = anchor.logits.to(logits.dtype)
+            of_logits = of_logits + anchor.weight * (predicted - (theirs.sigmoid() if several else theirs.softmax(1)))
+        of_logits = of_logits / (logits.numel() if several else len(logits))
         return (of_logits @ class_weights / cells)[:, :, None, None]

@@ -14,8 +14,9 @@ or image until the last step. :math:`\mathcal V` are the maps of images of which
 (:mod:`camtrain.loss.contrastive`). Views are images of the batch like others, but for those of two images in one, which
 count in :math:`D` and :math:`C` alone. :math:`F_k` are terms that take a further pass (:mod:`camtrain.loss.masked`);
 they do not reach the activations that :math:`\lambda` is balanced at. :math:`\lambda` is scheduled (:func:`schedule`)
-or balanced (:mod:`camtrain.loss.balance`), and :math:`\eta_k` are scheduled alike. With a weight :math:`\lambda` set
-to 0 the criterion is plain classification, bit for bit.
+or balanced (:mod:`camtrain.loss.balance`), and :math:`\eta_k` are scheduled alike. To the classification loss there may
+be added the divergence from an anchor's predictions (:func:`camtrain.loss.classification.anchor_loss`). With a weight
+:math:`\lambda` set to 0 the criterion is plain classification, bit for bit.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import MapTargets, is_multilabel
 from camtrain.config.options import (
     AUTO,
+    BalanceOver,
     CamConfig,
     CamVariant,
     Conflict,
@@ -47,13 +49,13 @@ from camtrain.config.options import (
 )
 from camtrain.data.views import Views
 from camtrain.errors import UserError
-from camtrain.loss.balance import Balance, default_share, gradient_share
-from camtrain.loss.classification import classification_gradient, classification_loss
+from camtrain.loss.balance import Balance, default_share, limit_of
+from camtrain.loss.classification import Anchor, anchor_loss, classification_gradient, classification_loss
 from camtrain.loss.consistency import consistency
 from camtrain.loss.contrastive import contrastive
 from camtrain.loss.layer_gradient import LayerGradient, gradient_at
 from camtrain.loss.masked import Again, FirstPass, check_one_class, second_pass
-from camtrain.loss.terms import NEED_REGIONS, term_values
+from camtrain.loss.terms import NEED_REGIONS, beyond_enough, term_values
 
 
 class Observed(NamedTuple):
@@ -77,6 +79,9 @@ class Criterion(Protocol):
 
     observing: bool
     """Whether to measure the term and its gradient share in the next pass, also where it does not enter the loss."""
+
+    anchor: Tensor | None
+    """Logits, (batch, classes), of the network that the predictions of the next pass are held to; used up by it."""
 
     def __call__(self, logits: Tensor, activations: Tensor, target: Tensor, *others: Any) -> Tensor:
         """The loss, a scalar; arguments, and what the others are, as for :meth:`CamLoss.forward`."""
@@ -138,6 +143,8 @@ def cam_term(
         placement: where the cells lie in the image, for the same terms; None: in equal tiles.
     """
     value, counts = term_values(cam.term, maps, regions, cam.unit, placement)
+    if cam.enough is not None:
+        value = beyond_enough(value, cam.enough, maps.shape[1] * maps.shape[2], cam.unit)
     return CamTerm(value, probability**cam.confidence_exponent, counts)
 
 
@@ -177,9 +184,10 @@ class CamLoss(nn.Module):
         only_loss: nothing else reaches the target layer than this loss: the term's gradient there is then found as a
             difference, which saves a backward pass through the head.
         settings: those of the configuration's section `cam`, choices as words: `variant`, `score`, `term`, `weight`
-            ("auto" or a number; 0 for plain classification, bit for bit), `share`, `confidence_exponent`, `conflict`,
-            `consistency`, `contrastive`, `keep`, `masked_kl`, `saliency_guided`, `unit`, `start`, `ramp`, `path`. What
-            is not given has the configuration's default; see docs/settings.md. A `share` that is not given is 1/2; for
+            ("auto" or a number; 0 for plain classification, bit for bit), `share`, `balance`, `anchor`,
+            `confidence_exponent`, `conflict`, `consistency`, `contrastive`, `keep`, `masked_kl`, `saliency_guided`,
+            `unit`, `enough`, `start`, `ramp`, `path`. What is not given has the configuration's default; see
+            docs/settings.md. A `share` that is not given is 1/2; for
             pretrained weights 1/3 is better.
 
     Raises:
@@ -202,9 +210,10 @@ class CamLoss(nn.Module):
     def __init__(self, *, only_loss: bool = False, **settings: Any) -> None:
         super().__init__()
         self.only_loss, self.observing = only_loss, True
+        self.anchor: Tensor | None = None
         self.cam = cam_config(**settings)
-        share = self.cam.share or default_share(pretrained=False)
-        self.balance = Balance(share) if self.cam.weight == AUTO else None
+        self.share = self.cam.share or default_share(pretrained=False)
+        self.balance = Balance(self.share) if self.cam.weight == AUTO else None
         self.term_name = f"cam_{self.cam.term.value}"
         self.strength = None if self.cam.weight == 0 else "cam.share" if self.cam.weight == AUTO else "cam.weight"
         self._last: _Step | None = None
@@ -246,6 +255,10 @@ class CamLoss(nn.Module):
             if not (torch.is_grad_enabled() and logits.requires_grad):
                 return loss
             self._take_in()
+            anchor, divergence = self._anchored(counted), None
+            if anchor is not None:
+                divergence = anchor_loss(logits[:counted], anchor, is_multilabel(target)).mean()
+                loss = loss + anchor.weight * divergence
             if not activations.requires_grad:
                 raise UserError("activations: they are detached from the network; pass on what the captured one gave")
             head, full = self._head(activations), schedule(self.cam, epochs_done)
@@ -255,16 +268,19 @@ class CamLoss(nn.Module):
             if active or (self.observing and head.route is not GradientRoute.mixed):
                 term = self.term(logits, activations, target, regions, trained, views)
                 if trained:
-                    at_layer = self._watch(logits, activations, target[:counted], loss, term)
+                    limits = self._limits(term, target, counted)
+                    at_layer = self._watch(logits, activations, target[:counted], loss, term, limits)
                     weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
                     loss = _with_term(loss, weight, self.total(term), at_layer)
                 term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
         further = self._further(logits, activations, target[:counted], term, again) if active else {}
         # Added last: what is measured at the layer is a hook on the loss before.
         loss = sum((full * getattr(self.cam, name) * value for name, value in further.items()), start=loss)
+        if divergence is not None:
+            further["anchor"] = divergence
         further = {name: value.detach() for name, value in further.items()}
         self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, further, self.observing)
-        self._share = None
+        self._share = self.anchor = None
         return loss
 
     def _further(
@@ -352,12 +368,19 @@ class CamLoss(nn.Module):
         return Head(GradientRoute.autograd) if closed and cam.path is GradientPath.autograd else head
 
     def _watch(
-        self, logits: Tensor, activations: Tensor, target: Tensor, loss: Tensor, term: CamTerm
+        self,
+        logits: Tensor,
+        activations: Tensor,
+        target: Tensor,
+        loss: Tensor,
+        term: CamTerm,
+        limits: Tensor | None,
     ) -> LayerGradient | None:
-        """Measure the gradients of both losses at the layer, and take out what opposes classification, if asked to."""
+        """Measure the gradients of both losses at the layer, keep the term's within the limits of each image, and take
+        out what opposes classification, if asked to."""
         project = self.cam.conflict is Conflict.project
         measure = self.observing or self.balance is not None
-        if not (measure or project):
+        if not (measure or project or limits is not None):
             return None
         (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]
         several = self._several and term.in_view is not None
@@ -366,20 +389,45 @@ class CamLoss(nn.Module):
         own = self.total(term) if not several or self.cam.term is Term.none else term.mean()
         measured = gradient_at(activations, own) if by_itself or not self.only_loss else None
         alone = measured if not several else gradient_at(activations, self.total(term)) if not self.only_loss else None
+        anchor = self._anchored(len(target))
         at_layer = LayerGradient(
-            _padded(classification_gradient(logits[: len(target)], target, weights, cells), len(logits))
+            _padded(classification_gradient(logits[: len(target)], target, weights, cells, anchor), len(logits))
             if route is GradientRoute.closed and weights is not None
             else gradient_at(activations, loss),
             cells,
             project,
             measure,
             None if self.only_loss else alone,
+            limits,
         )
         if self.balance is not None and measured is not None:
             norms = at_layer.square.sum().sqrt(), measured.norm()
             self.balance.update(*_as_numbers(*norms, term.mean_confidence()))
         activations.register_hook(at_layer)  # type: ignore[no-untyped-call]
         return at_layer
+
+    def _anchored(self, count: int) -> Anchor | None:
+        """What predictions are held to, of the first images of the batch; None where they are not."""
+        if not self.cam.anchor or self.cam.weight == 0:
+            return None
+        if self.anchor is None:
+            raise UserError("anchor needs the logits of the network to hold on to: set `anchor` before each pass")
+        return Anchor(self.anchor[:count].detach(), self.cam.anchor)
+
+    @torch.no_grad()
+    def _limits(self, term: CamTerm, target: Tensor, count: int) -> Tensor | None:
+        """How many times the norm of its classification gradient the term's may have in each image, (batch,), for
+        `balance=image`: by the mean confidence of its maps. Images behind the first `count` have no such gradient, and
+        no limit."""
+        if self.cam.balance is BalanceOver.batch:
+            return None
+        rows, counts = MapTargets.of(target).rows, term.counts.to(term.confidence.dtype)
+        maps, confidence = (
+            counts.new_zeros(len(target)).index_add(0, rows, part) for part in (counts, counts * term.confidence)
+        )
+        limits = limit_of(self.share * confidence / maps.clamp_min(1))
+        limits[count:] = math.inf
+        return limits
 
     @torch.no_grad()
     def observed(self) -> Observed:
@@ -398,22 +446,22 @@ class CamLoss(nn.Module):
             term.mean() if term is not None and observe and self.cam.term is not Term.none else None,
             share if observe else None,
             torch.as_tensor(weight, device=loss.device) if observe else None,
-            {**term.of_pairs(), **further} if term is not None and observe else {},
+            {**(term.of_pairs() if term is not None else {}), **further} if observe else {},
         )
 
     @torch.no_grad()
     def _take_in(self) -> None:
         """Let the automatic weight learn from the last pass, once it went backward, and keep the share of its term."""
-        _, _, term, at_layer, weight, *_ = self._last or (None,) * 7
-        if self._last is None or at_layer is None or weight is None or at_layer.term is None:
+        if self._last is None or self._last.at_layer is None or self._last.at_layer.term is None:
             return
+        term, at_layer, weight = self._last.term, self._last.at_layer, self._last.weight
         self._last = self._last._replace(at_layer=None)
         norms = at_layer.norms()
         several = self._several and term is not None and term.in_view is not None
         if self.balance is not None and self.only_loss and not several and term is not None:
             of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
             self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
-        self._share = gradient_share(*norms)
+        self._share = at_layer.share()
 
     def extra_repr(self) -> str:
         """Settings that differ from the defaults."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from camtrain.loss.balance import gradient_share
 
 
 class LayerGradient:
@@ -18,6 +22,11 @@ class LayerGradient:
     weights, and paths round the layer, get the gradient as it is. (Gradient surgery, Yu et al.,
     NeurIPS 2020, arXiv 2001.06782, there between the tasks of a network and for all weights at once.)
 
+    With `limits` :math:`r_i`, the term's gradient is made smaller beforehand, where it is too large beside that of the
+    image's classification, and everything else is done with what is left:
+
+    .. math:: t_i \min\left(1, \frac{r_i \|c_i\|}{\|t_i\|}\right)
+
     The loss may reach the backward pass scaled, by a gradient scaler or because gradients are accumulated. What comes
     is then :math:`\sigma (c_i + t_i)`; :meth:`take_scale`, a hook on the loss, finds :math:`\sigma`. Where other losses
     may reach the layer as well, :math:`t` cannot be found as a difference: then it has to be given.
@@ -29,6 +38,7 @@ class LayerGradient:
         project: whether to take away what opposes.
         measure: whether the norms will be asked for.
         alone: the gradient of the term without its weight, like the activations; None: the difference is the term's.
+        limits: (batch,) :math:`r_i`, see :func:`camtrain.loss.balance.limit_of`; None: there are none.
     """
 
     weight = 1.0
@@ -41,12 +51,14 @@ class LayerGradient:
         project: bool,
         measure: bool = True,
         alone: Tensor | None = None,
+        limits: Tensor | None = None,
     ) -> None:
-        self.alone = alone
+        self.alone, self.limits = alone, limits
         self.classification, self.project, self.measure = classification, project, measure
         same = cells if classification.shape[-2:] == (1, 1) else 1
         self.square = same * self.classification.square().sum((1, 2, 3))
         self.term: Tensor | None = None
+        self.limited: Tensor | None = None
         self.scale = classification.new_ones(())
         self.floor = 0.0
 
@@ -55,6 +67,9 @@ class LayerGradient:
         self.weight = weight
         if self.alone is not None and self.measure:
             self.term = weight * torch.linalg.vector_norm(self.alone)
+            if self.limits is not None:
+                kept = self._kept(weight * self.alone, self.scale)
+                self.limited = torch.linalg.vector_norm(kept[:, None, None, None] * weight * self.alone)
 
     def take_scale(self, gradient: Tensor) -> None:
         """Take in the gradient on the loss itself, which is what the loss was multiplied by since."""
@@ -69,11 +84,27 @@ class LayerGradient:
             term = self.weight * self.scale * self.alone
         if self.measure and self.alone is None:
             self.term = torch.linalg.vector_norm(term) / self.scale.abs()
+        if self.limits is not None:
+            whole, term = term, self._kept(term, self.scale)[:, None, None, None] * term
+            wide = wide + (term - whole)
+            if self.measure and self.alone is None:
+                self.limited = torch.linalg.vector_norm(term) / self.scale.abs()
+            gradient = wide.to(gradient.dtype)
         if not self.project:
             return gradient
         along = (term.sum((2, 3)) * c[:, :, 0, 0]).sum(1) if c.shape[-2:] == (1, 1) else (term * c).sum((1, 2, 3))
         share_of_c = along.clamp_max(0) / self.square.clamp_min(torch.finfo(wide.dtype).tiny)
         return (wide - share_of_c[:, None, None, None] * c).to(gradient.dtype)
+
+    def _kept(self, term: Tensor, scale: Tensor) -> Tensor:
+        """What the limits leave of each image's part of the term's gradient, which is multiplied by `scale`; (batch,)
+        from 0 to 1."""
+        assert self.limits is not None
+        norm = torch.linalg.vector_norm(term, dim=(1, 2, 3))
+        allowed = self.limits.to(norm.dtype) * self.square.sqrt() * scale.abs()
+        # Without a limit this is infinity times 0 where classification has no gradient.
+        allowed = allowed.nan_to_num(nan=math.inf)
+        return torch.clamp_max(allowed / norm.clamp_min(torch.finfo(norm.dtype).tiny), 1.0)
 
     def norms(self) -> tuple[Tensor, Tensor]:
         r""":math:`G_\mathrm{CE}` and :math:`\lambda G_T`, before anything was taken away; scalars.
@@ -82,6 +113,11 @@ class LayerGradient:
         """
         assert self.term is not None, "no backward pass reached the activations, or none was to be measured"
         return self.square.sum().sqrt(), self.term
+
+    def share(self) -> Tensor:
+        """The term's share of the gradient, within the limits and before anything was projected out; scalar."""
+        classification, term = self.norms()
+        return gradient_share(classification, term if self.limited is None else self.limited)
 
 
 def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:

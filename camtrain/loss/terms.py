@@ -32,6 +32,21 @@ def entropy(shares: Tensor, unit: EntropyUnit) -> Tensor:
     return values / (math.log(cells) if cells > 1 and unit is EntropyUnit.normalised else 1.0)
 
 
+def beyond_enough(entropies: Tensor, enough: float, cells: int, unit: EntropyUnit) -> Tensor:
+    r"""What an entropy is above that of a map spread evenly over `enough` cells: :math:`\max(0, H - \ln n)`.
+
+    Value and gradient are 0 for maps that cover no more: nothing presses on them.
+
+    Args:
+        entropies: (maps,), in `unit`.
+        enough: :math:`n`, at least 1.
+        cells: :math:`N` of each map.
+        unit: nats, or divided by :math:`\ln N`.
+    """
+    whole = math.log(cells) if cells > 1 and unit is EntropyUnit.normalised else 1.0
+    return (entropies - math.log(enough) / whole).relu()
+
+
 def area(shares: Tensor) -> Tensor:
     r"""Elliptical area relative to that of a uniform map: :math:`12 \sqrt{\lambda_1 \lambda_2 + \epsilon^2} /
     \sqrt{(h^2 - 1)(w^2 - 1)}` less its value at 0.

@@ -116,7 +116,7 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
     """
     check_name(folder)
     setup = set_up(config)
-    state = TrainingState(setup.arms)
+    state = TrainingState(setup.arms, config.trainer.fork or 0)
     networks = {arm.name: arm.network for arm in setup.arms}
     seen = min(setup.plan.steps * config.trainer.batch_size, config.trainer.epochs * len(setup.train_set.targets))
     context = session.evaluation_context(config, networks, setup.val_set, setup.device, trained_images=seen)
@@ -262,9 +262,10 @@ def _keep_fault(state: TrainingState, folder: Path, arm: Arm, batch: Batch, faul
 
 
 def _evaluate(state: TrainingState, context: EvaluationContext) -> Evaluated:
-    """Of the arms that are trained, after an epoch."""
+    """Of the arms that are trained, after an epoch; before the fork, what is measured of the first is that of all."""
     networks = {arm.name: arm.network for arm in state.active}
-    return evaluate(networks, context.batches(None), context.method, context.measured)
+    found = evaluate(networks, context.batches(None), context.method, context.measured)
+    return found if state.forked else found.shared_by([arm.name for arm in state.arms])
 
 
 def images_of(config: Config) -> tuple[ImageSet, ImageSet]:
@@ -310,6 +311,11 @@ def set_up(config: Config) -> Setup:
     per_epoch = steps_per_epoch(len(train_set.targets), config.trainer.batch_size)
     steps = min(config.trainer.epochs * per_epoch, config.trainer.max_steps or sys.maxsize)
     plan = Plan(config.optim, rate, config.trainer.epochs, per_epoch, steps, config.seed, device)
+    if config.trainer.fork is not None and config.trainer.fork >= plan.epochs_begun:
+        raise UserError(
+            f"trainer.fork={config.trainer.fork}: trainer.max_steps={config.trainer.max_steps} ends training before"
+            " arms part; give more steps, or an earlier epoch"
+        )
     setup = Setup(config, device, train_set, val_set, built, [], plan)
 
     with closing(_batches(setup, 1, at_most=PROBED_BATCHES)) as early:
@@ -386,12 +392,14 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
 def _keep_epoch(state: TrainingState, record: RunRecord, evaluated: Evaluated) -> None:
     """Add what an epoch gave to the state and to the record, and stop arms whose logits or maps are not finite."""
     for name, fault in evaluated.not_finite.items():
-        state.stopped[name] = f"{fault} after epoch {state.epoch + 1}"
+        state.stop(name, f"{fault} after epoch {state.epoch + 1}")
         log.error("%s; it is trained no further", state.stopped[name])
     for arm in state.active:
         figures = {**evaluated.measured.means[arm.name], **state.records[arm.name].summary()}
         state.history[arm.name].append({**figures, "optim/lr": arm.optimiser.param_groups[0]["lr"]})
         state.kept_maps[arm.name].append(learning_curves.keep(evaluated.maps[arm.name]))
+    if state.active and not state.forked:
+        state.share_first()
     state.close_epoch()
     record.each = evaluated.measured.each
     record.result.timing.step = step_times(state.history)

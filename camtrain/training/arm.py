@@ -29,6 +29,9 @@ class Arm:
     views: bool = True
     """Whether it learns from the views in its batches."""
 
+    anchor: Classifier | None = None
+    """In evaluation mode, what its predictions are held to; arms share it. None: they are not."""
+
 
 def make_arms(
     network: Classifier,
@@ -39,7 +42,8 @@ def make_arms(
     pretrained: bool,
     head: str | None = None,
 ) -> list[Arm]:
-    """Arms with the same initial weights. The network itself becomes the first one's.
+    """Arms with the same initial weights, which are also those of the anchor until training says what it is to be. The
+    network itself becomes the first one's.
 
     Args:
         network: with its initial weights.
@@ -53,11 +57,14 @@ def make_arms(
     Raises:
         UserError: an arm's map cannot be made, or not trained through, at the target layer.
     """
+    held = {name for name, cam in cams.items() if cam.anchor and cam.weight != 0}
+    anchor = copy.deepcopy(network).requires_grad_(False).eval() if held else None
     arms = []
     for number, (name, cam) in enumerate(cams.items()):
         own = network if number == 0 else copy.deepcopy(network)
         own.routes = check_routes(routes, cam, network.layer)
         criterion = CamLoss(only_loss=True, **{**vars(cam), "share": cam.share or default_share(pretrained)})
         views = cam.views is not ViewKind.none
-        arms.append(Arm(name, own, make_optimiser(own, optim, rate, head), criterion, views))
+        optimiser = make_optimiser(own, optim, rate, head)
+        arms.append(Arm(name, own, optimiser, criterion, views, anchor if name in held else None))
     return arms

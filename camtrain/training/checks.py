@@ -52,6 +52,14 @@ def check_maps(maps: Sequence[CamVariant], routes: Routes, layer: str) -> None:
         raise UserError(f"evaluate.maps: cam needs {LINEAR_HEAD}, which is not what follows {layer}; leave it out")
 
 
+def check_leaves_something(cam: CamConfig, cells: int) -> None:
+    """Raise :class:`UserError` where even a map that covers all cells covers few enough of them."""
+    if cam.enough is not None and cam.enough >= cells:
+        raise UserError(
+            f"cam.enough={cam.enough:g} leaves nothing to minimise: maps of this layer have {cells} cells; give fewer"
+        )
+
+
 def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig) -> float:
     """Norm of the CAM term's gradient on the weights below the target layer, which has to be above zero.
 
@@ -59,17 +67,19 @@ def check_alive(network: Classifier, batches: Iterable[Batch], cam: CamConfig) -
     that has a gradient is enough: a fresh network may well have no map at all in a small one.
 
     Raises:
-        UserError: the gradient is zero or not finite in every batch.
+        UserError: the gradient is zero or not finite in every batch, or `cam.enough` leaves nothing to minimise.
         Diverged: the logits are not finite.
     """
     network = copy.deepcopy(network).train()
-    criterion = CamLoss(**{**vars(cam), "confidence_exponent": 0.0})
+    # Pretrained weights may have maps that cover few enough cells: that is no fault.
+    criterion = CamLoss(**{**vars(cam), "confidence_exponent": 0.0, "enough": None})
     norm, dead, count = 0.0, 0, 0
     tried = [batch.without_views() if cam.views is ViewKind.none else batch for batch in batches]
     for batch in tried:
         output = network(batch.images)
         if not bool(output.logits.isfinite().all()):
             raise Diverged("the network's logits are not finite before any training: choose other model.weights")
+        check_leaves_something(cam, output.activations.shape[2] * output.activations.shape[3])
         term = criterion.term(output.logits, output.activations, batch.targets, batch.regions, True, batch.views)
         at_layer = gradient_at(output.activations, criterion.total(term)).to(output.activations.dtype)
         below = torch.autograd.grad(output.activations, list(network.parameters()), at_layer, allow_unused=True)

@@ -53,7 +53,7 @@ def train_epoch(
     on_step: Callable[[], object],
     on_fault: Callable[[Arm, Batch, str], object],
 ) -> None:
-    """Train every arm for the rest of the state's epoch on the same batches.
+    """Train every arm for the rest of the state's epoch on the same batches; before the fork the first one alone.
 
     Arms take turns in going first, so that none always finds the batch in the cache. An arm whose numbers are no longer
     finite is stopped before they reach its weights; it changes nothing for the others.
@@ -73,7 +73,7 @@ def train_epoch(
         done = epoch + step / plan.steps_per_epoch
         rate = learning_rate(plan.optim, plan.rate, done, plan.epochs)
         observe = step % OBSERVE_EVERY == 0
-        comparable = not observe and all(arm.criterion.comparable(done) for arm in state.arms)
+        comparable = state.forked and not observe and all(arm.criterion.comparable(done) for arm in state.arms)
         dropout = torch_seed(plan.seed, Stream.dropout, epoch, step)
         with state.changing():
             for arm in state.active if step % 2 == 0 else reversed(state.active):
@@ -82,9 +82,7 @@ def train_epoch(
                 torch.manual_seed(dropout)  # the same dropout in every arm
                 taken, seconds = _timed_step(arm, batch, done, observe, plan.device)
                 if taken.fault is not None:
-                    state.stopped[arm.name] = (
-                        f"the {arm.name} arm's {taken.fault} in epoch {epoch + 1}, step {step + 1}"
-                    )
+                    state.stop(arm.name, f"the {arm.name} arm's {taken.fault} in epoch {epoch + 1}, step {step + 1}")
                     on_fault(arm, batch, taken.fault)
                     continue
                 state.records[arm.name].add(taken, batch.targets[: len(taken.logits)], arm.criterion.term_name)
@@ -107,11 +105,15 @@ def _timed_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool, devic
 
 def diverged(state: TrainingState, plan: Plan) -> Diverged:
     """The end of a training of which arms were stopped, because their numbers were no longer finite, in words."""
-    terms = [arm.criterion.strength for arm in state.arms if arm.name in state.stopped and arm.criterion.strength]
+    reasons: dict[str, Arm] = {}  # of arms that were still one network, the first
+    for arm in state.arms:
+        if arm.name in state.stopped:
+            reasons.setdefault(state.stopped[arm.name], arm)
+    terms = [arm.criterion.strength for arm in reasons.values() if arm.criterion.strength]
     settings = dict.fromkeys([f"optim.lr ({plan.rate:g})", *terms])
     others = [arm.name for arm in state.active]
     kept = f"; trained to the end: {', '.join(others)}" if others else ""
-    return Diverged(f"{', '.join(state.stopped.values())}; lower {' or '.join(settings)}{kept}")
+    return Diverged(f"{', '.join(reasons)}; lower {' or '.join(settings)}{kept}")
 
 
 def _synchronise(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from camtrain.cam.targets import is_multilabel
 from camtrain.interrupts import deferred
 from camtrain.metrics.classification import is_correct, mean_average_precision
 from camtrain.metrics.tags import ACCURACY, PRECISION
+from camtrain.networks.classifier import Classifier
 from camtrain.training.arm import Arm
 from camtrain.training.step import Step
 
@@ -91,6 +93,9 @@ class TrainingState:
     """Arms in training, how far they are, and what was measured on the way."""
 
     arms: Sequence[Arm]
+    fork: int = 0
+    """Epochs over which all arms are one network, which the first one trains; see :meth:`share_first`."""
+
     epoch: int = 0
     """Epochs trained and evaluated."""
 
@@ -125,9 +130,24 @@ class TrainingState:
         return self.epoch * steps_per_epoch + self.step
 
     @property
+    def forked(self) -> bool:
+        """Whether every arm trains a network of its own."""
+        return self.epoch >= self.fork
+
+    @property
     def active(self) -> list[Arm]:
-        """Arms that are not stopped."""
-        return [arm for arm in self.arms if arm.name not in self.stopped]
+        """Arms that train: those that are not stopped; before the fork, of these the first."""
+        return [arm for arm in (self.arms if self.forked else self.arms[:1]) if arm.name not in self.stopped]
+
+    @property
+    def anchor(self) -> Classifier | None:
+        """The network that arms share as what their predictions are held to; None if none has one."""
+        return next((arm.anchor for arm in self.arms if arm.anchor is not None), None)
+
+    def stop(self, arm: str, fault: str) -> None:
+        """Train an arm no further, for a reason in words; before the fork that is none of them."""
+        names = [arm] if self.forked else [each.name for each in self.arms]
+        self.stopped |= dict.fromkeys(names, fault)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -136,6 +156,22 @@ class TrainingState:
             self.torn = True
             yield
             self.torn = False
+
+    def share_first(self) -> None:
+        """What the first arm became in an epoch before the fork, all are: its weights, buffers, optimiser and figures.
+
+        Done after every one of these epochs, so that between epochs there is nothing that tells that arms are still one
+        network but :attr:`forked`.
+        """
+        first, *others = self.arms
+        weights = first.network.backbone.state_dict()
+        for arm in others:
+            arm.network.backbone.load_state_dict(weights)
+            arm.optimiser.load_state_dict(copy.deepcopy(first.optimiser.state_dict()))  # which would keep the tensors
+            self.history[arm.name].append(dict(self.history[first.name][-1]))
+            self.kept_maps[arm.name].append(self.kept_maps[first.name][-1])
+        if self.anchor is not None:
+            self.anchor.backbone.load_state_dict(weights)
 
     def close_epoch(self) -> None:
         """The epoch was evaluated; the next one begins."""
@@ -151,6 +187,7 @@ class TrainingState:
             "seconds": self.seconds,
             "stopped": self.stopped,
             "history": self.history,
+            "anchor": None if self.anchor is None else self.anchor.backbone.state_dict(),
             "arms": {
                 arm.name: {
                     "network": arm.network.backbone.state_dict(),
@@ -175,6 +212,8 @@ class TrainingState:
         names = [arm.name for arm in self.arms]
         if min(epoch, step) < 0 or [*state["arms"]] != names or not {*state["stopped"]} <= {*names}:
             raise ValueError("a state of no moment")
+        if self.anchor is not None:
+            self.anchor.backbone.load_state_dict(state["anchor"])
         for arm in self.arms:
             own = state["arms"][arm.name]
             arm.network.backbone.load_state_dict(own["network"])

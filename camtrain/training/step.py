@@ -35,6 +35,9 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
     if not arm.views:
         batch = batch.without_views()
     arm.criterion.observing = observe
+    if arm.anchor is not None:
+        with torch.no_grad():
+            arm.criterion.anchor = arm.anchor(batch.images).logits
     output = arm.network(batch.images)
     loss = arm.criterion(
         output.logits,

@@ -68,6 +68,8 @@ WRONG = {
     "+arms.area=area": r"arms.area: area does not fit; an arm is given by its settings",
     "+arms.area.trainer.epochs=3": r"arms.area.trainer: arms may differ in cam only",
     "+arms.area.seed=3": r"arms.area.seed: arms may differ in cam only",
+    "cam.enough=0.5": r"cam.enough=0.5 is out of range: it must be at least 1",
+    "+arms.area.cam={term:area,enough:7}": r"arms.area.cam.enough=7 belongs to the entropy, not to .*: leave it out",
     "+arms.Area.cam.term=area": r"arms.Area: an arm is named in lower-case letters",
     "+arms.2.cam.term=area": r"arms.2: an arm is named in lower-case letters",
     "+arms.control.cam.term=area": r"arms.control: this name is taken",

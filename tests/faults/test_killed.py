@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "two threads": ("trainer.threads=2",),
     "three threads": ("trainer.threads=3", *QUICK),
     "three arms": ("+arms.area.cam.term=area", "trainer.checkpoint_every=3", *QUICK),
+    "fork": ("trainer.fork=1", "cam.anchor=0.5", "+arms.area.cam.term=area", "trainer.checkpoint_every=3", *QUICK),
     "several classes": ("dataset=shapes_multi", "dataset.train=32", "dataset.val=16", "dataset.image_size=32"),
     "timm": ("model.name=timm/convnext_atto", "dataset.image_size=48", *QUICK),
     "fixed weight": ("cam.weight=0.5", "optim=sgd", "trainer.checkpoint_every=2", *QUICK),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camtrain.loss.balance import MEMORY, Balance, default_share, gradient_share
+from camtrain.loss.balance import MEMORY, Balance, default_share, gradient_share, limit_of
 from camtrain.loss.layer_gradient import LayerGradient
 
 
@@ -97,3 +97,35 @@ def test_what_is_left_of_a_term_does_not_oppose_classification(seed: int, size: 
             assert float(term.norm()) < 1e-2 * float(full.norm())
         else:
             assert float(of_term) == pytest.approx(float(term.norm()), rel=0.1)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+@pytest.mark.parametrize("given_alone", [False, True])
+def test_no_image_gets_more_of_the_term_than_its_limit(constant: bool, scale: float, given_alone: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    term = torch.randn(5, 3, 2, 2, generator=generator, dtype=torch.float64)
+    classification = torch.randn(5, 3, *((1, 1) if constant else (2, 2)), generator=generator, dtype=torch.float64)
+    classification[3] = 0  # learnt
+    classification[4] = 0  # not classified
+    full = classification.expand_as(term)
+    limits = torch.cat([limit_of(torch.tensor([0.01, 0.5, 0.99, 0.4])), torch.tensor([torch.inf])])
+    for project in (False, True):
+        alone = term / 2 if given_alone else None
+        hook = LayerGradient(classification, 4, project, alone=alone, limits=limits)
+        hook.set_weight(2.0)
+        hook.take_scale(torch.tensor(scale, dtype=torch.float64))
+        left = hook(scale * (full + term)) / scale - full
+        norms = [part.flatten(1).norm(dim=1) for part in (full, term)]
+        kept = (limits * norms[0] / norms[1]).nan_to_num(nan=1.0).clamp_max(1.0)[:, None, None, None] * term
+        shares = (kept.flatten(1).norm(dim=1) / (norms[0] + kept.flatten(1).norm(dim=1)))[:3].tolist()
+        assert shares[0] == pytest.approx(0.01)
+        assert all(share <= limit + 1e-6 for share, limit in zip(shares, (0.01, 0.5, 0.99), strict=True))
+        assert kept[3].abs().max() == 0
+        assert torch.equal(kept[4], term[4])
+        assert float(hook.share()) == pytest.approx(float(kept.norm() / (full.norm() + kept.norm())))
+        assert [float(norm) for norm in hook.norms()] == pytest.approx([float(full.norm()), float(term.norm())])
+        if project:
+            against = (kept * full).sum((1, 2, 3)).clamp_max(0) / full.square().sum((1, 2, 3)).clamp_min(1e-30)
+            kept = kept - against[:, None, None, None] * full
+        torch.testing.assert_close(left, kept, rtol=1e-9, atol=1e-12)

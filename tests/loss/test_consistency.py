@@ -163,6 +163,21 @@ def test_pasted_views_are_not_classified() -> None:
     assert 0 < float(seen_distance) <= 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "multilabel"), [(ViewKind.mirror, False), (ViewKind.mirror, True), (ViewKind.paste, False)]
+)
+def test_views_with_an_anchor_and_limits_of_each_image(kind: ViewKind, multilabel: bool) -> None:
+    made = seen(kind, multilabel)
+    settings = {"weight": 30.0, "consistency": 1.0, "views": kind.value, "balance": "image", "anchor": 0.5}
+    closed, criterion = gradients("small_resnet", made, **settings)
+    assert_alike(closed, gradients("small_resnet", made, **settings, path="autograd")[0])
+    assert_alike(closed, gradients("small_resnet", made, **settings, only_loss=False)[0])
+    for key, other in (("anchor", 0.0), ("balance", "batch"), ("share", 0.1)):
+        without, _ = gradients("small_resnet", made, **(settings | {key: other}))
+        assert max(float((closed[name] - without[name]).abs().max()) for name in closed) > 1e-9, key
+    assert "anchor" in criterion.observed().further
+
+
 def test_without_views_there_is_no_consistency() -> None:
     made = seen(ViewKind.mirror).without_views()
     without, _ = gradients("small_resnet", made, weight=3.0)

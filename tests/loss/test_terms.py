@@ -71,3 +71,20 @@ def test_energy_outside_leaves_out_images_without_a_region() -> None:
     value, counts = terms.term_values(Term.energy_outside, UNIFORM.expand(3, 4, 4), region, EntropyUnit.nats)
     assert counts.tolist() == [True, False, False]
     assert value[1:].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("unit", list(EntropyUnit))
+def test_nothing_presses_on_maps_that_cover_few_enough_cells(unit: EntropyUnit) -> None:
+    maps = torch.stack([ONE, HALF, UNIFORM]).requires_grad_()
+    whole = math.log(16) if unit is EntropyUnit.normalised else 1.0
+    values = terms.beyond_enough(terms.term_values(Term.entropy, maps, None, unit)[0], 8, 16, unit)
+    assert values.tolist() == pytest.approx([0.0, 0.0, math.log(16 / 8) / whole], abs=1e-6)
+    uneven = (UNIFORM + 0.5 * ONE)[None].requires_grad_()
+    for given, enough, presses in ((maps, 8.5, False), (uneven, 8.5, True), (uneven, 1.0, True)):
+        values = terms.beyond_enough(terms.term_values(Term.entropy, given, None, unit)[0], enough, 16, unit)
+        (gradient,) = torch.autograd.grad(values.sum(), given)
+        (plain,) = torch.autograd.grad(terms.term_values(Term.entropy, given, None, unit)[0].sum(), given)
+        assert bool((gradient[:2] != 0).any()) == presses
+        assert not presses or torch.equal(gradient, plain)
+    one_cell = terms.term_values(Term.entropy, torch.ones(1, 1, 1), None, unit)[0]
+    assert float(terms.beyond_enough(one_cell, 1.0, 1, unit)) == 0.0

@@ -7,10 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import QUICK, TINY, Command, FinishedRun, finish
+from faults.compare import differences
 
 from camtrain.runs import lock
+from camtrain.tasks.train import Saving
 from camtrain.training.checkpoint import CHECKPOINT, FORMER
+
+PARTED = ("trainer.fork=1", "cam.anchor=0.5", "cam.balance=image", "+arms.area.cam.term=area")
+
+STEPS = 4
+"""Of an epoch."""
 
 SHORT = (*TINY, *QUICK, "trainer.threads=1", "trainer.epochs=2")
 
@@ -137,3 +145,92 @@ def test_how_often_is_a_number_of_steps_or_minutes(value: str, run_command: Comm
     assert done.returncode == 2
     assert "trainer.checkpoint_every=" in done.stderr
     assert "give a number of steps, minutes such as 10min" in done.stderr
+
+
+@pytest.fixture(scope="session")
+def parted_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return finish(tmp_path_factory, "parted", *SHORT, *PARTED, "trainer.epochs=3")
+
+
+def epochs_of(run: Path, arm: str) -> list[dict[str, float]]:
+    """Of a finished run, without times."""
+    rows = json.loads((run / "result.json").read_text())["arms"][arm]["epochs"]
+    return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in rows]
+
+
+def weights_of(run: Path, arm: str) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(run / arm / "weights.pt", weights_only=True)
+    return found
+
+
+def test_the_first_arm_does_not_know_of_the_fork(
+    short_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    parted = finish(tmp_path_factory, "parted early", *SHORT, *PARTED).folder
+    ours, plain = (weights_of(run, "baseline") for run in (parted, short_run.folder))
+    assert all(torch.equal(ours[name], value) for name, value in plain.items())
+    assert epochs_of(parted, "baseline") == epochs_of(short_run.folder, "baseline")
+
+
+def test_until_the_fork_arms_are_one_and_take_no_time(parted_run: FinishedRun) -> None:
+    result = json.loads((parted_run.folder / "result.json").read_text())
+    first, *others = result["arms"]
+    assert others == ["regularised", "area"]
+    for number in range(3):
+        rows = [result["arms"][arm]["epochs"][number] for arm in (first, *others)]
+        assert all(("time/step" in row) == (number > 0) for row in rows)
+        # What is measured against the last epoch's maps is known only at the end.
+        trained = [{tag: row[tag] for tag in row if tag.startswith(("cam/", "loss/", "acc"))} for row in rows]
+        assert (trained[0] == trained[1]) == (trained[0] == trained[2]) == (number == 0)
+        assert all(("loss/anchor" in row) == (number > 0) for row in rows[1:])
+        assert "loss/anchor" not in rows[0]
+    assert set(result["timing"]["step"]) == {first, *others}
+
+
+@pytest.mark.parametrize("steps", [2, STEPS, STEPS + 1, 2 * STEPS + 1])
+def test_a_run_that_broke_off_around_the_fork_goes_on_as_if_it_had_not(
+    steps: int, parted_run: FinishedRun, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it, in the moment after all arms became one network, and behind it."""
+    name = "save" if steps == STEPS else "after_step"
+    plain = getattr(Saving, name)
+
+    def broken(saving: Saving) -> None:
+        plain(saving)
+        if saving.state.steps_done(STEPS) == steps:
+            raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Saving, name, broken)
+        assert run_command(*SHORT, *PARTED, "trainer.epochs=3", f"hydra.run.dir={run}").returncode == 130
+    done = run_command("task=resume", f"run={run}")
+    assert done.returncode == 0, done.stderr
+    assert f"goes on   after {steps // STEPS} epochs and {steps % STEPS} steps" in done.stdout
+    assert differences(parted_run.folder, run) == []
+
+
+def test_where_the_one_network_diverges_all_arms_do(run_command: Command, tmp_path: Path) -> None:
+    done = run_command(*SHORT, *PARTED, "optim.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 3, done.stderr
+    assert "lower optim.lr (1e+30)" in done.stderr
+    assert done.stderr.count("the baseline arm's") == 1
+    assert "regularised" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("trainer.fork=2",), "trainer.fork=2 leaves no epoch in which arms differ: it must be below trainer.epochs"),
+        (("trainer.fork=0",), "trainer.fork=0 is out of range: it must be at least 1"),
+        (("trainer.fork=1", "trainer.max_steps=3"), "trainer.max_steps=3 ends training before arms part"),
+        (("trainer.fork=1", "arms.baseline.cam.weight=0.1"), "must be plain: set arms.baseline.cam.weight=0"),
+        (("cam.anchor=0.5",), "arms.regularised.cam.anchor=0.5 needs the network of an epoch to hold on to"),
+        (("trainer.fork=1", "cam.anchor=-1"), "cam.anchor=-1 is out of range: it must be at least 0"),
+    ],
+)
+def test_what_cannot_fork_is_said_in_a_line(wrong: tuple[str, ...], said: str, run_command: Command) -> None:
+    done = run_command(*SHORT, *wrong)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

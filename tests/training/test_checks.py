@@ -41,6 +41,15 @@ def test_energy_outside_needs_regions() -> None:
         check_alive(classifier("small_resnet"), [bare], CamConfig(term=Term.energy_outside))
 
 
+def test_maps_that_cover_few_enough_cells_are_no_fault_but_a_grid_of_no_more_cells_is() -> None:
+    model = classifier("small_resnet")
+    cells = model(batch().images).activations[0, 0].numel()
+    norms = [check_alive(model, [batch()], CamConfig(enough=enough)) for enough in (None, cells - 0.01)]
+    assert norms[0] == norms[1] > 0
+    with pytest.raises(UserError, match=rf"enough={cells} leaves nothing to minimise: maps of this layer have {cells}"):
+        check_alive(model, [batch()], CamConfig(enough=cells))
+
+
 @pytest.mark.parametrize(
     ("name", "routes"),
     [

@@ -61,6 +61,60 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(optimiser: Optimise
     assert through.arms[1].criterion.state_dict()["_extra_state"][2] > 0
 
 
+def forking(optimiser: Optimiser, fork: int = 1) -> TrainingState:
+    cams = {"baseline": CamConfig(weight=0), "regularised": CamConfig(anchor=0.5), "second": CamConfig(anchor=0.1)}
+    network = classifier("small_resnet").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    arms = make_arms(network, cams, CLOSED, OptimConfig(name=optimiser), 1e-3, pretrained=False)
+    return TrainingState(arms, fork)
+
+
+@pytest.mark.parametrize("optimiser", list(Optimiser))
+def test_arms_part_as_copies_of_the_first(optimiser: Optimiser, tmp_path: Path) -> None:
+    state = forking(optimiser)
+    first, *others = state.arms
+    assert state.active == [first]
+    assert state.anchor is others[0].anchor is others[1].anchor
+    train_step(first, batch(0), 0.0, observe=False)
+    state.history[first.name].append({"cam/entropy": 0.5})
+    state.kept_maps[first.name].append(torch.rand(2, 4, 4).half())
+    state.share_first()
+    state.close_epoch()
+    assert state.active == state.arms
+    assert state.anchor is not None
+    at_fork = {name: value.clone() for name, value in first.network.state_dict().items()}
+    for arm in others:
+        assert all(torch.equal(at_fork[name], value) for name, value in arm.network.state_dict().items())
+        assert state.history[arm.name] == state.history[first.name]
+        assert state.history[arm.name][0] is not state.history[first.name][0]
+    # As if each had been trained so itself, and nothing of it is held in common.
+    for number in (1, 2):
+        for arm in state.arms:
+            arm.network.train()
+            train_step(dataclasses.replace(arm, criterion=first.criterion, anchor=None), batch(number), 1.0, False)
+    for arm in others:
+        trained = arm.network.state_dict()
+        assert all(torch.equal(trained[name], value) for name, value in first.network.state_dict().items())
+    assert not state.anchor.training
+    assert all(torch.equal(at_fork[name], value) for name, value in state.anchor.state_dict().items())
+    assert not any(part.requires_grad for part in state.anchor.parameters())
+    save_state(state, tmp_path)
+    resumed = forking(optimiser)
+    assert load_state(resumed, tmp_path)
+    assert resumed.anchor is not None
+    assert all(torch.equal(at_fork[name], value) for name, value in resumed.anchor.state_dict().items())
+
+
+def test_before_the_fork_an_arm_that_stops_stops_all() -> None:
+    state = forking(Optimiser.sgd)
+    state.stop("baseline", "why")
+    assert state.active == []
+    state.close_epoch()
+    assert state.active == []
+    later = forking(Optimiser.sgd, fork=0)
+    later.stop("baseline", "why")
+    assert [arm.name for arm in later.active] == ["regularised", "second"]
+
+
 def test_the_state_of_other_arms_is_not_taken(tmp_path: Path) -> None:
     state = fresh(Optimiser.adamw)
     save_state(state, tmp_path)
