@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from camtrain.config.hydra_store import cam_of_arms
-from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term
+from camtrain.config.options import BalanceOver, CamConfig, Conflict, EntropyUnit, Precision, Term
 from camtrain.config.validate import image_shape
 from camtrain.metrics.catalogue import INDICATORS, Place, at
 from camtrain.metrics.classification import metric_name
@@ -28,14 +28,17 @@ def term(cam: CamConfig, share: float | None) -> str:
     """The CAM term in words; `share`: of the gradient, None where the weight is a number."""
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
     what = f"{cam.variant.value} {cam.term.value.replace('_', ' ')}{unit if cam.term is Term.entropy else ''}"
+    enough = "" if cam.enough is None else f" above that of {cam.enough:g} cells"
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
     weight = f" x {cam.weight:g}" if share is None else f", weighted for a gradient share of {share:.0%}"
     if share is not None and cam.confidence_exponent:
         weight += " x mean confidence"
+    weight += ", at most that in any image" if cam.balance is BalanceOver.image and share is not None else ""
+    weight += f", anchored by {cam.anchor:g}" if cam.anchor else ""
     weight += ", conflicting part removed" if cam.conflict is Conflict.project else ""
-    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
+    return f"{what}{enough}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
 
 
 def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
