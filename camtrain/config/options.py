@@ -314,9 +314,9 @@ SECOND_PASS = ("keep", "masked_kl", "saliency_guided")
 """Weights of the terms that look at what the network makes of the image with parts of it hidden."""
 
 
-def trains_maps(cam: CamConfig) -> bool:
-    """Whether anything is asked of the maps themselves, so that the weight has something to multiply."""
-    return cam.term is not Term.none or cam.consistency != 0 or cam.contrastive != 0
+def trains_maps(cam: CamConfig, views: bool) -> bool:
+    """Whether anything is asked of the maps themselves, with or without views, for the weight to multiply."""
+    return cam.term is not Term.none or (views and (cam.consistency != 0 or cam.contrastive != 0))
 
 
 def second_pass_terms(cam: CamConfig) -> list[str]:

@@ -15,7 +15,6 @@ from camtrain.config.options import (
     CamConfig,
     DatasetName,
     Task,
-    Term,
     ViewKind,
     check_range,
     second_pass_terms,
@@ -170,7 +169,7 @@ def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
             f"{prefix}contrastive={cam.contrastive:g} needs two views in a batch: raise cam.views_share"
             f" ({ours.views_share:g}) or trainer.batch_size ({config.trainer.batch_size})"
         )
-    if not (trains_maps(cam) or second_pass_terms(cam)) or (cam.term is Term.none and without and cam.consistency):
+    if not (trains_maps(cam, not without) or second_pass_terms(cam)):
         raise UserError(
             f"{prefix}term=none leaves nothing to minimise: set {prefix}consistency and cam.views, or {prefix}weight=0"
         )

@@ -255,15 +255,12 @@ class CamLoss(nn.Module):
             if not (torch.is_grad_enabled() and logits.requires_grad):
                 return loss
             self._take_in()
-            anchor, divergence = self._anchored(counted), None
-            if anchor is not None:
-                divergence = anchor_loss(logits[:counted], anchor, is_multilabel(target)).mean()
-                loss = loss + anchor.weight * divergence
+            loss, divergence = self._held(loss, logits[:counted], is_multilabel(target))
             if not activations.requires_grad:
                 raise UserError("activations: they are detached from the network; pass on what the captured one gave")
             head, full = self._head(activations), schedule(self.cam, epochs_done)
             active = self.cam.weight != 0 and full > 0
-            trained = active and trains_maps(self.cam)
+            trained = active and trains_maps(self.cam, views is not None)
             term, at_layer, weight = None, None, 0.0
             if active or (self.observing and head.route is not GradientRoute.mixed):
                 term = self.term(logits, activations, target, regions, trained, views)
@@ -276,9 +273,8 @@ class CamLoss(nn.Module):
         further = self._further(logits, activations, target[:counted], term, again) if active else {}
         # Added last: what is measured at the layer is a hook on the loss before.
         loss = sum((full * getattr(self.cam, name) * value for name, value in further.items()), start=loss)
-        if divergence is not None:
-            further["anchor"] = divergence
-        further = {name: value.detach() for name, value in further.items()}
+        seen = further if divergence is None else {**further, "anchor": divergence}
+        further = {name: value.detach() for name, value in seen.items()}
         self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, further, self.observing)
         self._share = self.anchor = None
         return loss
@@ -308,7 +304,8 @@ class CamLoss(nn.Module):
         """The term of each map, detached from the network unless it is to be trained."""
         if regions is None and self.cam.term in NEED_REGIONS:
             raise UserError(f"term={self.cam.term.value} needs regions: masks or boxes of the images")
-        if views is None and self.cam.weight != 0 and (self.cam.contrastive or self.cam.term is Term.none):
+        alone = not (train or second_pass_terms(self.cam))
+        if views is None and self.cam.weight != 0 and (self.cam.contrastive or (self.cam.term is Term.none and alone)):
             name = "contrastive" if self.cam.contrastive else "term=none leaves consistency, which"
             raise UserError(f"{name} needs views of the images: give those of camtrain.views")
         made = ClassMaps(logits, activations, target, self.cam.score, self._head(activations), train)
@@ -405,6 +402,14 @@ class CamLoss(nn.Module):
             self.balance.update(*_as_numbers(*norms, term.mean_confidence()))
         activations.register_hook(at_layer)  # type: ignore[no-untyped-call]
         return at_layer
+
+    def _held(self, loss: Tensor, logits: Tensor, multilabel: bool) -> tuple[Tensor, Tensor | None]:
+        """The loss with the divergence from the anchor's predictions, and that divergence, if there is an anchor."""
+        anchor = self._anchored(len(logits))
+        if anchor is None:
+            return loss, None
+        divergence = anchor_loss(logits, anchor, multilabel).mean()
+        return loss + anchor.weight * divergence, divergence
 
     def _anchored(self, count: int) -> Anchor | None:
         """What predictions are held to, of the first images of the batch; None where they are not."""

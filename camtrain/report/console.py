@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from camtrain.config.hydra_store import cam_of_arms
-from camtrain.config.options import CamConfig, Conflict, EntropyUnit, Precision, Term, ViewKind
+from camtrain.config.options import BalanceOver, CamConfig, Conflict, EntropyUnit, Precision, Term, ViewKind
 from camtrain.config.validate import image_shape
 from camtrain.metrics.catalogue import INDICATORS, Place, at
 from camtrain.metrics.tags import metric_name
@@ -27,7 +27,10 @@ SPLITS = {"train": "training", "val": "validation"}
 def term(cam: CamConfig, share: float | None) -> str:
     """The CAM term in words; `share`: of the gradient, None where the weight is a number."""
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
-    parts = [] if cam.term is Term.none else [cam.term.value.replace("_", " ") + unit * (cam.term is Term.entropy)]
+    enough = "" if cam.enough is None else f" above that of {cam.enough:g} cells"
+    parts = (
+        [] if cam.term is Term.none else [cam.term.value.replace("_", " ") + unit * (cam.term is Term.entropy) + enough]
+    )
     parts += [f"{cam.consistency:g} x consistency"] * (cam.consistency > 0)
     what = f"{cam.variant.value} " + (f"({' + '.join(parts)})" if len(parts) > 1 else "".join(parts))
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
@@ -36,8 +39,10 @@ def term(cam: CamConfig, share: float | None) -> str:
     weight = f" x {cam.weight:g}" if share is None else f", weighted for a gradient share of {share:.0%}"
     if share is not None and cam.confidence_exponent:
         weight += " x mean confidence"
+    weight += ", at most that in any image" if cam.balance is BalanceOver.image and share is not None else ""
+    weight += f", anchored by {cam.anchor:g}" if cam.anchor else ""
     weight += ", conflicting part removed" if cam.conflict is Conflict.project else ""
-    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
+    return f"{what}{enough}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
 
 
 def introduction(result: RunResult) -> Iterator[tuple[str, str]]:

@@ -333,7 +333,7 @@ def set_up(config: Config) -> Setup:
         )
         check_maps(config.evaluate.maps, network.routes, built.layer)
         for arm in setup.arms:
-            if cams[arm.name].weight != 0 and trains_maps(cams[arm.name]):
+            if cams[arm.name].weight != 0 and trains_maps(cams[arm.name], arm.views):
                 check_alive(arm.network, first, cams[arm.name])
     if config.trainer.compile:
         for arm in setup.arms:

@@ -105,9 +105,10 @@ def test_the_balance_and_the_share_count_the_anchor_as_classification() -> None:
     criterion(logits, activations, made.targets).backward()
     seen = criterion.observed()
     assert float(seen.cam_share or 0) == pytest.approx(0.3)
-    assert seen.anchor is not None
     logits = logits.detach()
-    assert float(seen.anchor) == pytest.approx(float(anchor_loss(logits, Anchor(logits.flip(0), 1), False).mean()))
+    assert float(seen.further["anchor"]) == pytest.approx(
+        float(anchor_loss(logits, Anchor(logits.flip(0), 1), False).mean())
+    )
     assert float(seen.classification) == pytest.approx(float(classification_loss(logits, made.targets).mean()))
 
 

@@ -91,7 +91,7 @@ def test_following_the_image_is_rewarded_and_gradients_are_finite() -> None:
     assert gradient.isfinite().all()
 
 
-SETTINGS = {"contrastive": 1.5, "views": "mirror"}
+SETTINGS = {"contrastive": 1.5, "consistency": 0.0, "views": "mirror"}
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -157,8 +157,8 @@ def test_it_asks_for_views() -> None:
     ("arguments", "message"),
     [
         (
-            ["cam.contrastive=1"],
-            "contrastive=1 needs views: set cam.views=mirror, or arms.regularised.cam.contrastive=0",
+            ["cam.contrastive=1", "cam.views=none"],
+            "contrastive=1 needs views: set cam.views=mirror",
         ),
         (["cam.contrastive=1", "cam.views=mirror"], "needs two views in a batch: raise cam.views_share (0.125)"),
     ],

@@ -191,7 +191,7 @@ def test_gradients_reach_the_trunk_and_add_to_the_others(name: str) -> None:
     made, settings = double(), {"weight": 0.5, "conflict": "keep"}
     with_both, _ = gradients("small_resnet", made, **settings, **{name: WEIGHTS[name]})
     without, _ = gradients("small_resnet", made, **settings)
-    itself, _ = gradients("small_resnet", made, **(settings | {"term": "none"}), **{name: WEIGHTS[name]})
+    itself, _ = gradients("small_resnet", made, **settings, term="none", consistency=0.0, **{name: WEIGHTS[name]})
     plain, _ = gradients("small_resnet", made, weight=0)
     assert_alike(with_both, {key: without[key] + itself[key] - plain[key] for key in plain})
     first = next(key for key in plain if "conv" in key)
@@ -333,7 +333,8 @@ def test_they_train_by_the_command(run_command: Command, tmp_path: Path) -> None
 
 
 def test_the_command_trains_with_one_of_them_alone(run_command: Command, tmp_path: Path) -> None:
-    done = run_command(*TINY, *QUICK, "trainer.epochs=1", "trainer.max_steps=2", "cam.term=none", "cam.keep=1")
+    alone = ("cam.term=none", "cam.views=none", "cam.keep=1")
+    done = run_command(*TINY, *QUICK, "trainer.epochs=1", "trainer.max_steps=2", *alone)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("outputs/*/*")
     final = json.loads((folder / "result.json").read_text())["arms"]["regularised"]["final"]
