@@ -256,7 +256,7 @@ class CamConfig:
         low=0,
     )
     views: ViewKind = setting(
-        ViewKind.auto,
+        ViewKind.none,
         "further views of some images of each batch, which every arm learns from; mirror: left and right exchanged;"
         " symmetries: turned and mirrored, for square images that have no up; paste: at another size and place before"
         " another image; none; auto: symmetries for square images of `shapes` and `eurosat`, else mirror if"
