@@ -10,7 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from camtrain.config.hydra_store import cam_of_arms
-from camtrain.config.options import BalanceOver, CamConfig, Conflict, EntropyUnit, Precision, Term, ViewKind
+from camtrain.config.options import (
+    BalanceOver,
+    CamConfig,
+    Conflict,
+    EntropyUnit,
+    Precision,
+    Term,
+    ViewKind,
+    second_pass_terms,
+)
 from camtrain.config.validate import image_shape
 from camtrain.metrics.catalogue import INDICATORS, Place, at
 from camtrain.metrics.tags import metric_name
@@ -28,11 +37,12 @@ def term(cam: CamConfig, share: float | None) -> str:
     """The CAM term in words; `share`: of the gradient, None where the weight is a number."""
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
     enough = "" if cam.enough is None else f" above that of {cam.enough:g} cells"
-    parts = (
-        [] if cam.term is Term.none else [cam.term.value.replace("_", " ") + unit * (cam.term is Term.entropy) + enough]
-    )
-    parts += [f"{cam.consistency:g} x consistency"] * (cam.consistency > 0)
+    of_each = cam.term.value.replace("_", " ") + unit * (cam.term is Term.entropy) + enough
+    of_views = () if cam.views is ViewKind.none else ("consistency", "contrastive")
+    parts = [of_each] * (cam.term is not Term.none)
+    parts += [f"{getattr(cam, name):g} x {name}" for name in of_views if getattr(cam, name)]
     what = f"{cam.variant.value} " + (f"({' + '.join(parts)})" if len(parts) > 1 else "".join(parts))
+    beside = "".join(f" + {getattr(cam, name):g} x {name.replace('_', ' ')}" for name in second_pass_terms(cam))
     confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
@@ -42,7 +52,7 @@ def term(cam: CamConfig, share: float | None) -> str:
     weight += ", at most that in any image" if cam.balance is BalanceOver.image and share is not None else ""
     weight += f", anchored by {cam.anchor:g}" if cam.anchor else ""
     weight += ", conflicting part removed" if cam.conflict is Conflict.project else ""
-    return f"{what}{enough}{confidence}{weight}, score {cam.score.value}{start}{ramp}"
+    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}{beside}"
 
 
 def introduction(result: RunResult) -> Iterator[tuple[str, str]]:

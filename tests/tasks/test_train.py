@@ -396,15 +396,16 @@ def test_several_classes_per_image(multilabel_run: FinishedRun) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_run(name: str, run_command: Command, tmp_path: Path) -> None:
-    root = [] if name == "quick" else [f"dataset.root={tmp_path}"]
+    generated = name in ("quick", "ablation")
+    root = [] if generated else [f"dataset.root={tmp_path}"]
     done = run_command("--cfg", "job", f"experiment={name}", *root)
     assert done.returncode == 0, done.stderr
     # On other images, as they are not here, with its network, term and training.
-    small = [f"dataset.{key}" for key in ("image_size=64", "crop_scale=[1.0,1.0]")] if name != "quick" else []
+    small = [f"dataset.{key}" for key in ("image_size=64", "crop_scale=[1.0,1.0]")] if not generated else []
     few = ["trainer.max_steps=2", "trainer.batch_size=4", "model.weights=null", "evaluate.images=1"]
     few += FEW if name == "quick" else ["evaluate.faithfulness_images=0", "evaluate.sanity_images=1"]
     sizes = ["dataset.train=8", "dataset.val=8"]
-    done = run_command(f"experiment={name}", *([] if name == "quick" else ["dataset=fake"]), *small, *few, *sizes)
+    done = run_command(f"experiment={name}", *([] if generated else ["dataset=fake"]), *small, *few, *sizes)
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path)
     assert result["status"] == "completed"

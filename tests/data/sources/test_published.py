@@ -319,7 +319,7 @@ def test_every_set_is_fetched_whole_or_not_at_all(
     for one, other in zip(fetched, original, strict=True):
         assert torch.equal(one.targets, other.targets)
         assert len(one.targets) == len(other.targets)
-        both = (one_batch(part, list(range(len(one.targets))), torch.device("cpu")) for part in (one, other))
+        both = (one_batch(part, list(range(len(one.targets))), torch.device("cpu"))[:4] for part in (one, other))
         assert all(torch.equal(*pair) for pair in zip(*both, strict=True))
     asked = len(Quiet.asked)
     build(config_of(name, root, download=True, mirror=address), 0, guided=True)
