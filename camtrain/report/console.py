@@ -35,6 +35,8 @@ SPLITS = {"train": "training", "val": "validation"}
 
 def term(cam: CamConfig, share: float | None) -> str:
     """The CAM term in words; `share`: of the gradient, None where the weight is a number."""
+    if cam.weight == 0:
+        return "none"
     unit = " / ln N" if cam.unit is EntropyUnit.normalised else " in nats"
     enough = "" if cam.enough is None else f" above that of {cam.enough:g} cells"
     of_each = cam.term.value.replace("_", " ") + unit * (cam.term is Term.entropy) + enough
@@ -58,7 +60,7 @@ def term(cam: CamConfig, share: float | None) -> str:
 def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
     """A few labelled lines that say what is about to be trained or measured."""
     yield from _about_data(result)
-    model, trainer, optim = result.model, result.config.trainer, result.config.optim
+    model, trainer = result.model, result.config.trainer
     stem = f", stride 1 at {' and '.join(model.stem_strides_lowered)}" if model.stem_strides_lowered else ""
     relu = f", without its last ReLU ({model.relu_left_out})" if model.relu_left_out else ""
     yield (
@@ -72,25 +74,31 @@ def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
     cams = cam_of_arms(result.config)
     for number, (name, share) in enumerate(result.cam_shares.items()):
         arm = f"{name}: " if len(result.cam_shares) > 1 else ""
-        yield "" if number else "CAM term", f"{arm}{term(cams[name], share)}"
-    batch = min(trainer.batch_size, result.data.train or trainer.batch_size)
-    views = result.config.cam.views
-    yield (
-        "training",
-        f"{trainer.epochs} epoch{'s' * (trainer.epochs > 1)} in batches of {batch}"
-        + (
-            f" and {result.config.cam.views_share:.3g} of them seen again ({views.value})"
-            if views is not ViewKind.none
-            else ""
-        )
-        + f", {optim.name.value} at"
-        f" {result.learning_rate:g}, {optim.schedule.value}"
-        + (f"; stopped after {trainer.max_steps} steps at the latest" if trainer.max_steps else ""),
-    )
+        alone = cams[name].views is ViewKind.none and result.config.cam.views is not ViewKind.none
+        yield "" if number else "CAM term", f"{arm}{term(cams[name], share)}{', without views' * alone}"
+    yield "training", _training(result)
     lower = f", {trainer.precision.value}" if trainer.precision is not Precision.float32 else ""
     if trainer.precision.value in result.environment:
         lower += ", for which this CPU has no instructions: float32 is many times faster here"
     yield "machine", f"{result.environment['device']}, torch {result.environment['torch']}{lower}"
+
+
+def _training(result: RunResult) -> str:
+    """Epochs, batches, optimiser, and what is out of the ordinary."""
+    trainer, optim, cam = result.config.trainer, result.config.optim, result.config.cam
+    batch = min(trainer.batch_size, result.data.train or trainer.batch_size)
+    views = f" and views of {cam.views_share:.3g} of them ({cam.views.value})" if cam.views is not ViewKind.none else ""
+    fork = f"; one network for {counted(trainer.fork, 'epoch')}, then the arms part" if trainer.fork is not None else ""
+    least = f"; stopped after {trainer.max_steps} steps at the latest" if trainer.max_steps else ""
+    return (
+        f"{counted(trainer.epochs, 'epoch')} in batches of {batch}{views}, {optim.name.value} at"
+        f" {result.learning_rate:g}, {optim.schedule.value}{fork}{least}"
+    )
+
+
+def counted(number: int, what: str) -> str:
+    """Such as `1 epoch` or `2 epochs`."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def offset(result: RunResult) -> str:

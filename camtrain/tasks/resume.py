@@ -37,6 +37,8 @@ def resume_run(config: Config, folder: Path, chosen: Collection[str]) -> RunResu
     Raises:
         UserError: no run is there, or what is there is not one that can go on.
     """
+    if not (folder / NAME).exists():
+        raise UserError(f"{folder}: no run had begun here, there is no {NAME}; give the command of the run again")
     begun = load.begun(folder)
     load.check_own_code(begun.config, load.named(config, chosen), "model.name", "dataset.source")
     own = replace(begun.config, dataset=load.of_this_machine(begun.config.dataset, config.dataset))

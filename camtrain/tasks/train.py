@@ -48,7 +48,7 @@ from camtrain.networks.head_layer import final_layer
 from camtrain.networks.weights import is_pretrained
 from camtrain.packed import write_packed
 from camtrain.report import console, tables
-from camtrain.report.console import tensorboard_command
+from camtrain.report.console import counted, tensorboard_command
 from camtrain.report.gallery import strips
 from camtrain.runs import lock
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
@@ -233,7 +233,7 @@ def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
         if before != now:
             log.warning("Note: %s was %s, is %s: figures may differ by rounding", what, before, now)
     if load_state(state, record.folder):
-        log.info("%-9s after %d epochs and %d steps", "goes on", state.epoch, state.step)
+        log.info("%-9s after %s and %s", "goes on", counted(state.epoch, "epoch"), counted(state.step, "step"))
         record.result.timing.step = step_times(state.history)
     elif begun.status == COMPLETED:  # to begin anew would replace what it has trained
         raise UserError(f"{record.folder / CHECKPOINT}: it is not there any more, without which no run goes on")

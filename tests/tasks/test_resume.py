@@ -11,6 +11,7 @@ import torch
 from conftest import QUICK, TINY, Command, FinishedRun, finish
 from faults.compare import differences
 
+from camtrain.report.console import counted
 from camtrain.runs import lock
 from camtrain.tasks.train import Saving
 from camtrain.training.checkpoint import CHECKPOINT, FORMER
@@ -135,7 +136,7 @@ def test_what_cannot_go_on(run: Path, run_command: Command) -> None:
     assert done.returncode == 3
     assert "train it again with a lower optim.lr" in done.stderr
     (run / "result.json").unlink()
-    assert "no finished run is here" in run_command("task=resume", f"run={run}").stderr
+    assert "no run had begun here" in run_command("task=resume", f"run={run}").stderr
     assert run_command("task=resume", "run=nowhere").returncode == 2
 
 
@@ -206,7 +207,8 @@ def test_a_run_that_broke_off_around_the_fork_goes_on_as_if_it_had_not(
         assert run_command(*SHORT, *PARTED, "trainer.epochs=3", f"hydra.run.dir={run}").returncode == 130
     done = run_command("task=resume", f"run={run}")
     assert done.returncode == 0, done.stderr
-    assert f"goes on   after {steps // STEPS} epochs and {steps % STEPS} steps" in done.stdout
+    done_before = f"{counted(steps // STEPS, 'epoch')} and {counted(steps % STEPS, 'step')}"
+    assert f"goes on   after {done_before}" in done.stdout
     assert differences(parted_run.folder, run) == []
 
 
@@ -234,3 +236,11 @@ def test_what_cannot_fork_is_said_in_a_line(wrong: tuple[str, ...], said: str, r
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_that_was_killed_before_it_began_is_to_be_given_again(run_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "camtrain.log").touch()
+    done = run_command("task=resume", "run=killed")
+    assert done.returncode == 2
+    assert "no run had begun here, there is no result.json; give the command of the run again" in done.stderr
