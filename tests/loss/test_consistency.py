@@ -132,14 +132,15 @@ def test_the_closed_form_equals_autograd(weight: float | str, multilabel: bool) 
     assert max(float((closed[key] - without[key]).abs().max()) for key in closed) > 1e-6
 
 
-def test_consistency_beside_the_entropy_leaves_it_its_share() -> None:
-    made = seen(ViewKind.symmetries)
-    _, alone = gradients("small_resnet", made, weight="auto", views="symmetries")
-    _, beside = gradients("small_resnet", made, weight="auto", consistency=5.0, views="symmetries")
+@pytest.mark.parametrize("name", ["consistency", "contrastive"])
+def test_what_is_asked_of_views_leaves_the_entropy_its_share(name: str) -> None:
+    made, settings = seen(ViewKind.symmetries, count=12), {"weight": "auto", "views": "symmetries", "consistency": 0.0}
+    _, alone = gradients("small_resnet", made, **settings)
+    _, beside = gradients("small_resnet", made, **(settings | {name: 5.0}))
     assert alone.balance is not None
     assert beside.balance is not None
     assert beside.balance.weight() == pytest.approx(alone.balance.weight(), rel=1e-9)
-    _, itself = gradients("small_resnet", made, weight="auto", term="none", consistency=5.0, views="symmetries")
+    _, itself = gradients("small_resnet", made, **(settings | {name: 5.0, "term": "none"}))
     assert itself.balance is not None
     assert itself.balance.weight() > 0
 

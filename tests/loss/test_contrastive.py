@@ -135,18 +135,6 @@ def test_the_closed_form_equals_autograd(weight: float | str, multilabel: bool) 
     assert max(float((closed[key] - without[key]).abs().max()) for key in trunk) > 1e-8
 
 
-def test_beside_the_entropy_it_leaves_that_its_share() -> None:
-    made = seen(ViewKind.symmetries, count=12)
-    _, alone = gradients("small_resnet", made, weight="auto", views="symmetries")
-    _, beside = gradients("small_resnet", made, weight="auto", contrastive=5.0, views="symmetries")
-    assert alone.balance is not None
-    assert beside.balance is not None
-    assert beside.balance.weight() == pytest.approx(alone.balance.weight(), rel=1e-9)
-    _, itself = gradients("small_resnet", made, weight="auto", term="none", contrastive=5.0, views="symmetries")
-    assert itself.balance is not None
-    assert itself.balance.weight() > 0
-
-
 def test_it_asks_for_views() -> None:
     logits, activations = classifier("small_resnet")(batch().images)
     with pytest.raises(UserError, match="contrastive needs views"):
