@@ -476,12 +476,14 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         discard(folder, command.place)
         end_output(BROKEN_PIPE)
     except (Exception, KeyboardInterrupt) as error:
-        left = discard(folder, command.place, may_go_on=not isinstance(error, Diverged))
-        if interrupt := interruption(error):
-            interrupt.args = (left,)
-            raise interrupt  # noqa: B904
+        interrupt = interruption(error)
         if not command.full_error:
             error = in_words(error, command.place) or error
+        refused = type(error) is UserError and (cfg.task == Task.resume or cfg.resume is not None)
+        left = discard(folder, command.place, may_go_on=not refused and not isinstance(error, Diverged))
+        if interrupt is not None:
+            interrupt.args = (left,)
+            raise interrupt  # noqa: B904
         if not isinstance(error, UserError):
             log.exception("camtrain: unexpected error")
             raise

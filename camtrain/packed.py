@@ -7,13 +7,15 @@ all bytes, computed while its own place holds zeros. Nothing is ever executed by
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from camtrain.errors import MALFORMED
@@ -26,6 +28,21 @@ _CHECKSUM, _TENSOR = "sha256", "tensor"
 
 _UNKNOWN = "0" * 64
 
+KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+}
+"""Types of tensors, as the format calls them."""
+
 _PLACE = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
@@ -33,24 +50,40 @@ class Damaged(Exception):
     """A file is not whole, not what was written, or not a file of this kind; the message says which."""
 
 
-def pack(tree: Any) -> bytes:
-    """Nested dictionaries, lists and tuples of tensors, numbers, texts and None as bytes; tuples become lists."""
+def write(tree: Any, opened: BinaryIO) -> None:
+    """Write nested dictionaries, lists and tuples of tensors, numbers, texts and None; tuples become lists.
+
+    Ours, since the library makes several copies of all tensors in memory, where this makes none, and ends the process
+    where memory does not suffice. The library reads it, and so do the tests.
+
+    Args:
+        tree: what to write.
+        opened: where, from its beginning on; it has to be able to seek.
+    """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_without_tensors(tree, "", tensors))
-    places: set[int] = set()
-    for name, tensor in tensors.items():  # the format refuses tensors that share memory, as tied weights do
-        place = tensor.untyped_storage().data_ptr()
-        tensors[name] = tensor.clone() if place in places else tensor
-        places.add(place)
-    whole = save(tensors, {TREE: text, _CHECKSUM: _UNKNOWN})
-    empty = f'"{_CHECKSUM}":"{_UNKNOWN}"'.encode()
-    at = whole.index(empty)  # the first one stands in the header; in JSON within JSON, quotes have a backslash
-    found = hashlib.sha256(whole).hexdigest().encode()
-    return b"".join([whole[:at], empty.replace(_UNKNOWN.encode(), found), whole[at + len(empty) :]])
+    header: dict[str, Any] = {"__metadata__": {_CHECKSUM: _UNKNOWN, TREE: text}}
+    end, names = 0, sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": KINDS[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [begin, end]}
+    coded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    coded += b" " * (-len(coded) % 8)
+    head = len(coded).to_bytes(8, "little") + coded
+    digest = hashlib.sha256(head)
+    opened.write(head)
+    for name in names:
+        part = tensors.pop(name).flatten().view(torch.uint8).numpy().data
+        digest.update(part)
+        opened.write(part)
+    opened.seek(head.index(_UNKNOWN.encode()))
+    opened.write(digest.hexdigest().encode())
+    opened.seek(0, io.SEEK_END)
 
 
 def unpack(whole: bytes) -> Any:
-    """The inverse of :func:`pack`.
+    """The inverse of :func:`write`.
 
     Raises:
         Damaged: a byte is missing or another one than was written, or it is something else.
@@ -60,7 +93,7 @@ def unpack(whole: bytes) -> Any:
         raise Damaged("it has no checksum")
     digest = hashlib.sha256(whole[: place.start(1)])
     digest.update(_UNKNOWN.encode())
-    digest.update(whole[place.end(1) :])
+    digest.update(memoryview(whole)[place.end(1) :])
     if digest.hexdigest().encode() != place[1]:
         raise Damaged("its checksum is another one than was written")
     try:
@@ -73,8 +106,7 @@ def unpack(whole: bytes) -> Any:
 
 def write_packed(path: Path, tree: Any, keep: Path | None = None) -> None:
     """Write a tree whole or not at all; `keep` and errors as for :func:`camtrain.files.write_atomically`."""
-    whole = pack(tree)
-    write_atomically(path, lambda opened: opened.write(whole), keep)
+    write_atomically(path, lambda opened: write(tree, opened), keep)
 
 
 def read_packed(path: Path) -> Any:

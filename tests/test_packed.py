@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
-from camtrain.packed import Damaged, pack, read_packed, unpack, write_packed
+from camtrain.packed import KINDS, Damaged, read_packed, unpack, write, write_packed
 
 SHARED = torch.arange(6.0).reshape(2, 3)
 
@@ -20,6 +23,12 @@ TREE = {
     'a name with "sha256":"' + "0" * 64 + '"': "and \u00fc\udce9",
     "nothing": {},
 }
+
+
+def pack(tree: Any) -> bytes:
+    opened = io.BytesIO()
+    write(tree, opened)
+    return opened.getvalue()
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
@@ -60,3 +69,16 @@ def test_a_file_that_breaks_off_is_found() -> None:
 def test_other_files_are_none_of_these(other: bytes) -> None:
     with pytest.raises(Damaged):
         unpack(other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_lie_as_the_library_writes_them(kind: torch.dtype) -> None:
+    tensors = {"b ä": torch.arange(3).to(kind), "a": torch.ones(2, 3).to(kind), "none": torch.zeros(2, 0, dtype=kind)}
+    tensors["one"] = torch.tensor(3.0, dtype=torch.complex64)
+    ours, theirs = pack(tensors), save({f"/{name}": tensor for name, tensor in tensors.items()})
+    found = load(ours)
+    assert found.keys() == {f"/{name}" for name in tensors}
+    assert all(torch.equal(tensor, found[f"/{name}"]) for name, tensor in tensors.items())
+    data = theirs[8 + int.from_bytes(theirs[:8], "little") :]
+    assert ours.endswith(data)
+    assert (len(ours) - len(data)) % 8 == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +46,44 @@ def make_optimiser(
             return torch.optim.Adam(groups, lr=rate)
         case Optimiser.sgd:
             return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+OF_EACH_PARAMETER = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+}
+"""What an optimiser keeps of a parameter that it has moved."""
+
+
+@torch.no_grad()
+def load_optimiser(optimiser: torch.optim.Optimizer, found: dict[str, Any]) -> None:
+    """Take over what an optimiser has kept of each parameter; its settings stay those of the configuration.
+
+    Tensors of a parameter's shape get its device and memory layout.
+
+    Args:
+        optimiser: as :func:`make_optimiser` makes it.
+        found: its `state_dict`, of the same parameters.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: it is of other parameters, or another kind of optimiser.
+    """
+    own = optimiser.state_dict()["param_groups"]
+    if [group["params"] for group in found["param_groups"]] != [group["params"] for group in own]:
+        raise ValueError("an optimiser of other parameters")
+    numbers = {number for group in own for number in group["params"]}
+    if not found["state"].keys() <= numbers:
+        raise ValueError("an optimiser of other parameters")
+    optimiser.load_state_dict({"state": found["state"], "param_groups": own})
+    for parameter, values in optimiser.state.items():
+        if values.keys() != OF_EACH_PARAMETER[type(optimiser)]:
+            raise ValueError("another kind of optimiser")
+        for name, value in values.items():
+            if not value.is_floating_point() or value.shape != (() if name == "step" else parameter.shape):
+                raise ValueError("an optimiser of other parameters")
+            if name != "step":
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def default_learning_rate(optimiser: Optimiser, pretrained: bool, model: nn.Module) -> float:

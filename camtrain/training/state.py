@@ -18,6 +18,7 @@ from camtrain.metrics.classification import is_correct, mean_average_precision
 from camtrain.metrics.tags import ACCURACY, PRECISION
 from camtrain.networks.classifier import Classifier
 from camtrain.training.arm import Arm
+from camtrain.training.optim import load_optimiser
 from camtrain.training.step import Step
 
 History = dict[str, list[dict[str, float]]]
@@ -74,18 +75,22 @@ class EpochRecord:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> EpochRecord:
-        """The inverse of :meth:`state_dict`."""
+        """The inverse of :meth:`state_dict`.
+
+        Raises:
+            LookupError, TypeError, ValueError, AttributeError: it is none.
+        """
 
         def parts(value: Tensor | None) -> list[Tensor]:
             return [] if value is None else list(value.to(device).unbind())
 
-        return cls(
-            {tag: parts(values) for tag, values in state["means"].items()},
-            parts(state["logits"]),
-            parts(state["targets"]),
-            list(state["timed"]),
-            int(state["steps"]),
-        )
+        means = {str(tag): parts(values) for tag, values in state["means"].items()}
+        logits, targets, steps = parts(state["logits"]), parts(state["targets"]), int(state["steps"])
+        if not all(0 < len(values) <= steps and values[0].shape == () for values in means.values()):
+            raise ValueError("a step has one figure of a kind")
+        if [each.shape for each in logits] != [each.shape for each in targets]:
+            raise ValueError("logits of other images than targets")
+        return cls(means, logits, targets, [float(seconds) for seconds in state["timed"]], steps)
 
 
 @dataclass
@@ -217,11 +222,7 @@ class TrainingState:
         for arm in self.arms:
             own = state["arms"][arm.name]
             arm.network.backbone.load_state_dict(own["network"])
-            arm.optimiser.load_state_dict(own["optimiser"])
-            for parameter, values in arm.optimiser.state.items():
-                for name, value in values.items():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            load_optimiser(arm.optimiser, own["optimiser"])
             arm.criterion.load_state_dict(own["criterion"])
             rows = state["history"][arm.name]
             self.history[arm.name][:] = [{str(tag): float(value) for tag, value in row.items()} for row in rows]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from safetensors.torch import save_file
 
 from camtrain.config.arguments import owners
 from camtrain.networks.small_resnet import SmallResNet
+from camtrain.packed import read_packed, write_packed
 
 ONE_STEP = (*TINY, *QUICK, ONE_THREAD, "trainer.max_steps=1", "dataset.cache=null")
 
@@ -180,3 +184,68 @@ def test_fifty_damaged_files(name: str, runs: Runs, material: Path, tmp_path: Pa
     drawn = random.Random(f"fifty {name}")
     for _ in range(50):
         check_file(runs, material, tmp_path / "copy", name, drawn)
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, -1, 0, 3, 10**6, 10**30, 0.5, -1.5, math.nan, math.inf, 1e308),
+    *("", "x", "../x", [], {}, [[1]], {"a": 1}),
+)
+
+
+def other_tensor(found: torch.Tensor, drawn: random.Random) -> torch.Tensor:
+    """Of another shape, type or value."""
+    size = drawn.choice(((), (1,), (3,), (2, 2), (*found.shape, 1), (*found.shape[:-1], 0)))
+    kind = drawn.choice((torch.float64, torch.float16, torch.int64, torch.bool, torch.complex64))
+    filled = torch.full_like(found, drawn.choice((math.nan, 1e38)), dtype=torch.float32)
+    return drawn.choice((torch.zeros(size), found.to(kind), found.flatten(), filled))
+
+
+def make_up(tree: Any, drawn: random.Random) -> str:
+    """Change one value anywhere in nested dictionaries and lists; says which."""
+    way = []
+    while True:
+        way.append(drawn.choice([*tree] if isinstance(tree, dict) else range(len(tree))))
+        found = tree[way[-1]]
+        if not isinstance(found, dict | list) or not found or drawn.random() < 0.1:
+            break
+        tree = found
+    match drawn.randrange(6):
+        case 0:
+            del tree[way[-1]]
+        case 1 if isinstance(tree, list):
+            tree.append(copy.deepcopy(found))
+        case 1:
+            tree["new"] = copy.deepcopy(found)
+        case _ if isinstance(found, torch.Tensor):
+            tree[way[-1]] = other_tensor(found, drawn)
+        case _:
+            tree[way[-1]] = copy.deepcopy(drawn.choice((*ODD, torch.zeros(2))))
+    return f"{way}: {tree.get(way[-1]) if isinstance(tree, dict) else len(tree)}"
+
+
+def check_made_up(runs: Runs, material: Path, folder: Path, count: int, drawn: random.Random) -> int:
+    """Checkpoints whose checksum is right, with a value that is not; how many were refused."""
+    refused = 0
+    for _ in range(count):
+        run = Path(shutil.copytree(material / "killed", folder / "run"))
+        tree = read_packed(run / "checkpoint.safetensors")
+        what = make_up(tree, drawn)
+        write_packed(run / "checkpoint.safetensors", tree)
+        ended = runs(folder, "task=resume", "run=run", limit=120)
+        try:
+            is_in_words(ended)
+        except AssertionError as error:
+            raise AssertionError(f"{what}: {error}") from error
+        refused += ended.status == 2
+        shutil.rmtree(run)
+    return refused
+
+
+def test_checkpoints_that_were_made_up_are_told_in_a_line(runs: Runs, material: Path, tmp_path: Path) -> None:
+    assert check_made_up(runs, material, tmp_path, 6, random.Random(3)) > 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hundred_checkpoints_that_were_made_up(seed: int, runs: Runs, material: Path, tmp_path: Path) -> None:
+    assert check_made_up(runs, material, tmp_path, 100, random.Random(seed)) > 30

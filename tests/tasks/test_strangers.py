@@ -15,7 +15,7 @@ from conftest import QUICK, TINY, Command, FinishedRun
 
 from camtrain.errors import UserError
 from camtrain.interface import load_run
-from camtrain.packed import pack, read_packed
+from camtrain.packed import read_packed, write_packed
 from camtrain.training.checkpoint import CHECKPOINT, FORMER
 
 MODULE = """
@@ -170,7 +170,7 @@ def test_a_checkpoint_that_was_made_up(
     change(run, lambda tree: tree.update(status="interrupted"))
     state = read_packed(run / CHECKPOINT)
     how(state)
-    (run / CHECKPOINT).write_bytes(pack(state))
+    write_packed(run / CHECKPOINT, state)
     done = run_command(*TASKS["resume"])
     assert done.returncode == 2, done.stdout
     assert "checkpoint.safetensors: not a checkpoint of this run's arms and network; train anew" in done.stderr
