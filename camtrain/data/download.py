@@ -27,10 +27,13 @@ from typing import IO, NamedTuple
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from camtrain.errors import UserError, of_system
+from camtrain.errors import DISK, MALFORMED, UserError, of_system
 
 log = logging.getLogger("camtrain")
 
+
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+"""What comes of unpacking a damaged archive, beside :data:`camtrain.errors.MALFORMED`."""
 
 CHUNK = 2**20
 
@@ -167,7 +170,9 @@ def extract(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as packed:
                 packed.extractall(folder, filter=lambda member, into: _checked(archive, member, into))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (*BROKEN, *MALFORMED) as error:
+        if isinstance(error, OSError) and (error.errno in DISK or error.filename):
+            raise
         raise UserError(f"{archive.name}: damaged ({error})") from error
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
+import random
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -98,9 +100,19 @@ def test_good_archives_and_damaged_ones(tmp_path: Path, kind: str) -> None:
     extract(archive, tmp_path / "into")
     found = tmp_path / "into" / ("good.txt" if kind == "gz" else "set/good.txt")
     assert found.read_text().startswith("good")
-    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 3])
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 3])
     with pytest.raises(UserError, match="damaged"):
         extract(archive, tmp_path / "again")
+    drawn = random.Random(kind)
+    for _ in range(200):  # some of them are whole enough
+        other = bytearray(whole)
+        for _ in range(drawn.choice((1, 4))):
+            other[drawn.randrange(len(other))] = drawn.randrange(256)
+        archive.write_bytes(other[drawn.choice((0, 0, 10)) :])
+        with contextlib.suppress(UserError):
+            extract(archive, tmp_path / "again")
+    assert {path.name for path in tmp_path.iterdir()} == {archive.name, "into", "again"}
 
 
 def test_set_is_fetched_once_and_whole(tmp_path: Path, server: tuple[str, Path]) -> None:
