@@ -58,7 +58,8 @@ OF_EACH_PARAMETER = {
 
 @torch.no_grad()
 def load_optimiser(optimiser: torch.optim.Optimizer, found: dict[str, Any]) -> None:
-    """Take over what an optimiser has kept of each parameter; its settings stay those of the configuration.
+    """Take over what an optimiser has kept of each parameter, and its learning rates; its other settings stay those of
+    the configuration.
 
     Tensors of a parameter's shape get its device and memory layout.
 
@@ -75,6 +76,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, found: dict[str, Any]) -> N
     numbers = {number for group in own for number in group["params"]}
     if not found["state"].keys() <= numbers:
         raise ValueError("an optimiser of other parameters")
+    for group, former in zip(own, found["param_groups"], strict=True):
+        group["lr"] = float(former["lr"])
     optimiser.load_state_dict({"state": found["state"], "param_groups": own})
     for parameter, values in optimiser.state.items():
         if values.keys() != OF_EACH_PARAMETER[type(optimiser)]:
