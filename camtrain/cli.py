@@ -491,7 +491,7 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         note(f"camtrain: error: {error}")
         command.failed.append(code_of(error))
         return None
-    if config.task is Task.layers:
+    if config.task in (Task.layers, Task.baselines):
         discard(folder, command.place)
     if result is None:
         return None
@@ -535,6 +535,10 @@ def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
             from camtrain.tasks.layers import list_layers
 
             show(list_layers(config))
+        case Task.baselines:
+            from camtrain.tasks.baselines import list_baselines
+
+            show(list_baselines(config))
     return None
 
 

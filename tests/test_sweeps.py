@@ -16,9 +16,13 @@ from typing import Any
 import pytest
 from conftest import BASIC, QUICK, ROOT, SWEPT, TINY, Command, FinishedRun, in_process
 from faults.compare import differences
+from hydra.core.utils import JobReturn
 from image_folders import write_noise
 
+from camtrain.config.options import Task
+from camtrain.sweeps.launcher import Planned, share_references
 from camtrain.sweeps.process import Child, last_error, outcome
+from camtrain.sweeps.record import Job
 
 FAULTY = (*TINY, *QUICK, "trainer.threads=1", "model.name=own_networks:faulty", "+model.options.marker=marker")
 
@@ -121,6 +125,33 @@ def test_a_signal_stops_the_job_and_the_sweep(number: signal.Signals, tmp_path: 
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("goes on") == 1
         assert jobs_of(sweep, "status") == ["completed", "completed"]
+
+
+@pytest.mark.faults  # four processes that import torch
+def test_jobs_that_have_a_baseline_in_common_train_it_once(tmp_path: Path, command: Command) -> None:
+    swept = ("-m", *TINY, *QUICK, "trainer.threads=1", "cam.share=0.2,0.4", "seed=0,1")
+    assert command(*swept, "hydra.sweep.dir=here").returncode == 0
+    here = tmp_path / "here"
+    assert len(list((here / "baselines").glob("*.safetensors"))) == 2
+    results = [json.loads((here / str(number) / "result.json").read_text()) for number in range(4)]
+    assert ["reference_from" in result for result in results] == [False, False, True, True]
+    undisturbed = in_process(*swept, BASIC, "hydra.sweep.dir=undisturbed", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for number, result in enumerate(results):
+        other = {"/reference_from", "report"} if "reference_from" in result else {"report"}
+        found = set(differences(here / str(number), tmp_path / "undisturbed" / str(number)))
+        assert found == {"/config/trainer/baselines", *other}
+
+
+def test_which_jobs_share_a_baseline(tmp_path: Path) -> None:
+    told = JobReturn()
+    plans = [
+        Planned(Job(number, [], ""), [], tmp_path, Task.train, None, reference, None, told)
+        for number, reference in enumerate(["a", "b", None, "a", None])
+    ]
+    share_references(plans, tmp_path / "baselines")
+    assert [bool(plan.arguments) for plan in plans] == [True, False, False, True, False]
+    assert plans[0].arguments == [f'trainer.baselines="{tmp_path / "baselines"}"']
 
 
 @pytest.fixture

@@ -100,6 +100,9 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
             f"{shared_files} of the validation images were trained on: the figures do not say how well the arms do on"
             " new ones."
         )
+    if others := {run.result.reference_from for run in one.runs} - {None}:
+        where = ", ".join(sorted(map(str, others)))
+        lines.append(f"the {one.arms[0]} arm was trained in {where}, from where its step times are.")
     cams = cam_of_arms(one.runs[0].result.config)
     for comparison in one.comparisons:
         lines += caveats(comparison.contrast, one.final, comparison.intervals, cams)

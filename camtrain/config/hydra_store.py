@@ -21,7 +21,7 @@ from camtrain.config.validate import check, check_fork, check_trainable, check_v
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
-PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs")
+PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs", "trainer.baselines")
 """Keys that may hold a path which is needed again after the command."""
 
 
@@ -75,7 +75,7 @@ def make_absolute(config: Config, keys: Sequence[str] = PATHS) -> None:
 
 def _absolute(key: str, path: str) -> str:
     named = key == "model.weights" and not path.startswith("~") and not Path(path).is_file()
-    named |= key == "dataset.cache" and path == AUTO
+    named |= key in ("dataset.cache", "trainer.baselines") and path == AUTO
     return path if named or "://" in path else absolute(path)
 
 

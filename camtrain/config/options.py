@@ -43,6 +43,7 @@ class Task(enum.Enum):
     explain = "explain"
     report = "report"
     resume = "resume"
+    baselines = "baselines"
 
 
 class CamVariant(enum.Enum):

@@ -42,7 +42,7 @@ ARMS: dict[str, Any] = {BASELINE: {"cam": {"weight": 0}}, REGULARISED: {}}
 
 OF_THE_MACHINE = (
     *("trainer.device", "trainer.threads", "trainer.workers", "trainer.checkpoint_every"),
-    *("dataset.cache", "dataset.download", "dataset.mirror"),
+    *("dataset.cache", "dataset.download", "dataset.mirror", "trainer.baselines"),
 )
 """Keys that change no figure."""
 
@@ -262,6 +262,12 @@ class TrainerConfig:
         accepts="a number of steps, minutes such as 10min, a list of both, or null",
     )
     compile: bool = setting(False, "compile with torch.compile as much of the network as can be compiled")
+    baselines: str | None = setting(
+        "auto",
+        "folder of trained reference arms: a run takes its own from there instead of training it, if one of the same"
+        " settings, images, weights, versions and threads is there, and else leaves it there; auto: in a sweep of which"
+        " jobs have one in common, baselines/ in its folder, otherwise none; null: none",
+    )
 
 
 @dataclass
@@ -353,7 +359,8 @@ class Config:
         Task.train,
         "train: train the arms and compare them; layers: list the network's layers; data: show what the data set holds;"
         " evaluate: measure a finished run again; explain: draw its maps of other images; report: compare finished runs"
-        " over seeds and settings; resume: go on with a run that broke off",
+        " over seeds and settings; resume: go on with a run that broke off; baselines: list the trained reference arms"
+        " that runs share",
     )
     run: str | None = setting(
         None, "folder of the finished run, for evaluate and explain, or of one that broke off, for resume"
@@ -364,6 +371,9 @@ class Config:
         "auto: go on with the run in `hydra.run.dir`, or with the newest one of the same settings that was not"
         " completed, if there is one; in a sweep with the jobs in `hydra.sweep.dir` that are not complete; null: begin"
         " anew",
+    )
+    prune: float | None = setting(
+        None, "task=baselines removes those that no run has used for so many days; 0: all; null: none", low=0
     )
     images: Any = setting(
         None, 'images to explain: a file, a folder, a pattern such as "photos/*.jpg", or a list [a.jpg,b.png] of these'

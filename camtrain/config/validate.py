@@ -51,6 +51,7 @@ TAKEN = {
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
     Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", *MAY_CHANGE),
+    Task.baselines: ("task", "trainer.baselines", "prune", "hydra."),
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
 

@@ -127,6 +127,7 @@ class RunResult:
     environment: dict[str, str]  # versions, and what is computed on
     timing: Timing
     trained_seed: int | None = None  # of a run that was measured again
+    reference_from: str | None = None  # folder of the run that has trained the reference arm; None: this one
     differences: Mapping[str, Figures] = field(default_factory=dict)  # by treatment and tag: treatment minus reference
     margins: Mapping[str, Figures] = field(default_factory=dict)  # half of the 95 % interval of each over images
     controls: dict[str, Control] = field(default_factory=dict)  # by treatment: as sharp as its maps
@@ -182,6 +183,7 @@ class RunResult:
             "cam_share": self.cam_shares.get(first.treatment),
             **({"cam_shares": self.cam_shares} if several else {}),
             **({} if self.trained_seed is None else {"trained_seed": self.trained_seed}),
+            **({} if self.reference_from is None else {"reference_from": self.reference_from}),
             "environment": self.environment,
         }
         for suffix, controls in (("", self.controls), ("_area", self.controls_area)):
@@ -231,6 +233,7 @@ class RunResult:
             environment=dict(tree["environment"]),
             timing=Timing(float(timing["seconds"]), dict(timing["step"]) if "step" in timing else None),
             trained_seed=tree.get("trained_seed"),
+            reference_from=tree.get("reference_from"),
             differences=_by_name(tree.get("differences") or {first: tree["difference"]}),
             margins=_by_name(tree.get("differences_95") or {first: tree["difference_95"]}),
             controls=_controls(tree, first),

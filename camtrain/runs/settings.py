@@ -7,13 +7,14 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from camtrain.config.schema import OF_THE_MACHINE, Config, keys, plain
+from camtrain.config.hydra_store import cam_of_arms
+from camtrain.config.schema import OF_THE_MACHINE, Config, PythonConfig, keys, plain
 from camtrain.errors import UserError
 
 Values = tuple[str | float | bool, str | float | bool]
 """Of a setting: as it was, and as it is now."""
 
-NOT_OF_A_RUN = ("task", "run", "runs", "resume", "images", "class_name", "sweep.fail_fast")
+NOT_OF_A_RUN = ("task", "run", "runs", "resume", "prune", "images", "class_name", "sweep.fail_fast")
 """Keys that say what a command does, and nothing of the run."""
 
 NO_SETTINGS = (
@@ -37,6 +38,40 @@ def signature(config: Config) -> str:
     """A name for what a run computes: a hash of every key but those of the machine and of the command."""
     kept = {key: plain(value) for key, value, _ in keys(config) if key not in (*NOT_OF_A_RUN, *OF_THE_MACHINE)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+OF_TREATMENTS = (
+    *("share", "balance", "conflict", "consistency", "keep", "masked_kl", "saliency_guided", "start", "ramp", "anchor"),
+)
+"""Of the section `cam`, what an arm with `cam.weight=0` does not use."""
+
+MEASURED_LAST = (
+    *("evaluate.images", "evaluate.image_epochs", "evaluate.maps", "evaluate.faithfulness_images"),
+    *("evaluate.road_images", "evaluate.sanity_images", "evaluate.scorecam_images", "report.", "sweep."),
+)
+"""Beginnings of keys that training does not know."""
+
+
+def of_reference(config: Config) -> str | None:
+    """Every setting that the reference arm uses, as text, but for what is looked at beside it: images and initial
+    weights. None where it cannot be told what it becomes, or not without the others: it trains a term, arms fork from
+    it, or the network or the data are a function of the user's.
+    """
+    cam = next(iter(cam_of_arms(config).values()))
+    own = ":" in config.model.name or isinstance(config.dataset, PythonConfig)
+    if cam.weight != 0 or config.trainer.fork is not None or own:
+        return None
+    left_out = (*NOT_OF_A_RUN, *OF_THE_MACHINE, "dataset.root", "model.weights")
+    kept = {
+        key: plain(value)
+        for key, value, _ in keys(config)
+        if key not in left_out and not key.startswith(("arms", "cam.", *MEASURED_LAST))
+    }
+    of_batches = {
+        f"cam.{name}": plain(getattr(config.cam, name)) for name in ("variant", "score", "views", "views_share")
+    }
+    of_arm = {name: plain(value) for name, value in vars(cam).items() if name not in OF_TREATMENTS}
+    return json.dumps([kept, of_batches, of_arm, next(iter(config.arms))], sort_keys=True)
 
 
 def changes(former: Config, present: Config) -> dict[str, Values]:

@@ -21,12 +21,13 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from camtrain.config.arguments import SWEEP_FLAGS, parsed, quoted, repeated
 from camtrain.config.hydra_store import typed
-from camtrain.config.options import Task
+from camtrain.config.options import AUTO, Task
 from camtrain.config.schema import FakeConfig, ShapesConfig
 from camtrain.errors import BROKEN_PIPE, USAGE, UserError
 from camtrain.interrupts import handed_on
 from camtrain.runs import lock
 from camtrain.runs.search import completed_run
+from camtrain.runs.settings import of_reference
 from camtrain.sweeps.process import Child, outcome
 from camtrain.sweeps.record import COMPLETED, RUNNING, Job, Sweep, finals, former_seconds, objective
 
@@ -65,6 +66,7 @@ class Planned:
     log: Path
     task: Task
     fault: str | None  # of its settings, by which it will end
+    reference: str | None  # settings of its reference arm, if other jobs may have the same one
     images: tuple[str, str] | None  # data set and fingerprint of a complete run, which is to be compared with its files
     told: JobReturn  # what the sweeper gets
 
@@ -97,6 +99,7 @@ class Processes(Launcher):
             self.sweep.folder.mkdir(parents=True, exist_ok=True)
             with lock.held(self.sweep.folder):
                 plans = [self.plan(number, list(own)) for number, own in enumerate(job_overrides, initial_job_idx)]
+                share_references(plans, self.sweep.folder / "baselines")
                 self.sweep.jobs += [plan.job for plan in plans]
                 self.sweep.write()
                 log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
@@ -123,7 +126,7 @@ class Processes(Launcher):
         settings = copy.deepcopy(cfg)
         with read_write(settings), open_dict(settings):
             del settings["hydra"]
-        fault = images = None
+        fault = images = reference = None
         folder = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir)).absolute()
         job = Job(number, [text for text in overrides if not self.is_of_the_sweep(text)], str(folder))
         try:
@@ -133,6 +136,8 @@ class Processes(Launcher):
         else:
             if config.task is Task.resume:
                 job.folder = str(config.run)
+            if config.task is Task.train and config.trainer.baselines == AUTO:
+                reference = of_reference(config)
             if config.task is Task.train and config.resume is not None and (run := completed_run(folder, config)):
                 job.status, job.exit_code = COMPLETED, 0
                 if run.images and not isinstance(config.dataset, ShapesConfig | FakeConfig):  # which settings determine
@@ -141,7 +146,8 @@ class Processes(Launcher):
         told = JobReturn(overrides=job.overrides, cfg=settings, hydra_cfg=cfg, working_dir=str(Path.cwd()))
         told.status = JobStatus.COMPLETED  # also of a job that failed: the others run
         arguments = self.arguments(job, folder, resume=cfg.resume is not None)
-        return Planned(job, arguments, Path(job.folder, f"{cfg.hydra.job.name}.log"), cfg.task, fault, images, told)
+        own_log = Path(job.folder, f"{cfg.hydra.job.name}.log")
+        return Planned(job, arguments, own_log, cfg.task, fault, reference, images, told)
 
     def is_of_the_sweep(self, override: str) -> bool:
         key = parsed(override).key_or_group
@@ -195,6 +201,14 @@ class Processes(Launcher):
                 self.compared.add(plan.images)
         final = finals(Path(job.folder)) if job.status == COMPLETED else None
         plan.told.return_value = objective(final) if final else None
+
+
+def share_references(plans: Sequence[Planned], folder: Path) -> None:
+    """Let jobs whose reference arm another one has as well find it in a folder, or leave it there."""
+    known = [plan.reference for plan in plans]
+    for plan in plans:
+        if plan.reference is not None and known.count(plan.reference) > 1:
+            plan.arguments.append(f"trainer.baselines={quoted(str(folder))}")
 
 
 def written_since(path: Path, size: int) -> str:

@@ -50,10 +50,11 @@ from camtrain.packed import write_packed
 from camtrain.report import console, tables
 from camtrain.report.console import counted, tensorboard_command
 from camtrain.report.gallery import strips
-from camtrain.runs import lock
+from camtrain.runs import baselines, lock
 from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
 from camtrain.runs.result import ArmResult, RunResult, Timing, check_unused
 from camtrain.runs.search import COMPLETED
+from camtrain.runs.settings import of_reference
 from camtrain.runs.tensorboard import Board, check_name
 from camtrain.streams import Stream, torch_seed
 from camtrain.tasks import session
@@ -121,6 +122,7 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
     seen = min(setup.plan.steps * config.trainer.batch_size, config.trainer.epochs * len(setup.train_set.targets))
     context = session.evaluation_context(config, networks, setup.val_set, setup.device, trained_images=seen)
     record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
+    place = _place_of_reference(setup)
     with lock.held(folder):
         if begun is None:
             check_unused(folder)
@@ -128,6 +130,7 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
             _restore(state, record, begun)
         with (
             record.running(),
+            baselines.held(place),
             _saved_at_last(state, folder),
             Board(folder / "tb", state.history) as board,
             tqdm(
@@ -141,14 +144,37 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
             logging_redirect_tqdm([logging.getLogger()]),
         ):
             session.log_introduction(record)
+            if place is not None and not (state.steps_done(setup.plan.steps_per_epoch) or state.taken):
+                place.take(state)
+            record.result.reference_from = next((taken.source for taken in state.taken.values()), None)
             context.progress = bar.set_description
             board.text("config", f"```yaml\n{to_yaml(config)}\n```")
             evaluated = _train_epochs(setup, state, context, record, board, bar)
+            if place is not None:
+                place.put(state, folder)
             outcome = _finish(setup, state, context, evaluated, record, board)
         shutil.rmtree(folder / MEASURED, ignore_errors=True)
     session.log_summary(folder, outcome)
     log.info("TensorBoard  %s --logdir %s", tensorboard_command(), shlex.quote(str(folder / "tb")))
     return record.result
+
+
+def _place_of_reference(setup: Setup) -> baselines.Place | None:
+    """Where runs share their reference arm; None where this one is not to, or cannot."""
+    config = setup.config
+    uses = of_reference(config) if config.trainer.baselines not in (None, AUTO) else None
+    if uses is None:
+        return None
+    name = baselines.signature(
+        uses,
+        setup.arms[0].network.backbone,
+        (setup.train_set, setup.val_set),
+        environment(setup.device, config.trainer),
+    )
+    return baselines.Place(
+        Path(str(config.trainer.baselines)) / f"{name}{baselines.SUFFIX}",
+        f"{data_name(config.dataset)}, {config.model.name}, seed {config.seed}",
+    )
 
 
 def _train_epochs(
@@ -263,7 +289,7 @@ def _keep_fault(state: TrainingState, folder: Path, arm: Arm, batch: Batch, faul
 
 def _evaluate(state: TrainingState, context: EvaluationContext) -> Evaluated:
     """Of the arms that are trained, after an epoch; before the fork, what is measured of the first is that of all."""
-    networks = {arm.name: arm.network for arm in state.active}
+    networks = {arm.name: arm.network for arm in state.measurable}
     found = evaluate(networks, context.batches(None), context.method, context.measured)
     return found if state.forked else found.shared_by([arm.name for arm in state.arms])
 
@@ -398,6 +424,10 @@ def _keep_epoch(state: TrainingState, record: RunRecord, evaluated: Evaluated) -
         figures = {**evaluated.measured.means[arm.name], **state.records[arm.name].summary()}
         state.history[arm.name].append({**figures, "optim/lr": arm.optimiser.param_groups[0]["lr"]})
         state.kept_maps[arm.name].append(learning_curves.keep(evaluated.maps[arm.name]))
+    for name, taken in state.taken.items():
+        if len(taken.history) == 1:
+            baselines.check_same(taken.history[0], evaluated.measured.means[name], Path(taken.path))
+    state.keep_taken()
     if state.active and not state.forked:
         state.share_first()
     state.close_epoch()
@@ -412,7 +442,7 @@ def _show_epoch(
     figures = {arm.name: {} if arm.name in state.stopped else state.history[arm.name][-1] for arm in state.arms}
     board.scalars(figures, state.epoch)
     wanted = state.epoch == setup.plan.epochs_begun or state.epoch in image_epochs(setup.config.evaluate)
-    if context.shown and wanted and not state.stopped:
+    if context.shown and wanted and not state.stopped and len(evaluated.maps) == len(state.arms):
         views = session.views_of(context, evaluated, setup.val_set, context.shown)
         board.strips(context.contrasts[0].treatment, list(strips(views, setup.val_set.classes)), state.epoch)
     log.info("%s", console.epoch_line(state.epoch, figures, setup.multilabel))

@@ -94,6 +94,20 @@ class EpochRecord:
 
 
 @dataclass
+class Taken:
+    """What is left of an arm that another run has trained: its figures and maps of the epochs to come."""
+
+    source: str
+    """Folder of that run."""
+
+    path: str
+    """File that it was taken from."""
+
+    history: list[dict[str, float]]
+    kept_maps: list[Tensor]
+
+
+@dataclass
 class TrainingState:
     """Arms in training, how far they are, and what was measured on the way."""
 
@@ -121,6 +135,9 @@ class TrainingState:
     stopped: dict[str, str] = field(default_factory=dict)
     """Of each arm whose numbers are no longer finite, what, where, in words. It is trained no further."""
 
+    taken: dict[str, Taken] = field(default_factory=dict)
+    """Arms that another run has trained. They have its weights, those of its last epoch, from the first step on."""
+
     torn: bool = False
     """A change was broken off midway, so that this is the state of no moment."""
 
@@ -141,8 +158,18 @@ class TrainingState:
 
     @property
     def active(self) -> list[Arm]:
-        """Arms that train: those that are not stopped; before the fork, of these the first."""
-        return [arm for arm in (self.arms if self.forked else self.arms[:1]) if arm.name not in self.stopped]
+        """Arms that train: those that are not stopped, nor trained already; before the fork, of these the first."""
+        of_now = self.arms if self.forked else self.arms[:1]
+        return [arm for arm in of_now if arm.name not in self.stopped and not self.ahead(arm.name)]
+
+    def ahead(self, arm: str) -> int:
+        """Epochs to come for which an arm is trained already."""
+        return len(self.taken[arm].history) if arm in self.taken else 0
+
+    @property
+    def measurable(self) -> list[Arm]:
+        """Arms whose weights are those of the epoch that is to be evaluated."""
+        return [*self.active, *(arm for arm in self.arms if self.ahead(arm.name) == 1)]
 
     @property
     def anchor(self) -> Classifier | None:
@@ -153,6 +180,32 @@ class TrainingState:
         """Train an arm no further, for a reason in words; before the fork that is none of them."""
         names = [arm] if self.forked else [each.name for each in self.arms]
         self.stopped |= dict.fromkeys(names, fault)
+
+    def take(self, arm: Arm, part: dict[str, Any], history: list[dict[str, float]], source: str, path: str) -> None:
+        """Let an arm be what another run has made of it, which is trained no more before the end of these epochs.
+
+        Args:
+            arm: which.
+            part: of it, as :meth:`part` gives them.
+            history: its figures of every epoch.
+            source: folder of the run.
+            path: file that they were read from.
+
+        Raises:
+            LookupError, RuntimeError, TypeError, ValueError, AttributeError: the part is of another network, or none.
+        """
+        self._load_part(arm, part)
+        self.taken[arm.name] = Taken(source, path, history, [*self.kept_maps[arm.name]])
+        self.kept_maps[arm.name].clear()
+        if len(history) != len(self.taken[arm.name].kept_maps):
+            raise ValueError("epochs without maps")
+
+    def keep_taken(self) -> None:
+        """The figures and maps of an epoch of arms that were trained already are those that were found then."""
+        for name, taken in self.taken.items():
+            if taken.history:
+                self.history[name].append(taken.history.pop(0))
+                self.kept_maps[name].append(taken.kept_maps.pop(0))
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -193,17 +246,29 @@ class TrainingState:
             "stopped": self.stopped,
             "history": self.history,
             "anchor": None if self.anchor is None else self.anchor.backbone.state_dict(),
-            "arms": {
-                arm.name: {
-                    "network": arm.network.backbone.state_dict(),
-                    "optimiser": arm.optimiser.state_dict(),
-                    "criterion": arm.criterion.state_dict(),
-                    "kept_maps": self.kept_maps[arm.name],
-                    "record": self.records[arm.name].state_dict(),
-                }
-                for arm in self.arms
-            },
+            "taken": {name: vars(taken) for name, taken in self.taken.items()},
+            "arms": {arm.name: self.part(arm) for arm in self.arms},
         }
+
+    def part(self, arm: Arm) -> dict[str, Any]:
+        """Of the state, what is an arm's own."""
+        return {
+            "network": arm.network.backbone.state_dict(),
+            "optimiser": arm.optimiser.state_dict(),
+            "criterion": arm.criterion.state_dict(),
+            "kept_maps": self.kept_maps[arm.name],
+            "record": self.records[arm.name].state_dict(),
+        }
+
+    @torch.no_grad()
+    def _load_part(self, arm: Arm, part: dict[str, Any]) -> None:
+        """The inverse of :meth:`part`."""
+        arm.network.backbone.load_state_dict(part["network"])
+        load_optimiser(arm.optimiser, part["optimiser"])
+        arm.criterion.load_state_dict(part["criterion"])
+        self.kept_maps[arm.name][:] = _maps(part["kept_maps"])
+        device = next(arm.network.parameters()).device
+        self.records[arm.name] = EpochRecord.from_state_dict(part["record"], device)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -220,18 +285,31 @@ class TrainingState:
         if self.anchor is not None:
             self.anchor.backbone.load_state_dict(state["anchor"])
         for arm in self.arms:
-            own = state["arms"][arm.name]
-            arm.network.backbone.load_state_dict(own["network"])
-            load_optimiser(arm.optimiser, own["optimiser"])
-            arm.criterion.load_state_dict(own["criterion"])
-            rows = state["history"][arm.name]
-            self.history[arm.name][:] = [{str(tag): float(value) for tag, value in row.items()} for row in rows]
+            rows = _rows(state["history"][arm.name])
+            self._load_part(arm, state["arms"][arm.name])
+            self.history[arm.name][:] = rows
             if len(rows) != epoch and arm.name not in state["stopped"]:
                 raise ValueError("epochs without figures")
-            if len(own["kept_maps"]) != len(rows) or len({maps.shape for maps in own["kept_maps"]}) > 1:
+            if len(self.kept_maps[arm.name]) != len(rows):
                 raise ValueError("epochs without maps")
-            self.kept_maps[arm.name][:] = own["kept_maps"]
-            device = next(arm.network.parameters()).device
-            self.records[arm.name] = EpochRecord.from_state_dict(own["record"], device)
+        taken = state.get("taken", {})
+        self.taken = {
+            name: Taken(str(of["source"]), str(of["path"]), _rows(of["history"]), _maps(of["kept_maps"]))
+            for name, of in taken.items()
+        }
+        if not {*self.taken} <= {*names} or any(len(of.history) != len(of.kept_maps) for of in self.taken.values()):
+            raise ValueError("epochs without maps")
         self.stopped = {str(name): str(fault) for name, fault in state["stopped"].items()}
         self.epoch, self.step, self.seconds = epoch, step, float(state["seconds"])
+
+
+def _rows(found: Any) -> list[dict[str, float]]:
+    """Figures by tag of every epoch."""
+    return [{str(tag): float(value) for tag, value in row.items()} for row in found]
+
+
+def _maps(found: Any) -> list[Tensor]:
+    """Maps of every epoch, of equal shape."""
+    if len({maps.shape for maps in found}) > 1:
+        raise ValueError("maps of different networks")
+    return list(found)

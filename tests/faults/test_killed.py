@@ -81,6 +81,20 @@ def test_killed_at_twenty_moments(kind: str, runs: Runs, find: Callable[[str], U
 
 
 @pytest.mark.faults
+def test_killed_with_a_baseline_of_another_run(runs: Runs, find: Callable[[str], Undisturbed], tmp_path: Path) -> None:
+    """While it is trained, taken, and kept for others."""
+    whole = find("every step")
+    shared = whole._replace(arguments=(*whole.arguments, f"trainer.baselines={tmp_path / 'kept'}", "cam.share=0.4"))
+    for name, number in [("first", 100), *((str(each), each) for each in range(5, whole.moments // 2, 40))]:
+        folder = tmp_path / name
+        folder.mkdir()
+        found = killed_and_resumed(runs, shared, folder, number)
+        assert [tag for tag in found if "baseline" in tag and "time" not in tag] == [
+            tag for tag in found if tag == "/config/trainer/baselines"
+        ], number
+
+
+@pytest.mark.faults
 def test_killed_twenty_times_in_a_row(runs: Runs, find: Callable[[str], Undisturbed], tmp_path: Path) -> None:
     whole = find("every step")
     step = whole.moments // 20
