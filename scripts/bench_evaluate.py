@@ -86,6 +86,7 @@ from camtrain.evaluation.forward import forward_maps
 from camtrain.evaluation.randomisation import randomisation_test
 from camtrain.metrics import localisation
 from camtrain.metrics.equivariance import NEAR, Changed, changed, stability
+from camtrain.metrics.faithfulness import Falls
 from camtrain.metrics.randomisation import stages
 from camtrain.metrics.tags import BALANCED
 from camtrain.networks.classifier import Classifier
@@ -225,7 +226,7 @@ class Ours:
         for batch in self.case.batches:
             seen, maps = Seen.of(self.network, batch), self.maps_of(batch)
             shown = seen.alone(maps, lambda maps: maps, CamVariant.gradcam)
-            found.append(shown | seen.curves({"own": seen.order(maps)}, {})["own"])
+            found.append(shown | seen.curves({"own": seen.order(maps)}, {}, Falls.of([seen.known]))["own"])
         names = ("drop", "increase", "deletion", "insertion")
         return {name: nanmean(torch.cat([figures[name] for figures in found])) for name in names}
 

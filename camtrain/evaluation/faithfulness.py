@@ -57,22 +57,28 @@ def measure_faithfulness(
         imputed: (images,) bool, for which of them ROAD is measured.
         others: maps by other methods, of these images or some of them, among others.
     """
+    batches = list(batches)
+    ends = {
+        name: [Seen.of(network, batch, evaluated.logits_of(name, batch)).known for batch in batches]
+        for name, network in context.networks.items()
+    }
+    falls = {name: faithfulness.Falls.of(known) for name, known in ends.items()}
     values = Values([*context.networks, *(contrast.control for contrast in context.contrasts)], context.count)
-    for batch in batches:
+    for number, batch in enumerate(batches):
         targets = MapTargets.of(batch.targets)
         of_map = targets.expand(batch.indices.to(batch.images.device))
         fixed = fixed_orders(batch, context.seed)
         filled = targets.expand(imputed[batch.indices].to(batch.images.device)).nonzero().flatten()
         noise = _noise(batch, targets.rows[filled], context.seed)
         for name, network in context.networks.items():
-            seen = Seen.of(network, batch, evaluated.logits_of(name, batch))
+            seen = Seen.of(network, batch, known=ends[name][number])
             own = evaluated.maps_of(name, batch)
             measured = changes(name, context.contrasts, powers, context.fold[of_map.cpu()])
             orders = {kind: seen.order(change(own)) for kind, change in measured.items()}
             for part in others:
                 there, made = part.of(name, batch)
                 orders |= {f"{OTHER_MAPS}/{method.value}": seen.order(maps, there) for method, maps in made.items()}
-            curves = seen.curves(orders, fixed)
+            curves = seen.curves(orders, fixed, falls[name])
             for kind, change in measured.items():
                 figures = {**seen.alone(own, change, context.method), **curves.pop(kind)}
                 values.add(kind, of_map, tagged("faithfulness", figures))
@@ -97,14 +103,17 @@ class Seen(NamedTuple):
     placement: Placement | None
 
     @classmethod
-    def of(cls, network: Captured, batch: Batch, logits: Tensor | None = None) -> Seen:
-        """Of this batch, whose logits, (batch, classes), may be known."""
+    def of(
+        cls, network: Captured, batch: Batch, logits: Tensor | None = None, known: faithfulness.Ends | None = None
+    ) -> Seen:
+        """Of this batch, whose logits, (batch, classes), may be known, or all probabilities that no map changes."""
         targets = MapTargets.of(batch.targets)
         images, of_class = class_probability(network, batch.images, targets)
         whole = None if logits is None else probability(logits, targets)
         target = one_hot(targets.classes, batch.targets.shape[1]) if targets.multilabel else targets.classes
         placement = network.placement(batch.images)
-        return cls(network, images, target, of_class, faithfulness.ends(images, of_class, whole), placement)
+        known = known or faithfulness.ends(images, of_class, whole)
+        return cls(network, images, target, of_class, known, placement)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -140,25 +149,24 @@ class Seen(NamedTuple):
         terms = faithfulness.adcc(maps, change(left.maps), found.drop, self.size, self.placement)
         return {**found._asdict(), **terms._asdict()}
 
-    def curves(self, orders: Orders, fixed: Orders) -> dict[str, dict[str, Tensor]]:
+    def curves(self, orders: Orders, fixed: Orders, falls: faithfulness.Falls) -> dict[str, dict[str, Tensor]]:
         """What the curves of deletion and insertion give, (maps,) by name of the order and of the figure.
 
         Args:
             orders: of the maps.
             fixed: by the name of the figure that is beside it, orders that are no map's.
+            falls: of the network, over all images that are measured.
         """
-        parts = [*orders.values(), *((there & ~self.known.left_out, places) for there, places in fixed.values())]
+        parts = [*orders.values(), *fixed.values()]
         wanted = torch.stack([there for there, _ in parts])
         places = torch.stack([places for _, places in parts])
         areas = faithfulness.curve_areas(self.images, places, wanted, self.probability, self.known)
-        contrast = areas.contrast(self.known)
-        left_out = self.known.left_out.to(contrast.dtype)
+        contrast = areas.contrast(falls)
         return {
             name: {
                 "deletion": areas.deletion[number],
                 "insertion": areas.insertion[number],
                 **{gain: contrast[number] - contrast[at] for at, gain in enumerate(fixed, len(orders))},
-                "left_out": left_out,
             }
             for number, name in enumerate(orders)
         }

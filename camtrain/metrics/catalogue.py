@@ -296,9 +296,9 @@ FAMILIES = {
             "higher",
             "insertion minus deletion, normalised, less the same for square blocks in a random order: what the order of"
             " the map's pixels adds, whatever the network makes of missing pixels; 0: no better than chance",
-            "C(map) − C(blocks), C = (insertion − p(blurred)) / (p(image) − p(blurred)) − (deletion − p(mean colour)) /"
-            " (p(image) − p(mean colour)); blocks of an eighth of the image's shorter side, in an image's order that is"
-            " the same for all networks",
+            "C(map) − C(blocks), C = insertion / mean of (p(image) − p(blurred)) − deletion / mean of (p(image) −"
+            " p(mean colour)), the means over the network's images; blocks of an eighth of the image's shorter side, in"
+            " an image's order that is the same for all networks",
             "about −2 to 2",
             places=_at(fronts=3, settings=3, other_maps=6),
         ),
@@ -317,15 +317,6 @@ FAMILIES = {
             "the same less that of the object's pixels first; where an object is known",
             "C(map) − C(object)",
             "about −2 to 2",
-        ),
-        Indicator(
-            "faithfulness/left_out",
-            "without gain",
-            "",
-            "share of images that the gains leave out, as p hardly falls when the image goes",
-            "share of images with p(image) − p(blurred) or p(image) − p(mean colour) below 0.05",
-            "0 to 1",
-            rate=True,
         ),
         Indicator(
             "faithfulness/coherency",

@@ -7,6 +7,8 @@ counted in the dead rate.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,7 +23,7 @@ CHUNK, CHUNK_OF_GPU = 2**20, 2**22
 """Pixels that go through the network at once while curves are measured: on a CPU more are no faster."""
 
 LEAST = 0.05
-"""Fall of the probability from the whole to the empty image, below which curves are not normalised."""
+"""Mean fall of the probability from whole to empty images, below which nothing is measured by it."""
 
 
 class Probability(Protocol):
@@ -38,10 +40,19 @@ class Ends(NamedTuple):
     mean: Tensor  # of the mean colour: deletion ends here
     blurred: Tensor  # of the blurred image: insertion starts here
 
-    @property
-    def left_out(self) -> Tensor:
-        """Where the probability falls by less than :data:`LEAST` in one of the two curves, (maps,) bool."""
-        return self.whole - torch.maximum(self.mean, self.blurred) < LEAST
+
+class Falls(NamedTuple):
+    """By how much a network's probabilities fall when images go, on average over them."""
+
+    blurred: float
+    mean: float
+
+    @classmethod
+    def of(cls, known: Sequence[Ends]) -> Falls:
+        """Of all images, in parts; nan where it is less than :data:`LEAST`, so that nothing can be measured by it."""
+        whole, mean, blurred = (torch.cat(parts).double().mean() for parts in zip(*known, strict=True))
+        falls = (float(whole - blurred), float(whole - mean))
+        return cls(*(fall if fall >= LEAST else math.nan for fall in falls))
 
 
 def ends(images: Tensor, probability: Probability, whole: Tensor | None = None) -> Ends:
@@ -135,18 +146,18 @@ class Areas(NamedTuple):
     deletion: Tensor  # lower is better
     insertion: Tensor  # higher is better
 
-    def contrast(self, known: Ends) -> Tensor:
-        r"""Insertion minus deletion, each from 0 of the empty image to 1 of the whole one, (orders, maps).
+    def contrast(self, falls: Falls) -> Tensor:
+        r"""Insertion minus deletion, each in units of the mean fall, (orders, maps).
 
-        .. math:: \frac{I - p(\text{blurred})}{p(x) - p(\text{blurred})}
-            - \frac{D - p(\text{mean})}{p(x) - p(\text{mean})}
+        .. math:: \frac{I}{\overline{p(x) - p(\text{blurred})}} - \frac{D}{\overline{p(x) - p(\text{mean})}}
 
         Networks differ in how the probability falls as pixels go, whichever these are. That cancels when the figure of
-        another order of the same network is taken off. Nan where :attr:`Ends.left_out`.
+        another order of the same network is taken off, as do the values of the empty images. The mean over images is
+        then a ratio of means: a mean of ratios, by the fall of each image, is one of the few images whose probability
+        hardly falls, as those of the class that a network sees in an empty image, and differs from one training to the
+        next by more than from map to map.
         """
-        inserted = (self.insertion - known.blurred) / (known.whole - known.blurred)
-        deleted = (self.deletion - known.mean) / (known.whole - known.mean)
-        return (inserted - deleted).masked_fill(known.left_out, torch.nan)
+        return self.insertion / falls.blurred - self.deletion / falls.mean
 
 
 def curve_areas(
@@ -173,7 +184,7 @@ def curve_areas(
         wanted: (orders, maps) bool, which curves are asked for.
         probability: of each map's class.
         known: of these images and classes, by :func:`ends`.
-        tolerance: of :func:`camtrain.metrics.quadrature.areas`, for normalised curves.
+        tolerance: of :func:`camtrain.metrics.quadrature.areas`.
     """
     first = _first_equal(orders, wanted)
     computed = wanted & (first == torch.arange(len(orders), device=first.device)[:, None])
@@ -194,9 +205,7 @@ def curve_areas(
 
     sides = torch.stack([known.whole, known.blurred]), torch.stack([known.mean, known.whole])
     start, end = (side[inserts, row] for side in sides)
-    # As close as the normalised curve needs it, where there is one.
-    fall = torch.where(known.left_out[row], 1, (start - end).abs())
-    area = quadrature.areas(values, start, end, tolerance * fall)
+    area = quadrature.areas(values, start, end, tolerance)
     found = torch.full((2, *wanted.shape), torch.nan, dtype=known.whole.dtype, device=area.device)
     found[inserts, order, row] = area.to(found.dtype)
     return Areas(*found.gather(1, first.expand(2, -1, -1)).masked_fill(~wanted, torch.nan))

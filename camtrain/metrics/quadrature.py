@@ -21,7 +21,7 @@ Values = Callable[[Tensor, Tensor], Tensor]
 """From numbers of curves (n,) and places in them (n,), int64, in 64ths, to the curves' values (n,)."""
 
 
-def areas(values: Values, first: Tensor, last: Tensor, tolerance: Tensor) -> Tensor:
+def areas(values: Values, first: Tensor, last: Tensor, tolerance: float) -> Tensor:
     r"""Area under each curve over 0..1, by adaptive bisection.
 
     Every curve starts with :data:`COARSEST` intervals. One from a to b is halved, down to a 64th, while
@@ -39,7 +39,7 @@ def areas(values: Values, first: Tensor, last: Tensor, tolerance: Tensor) -> Ten
         values: at the places in between.
         first: (curves,), the values at 0.
         last: (curves,), the values at 1.
-        tolerance: (curves,), see above; negative: every 64th is looked at.
+        tolerance: see above; negative: every 64th is looked at.
 
     Returns:
         (curves,) float64.
@@ -58,7 +58,7 @@ def areas(values: Values, first: Tensor, last: Tensor, tolerance: Tensor) -> Ten
     curve, start = curve.repeat_interleave(COARSEST), torch.arange(0, FINEST, width, device=first.device).repeat(count)
 
     total = torch.zeros(count, dtype=torch.float64, device=first.device)
-    halved = _changes(left, right, bend, width) > tolerance[curve]
+    halved = _changes(left, right, bend, width) > tolerance
     total.index_add_(0, curve, torch.where(halved, 0, (left + right) / 2 * width / FINEST))
     while width > 1:
         curve, start, left, right = (part[halved] for part in (curve, start, left, right))
@@ -67,7 +67,7 @@ def areas(values: Values, first: Tensor, last: Tensor, tolerance: Tensor) -> Ten
         width //= 2
         middle = values(curve, start + width).double()
         left, right = torch.stack([left, middle]), torch.stack([middle, right])
-        halved = (_changes(left, right, _bend(left[0], middle, right[1]), width) > tolerance[curve]) & (width > 1)
+        halved = (_changes(left, right, _bend(left[0], middle, right[1]), width) > tolerance) & (width > 1)
         apart = torch.where(halved, 0, (left + right) / 2).sum(0)
         together = (left[0] + 4 * middle + right[1]) / 3
         total.index_add_(0, curve, torch.where(halved.any(0) | (width == 1), apart, together) * width / FINEST)

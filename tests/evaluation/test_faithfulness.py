@@ -104,18 +104,17 @@ def test_all_orders_of_a_network_share_its_ends_and_its_fixed_orders() -> None:
         return passes(images)
 
     trained.forward_normalised = counting  # type: ignore[method-assign]
-    seen = Seen.of(trained, next(iter(context.batches(which))), evaluated.logits["baseline"])
+    Seen.of(trained, next(iter(context.batches(which))), evaluated.logits["baseline"])
     assert counted == [4, 4]  # the mean colour and the blurred images
     counted.clear()
     nothing = torch.zeros(4, dtype=torch.bool)
     measure_faithfulness(context, evaluated, context.batches(which), {}, nothing, others)
     # An untrained network's probability hardly changes: three points of each curve, in the orders of its map, which is
-    # that of Grad-CAM, and of LayerCAM; fixed orders are left out.
-    assert bool(seen.known.left_out.all())
+    # that of Grad-CAM, and of LayerCAM, and in the three fixed ones.
     made = [evaluated.maps["baseline"], others[0].of("baseline", next(iter(context.batches(which))))[1][methods[0]]]
     alive = sum(int((~is_dead(maps)).sum()) for maps in made)
     assert alive >= 7
-    assert sum(counted) == 4 * (2 + 1) + alive * 2 * 3
+    assert sum(counted) == 4 * (2 + 1) + (alive + 3 * 4) * 2 * 3
 
 
 class OfPixels(nn.Module):
@@ -165,7 +164,8 @@ def gains(network: Captured, batch: Batch, orders: Sequence[Tensor]) -> dict[str
     network.prepare(batch.images)
     every = torch.ones(len(batch.images), dtype=torch.bool)
     named = {str(number): (every, order) for number, order in enumerate(orders)}
-    return Seen.of(network, batch).curves(named, fixed_orders(batch, 0))
+    seen = Seen.of(network, batch)
+    return seen.curves(named, fixed_orders(batch, 0), faithfulness.Falls.of([seen.known]))
 
 
 def test_a_network_that_only_counts_pixels_has_no_gain() -> None:
@@ -173,15 +173,13 @@ def test_a_network_that_only_counts_pixels_has_no_gain() -> None:
     batch = batch_of(one, images)
     drawn = torch.rand(2, 6, 32, 32, generator=torch.Generator().manual_seed(0))
     for figures in gains(one, batch, [rank(drawn[0]), rank(drawn[1])]).values():
-        assert figures["left_out"].tolist() == [0] * 6
         for name in ("gain", "gain_centre", "gain_object"):
             torch.testing.assert_close(figures[name], torch.zeros(6), atol=1e-5, rtol=0)
 
 
-def test_a_network_that_ignores_the_image_is_left_out_and_counted() -> None:
+def test_a_network_that_ignores_the_image_has_no_gain_that_is_defined() -> None:
     one, images = of_pixels(0, by_object=False)
     figures = gains(one, batch_of(one, images), [rank(torch.rand(6, 32, 32))])["0"]
-    assert figures["left_out"].tolist() == [1] * 6
     assert figures["gain"].isnan().all()
     torch.testing.assert_close(figures["deletion"], torch.full((6,), 0.5))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -214,19 +215,24 @@ def test_a_network_that_counts_pixels_has_equal_curves_in_every_order() -> None:
     known = faithfulness.ends(images, of_share)
     orders, wanted = several_orders(3, 16), torch.ones(5, 3, dtype=torch.bool)
     found = faithfulness.curve_areas(images, orders, wanted, of_share, known)
-    contrast = found.contrast(known)
+    contrast = found.contrast(faithfulness.Falls.of([known]))
     assert 0.15 < found.insertion.min() <= found.insertion.max() < 0.25
     torch.testing.assert_close(contrast - contrast[:1], torch.zeros_like(contrast), atol=1e-12, rtol=0)
 
 
-def test_curves_that_do_not_fall_are_left_out() -> None:
-    known = faithfulness.Ends(*torch.tensor([[0.5, 0.5, 0.9, 0.5], [0.2, 0.46, 0.1, 0.1], [0.1, 0.1, 0.84, 0.47]]))
-    assert known.left_out.tolist() == [False, True, False, True]
-    some = faithfulness.Areas(torch.full((1, 4), 0.3), torch.full((1, 4), 0.4))
-    expected = (0.4 - 0.1) / 0.4 - (0.3 - 0.2) / 0.3
-    contrast = some.contrast(known)
-    assert float(contrast[0, 0]) == pytest.approx(expected)
-    assert contrast[0].isnan().tolist() == [False, True, False, True]
+def test_curves_are_in_units_of_the_mean_fall() -> None:
+    """Of all images: an image whose probability hardly falls counts like the others."""
+    first = faithfulness.Ends(*torch.tensor([[0.9, 0.51], [0.1, 0.5], [0.2, 0.5]]))
+    other = faithfulness.Ends(*torch.tensor([[0.7], [0.0], [0.1]]))
+    falls = faithfulness.Falls.of([first, other])
+    assert falls == pytest.approx(((0.7 + 0.01 + 0.6) / 3, (0.8 + 0.01 + 0.7) / 3))
+    some = faithfulness.Areas(torch.full((1, 2), 0.3), torch.tensor([[0.4, 0.5]]))
+    assert some.contrast(falls)[0].tolist() == pytest.approx(
+        [0.4 / falls.blurred - 0.3 / falls.mean, 0.5 / falls.blurred - 0.3 / falls.mean]
+    )
+    still = faithfulness.Falls.of([faithfulness.Ends(*torch.tensor([[0.52], [0.4], [0.5]]))])
+    assert math.isnan(still.blurred)
+    assert still.mean == pytest.approx(0.12)
 
 
 def test_blocks_are_square_and_in_the_order_that_is_drawn() -> None:

@@ -30,7 +30,7 @@ def looked_at(curves: Tensor, tolerance: float = quadrature.TOLERANCE) -> tuple[
         count.index_add_(0, number, torch.ones(len(number)))
         return curves[number, at]
 
-    return quadrature.areas(values, curves[:, 0], curves[:, -1], torch.full((len(curves),), tolerance)), count
+    return quadrature.areas(values, curves[:, 0], curves[:, -1], tolerance), count
 
 
 def test_areas_are_those_of_all_points_where_few_are_looked_at() -> None:
