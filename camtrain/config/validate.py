@@ -137,14 +137,15 @@ def check_trainable(cam: CamConfig, prefix: str) -> None:
 
 
 def views_of(config: Config) -> ViewKind:
-    """What `cam.views` stands for: of auto, turned views of images without an up, else mirrored ones where allowed."""
+    """What `cam.views` stands for: of auto, turned views of images without an up, of others, with which it has not been
+    shown to help, none."""
     dataset = config.dataset
     if config.cam.views is not ViewKind.auto:
         return config.cam.views
     _, height, width = image_shape(dataset)
     if dataset.name in WITHOUT_UP and dataset.flip and height == width:
         return ViewKind.symmetries
-    return ViewKind.mirror if dataset.flip else ViewKind.none
+    return ViewKind.none
 
 
 def check_views(cam: CamConfig, config: Config, prefix: str) -> None:
