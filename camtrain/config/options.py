@@ -260,7 +260,8 @@ class CamConfig:
         ViewKind.auto,
         "further views of some images of each batch, which every arm learns from; mirror: left and right exchanged;"
         " symmetries: turned and mirrored, for square images that have no up; paste: at another size and place before"
-        " another image; none; auto: symmetries for square images of `shapes` and `eurosat` if `dataset.flip`, else none",
+        " another image; none; auto: symmetries for square images of `shapes` and `eurosat`, if `dataset.flip`, else"
+        " none",
     )
     views_share: float = setting(1 / 8, "share of each batch of which there are views", low=0, high=1, above=True)
     contrastive: float = setting(
