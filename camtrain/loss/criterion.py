@@ -486,7 +486,7 @@ class CamLoss(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self._last = self._share = None
         if self.balance is not None:
-            share, classification, term, confidence, bias_correction, own_backward = state.tolist()
+            share, classification, term, confidence, bias_correction, own_backward = map(float, state.tolist())
             self.balance = Balance(share, classification, term, confidence, bias_correction, bool(own_backward))
 
 
