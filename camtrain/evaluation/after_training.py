@@ -63,11 +63,10 @@ def measure_after_training(context: EvaluationContext, evaluated: Evaluated, kee
         progress("measuring faithfulness")
         faithfully = context.some(measured, context.faithfulness_images)
         imputed = context.some(faithfully, wanted.road_images)
-        batches = context.batches(faithfully)
         parts.append(
             keep(
                 "faithfulness",
-                lambda: measure_faithfulness(context, evaluated, batches, lies.powers, imputed, others),
+                lambda: measure_faithfulness(context, evaluated, faithfully, lies.powers, imputed, others),
             )
         )
     curves = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ height, width) int32, see :func:`camtrain.cam.stretch.rank`."""
 def measure_faithfulness(
     context: EvaluationContext,
     evaluated: Evaluated,
-    batches: Iterable[Batch],
+    chosen: Tensor,
     powers: Mapping[str, Tensor],
     imputed: Tensor,
     others: Sequence[OtherMaps] = (),
@@ -52,19 +52,18 @@ def measure_faithfulness(
     Args:
         context: the networks, and which are compared.
         evaluated: of these images, among others.
-        batches: the images.
+        chosen: (images,) bool, which of them.
         powers: by sharpened baseline, of the images of either fold, (2,).
         imputed: (images,) bool, for which of them ROAD is measured.
         others: maps by other methods, of these images or some of them, among others.
     """
-    batches = list(batches)
-    ends = {
-        name: [Seen.of(network, batch, evaluated.logits_of(name, batch)).known for batch in batches]
-        for name, network in context.networks.items()
-    }
+    ends: dict[str, list[faithfulness.Ends]] = {name: [] for name in context.networks}
+    for batch in context.batches(chosen):
+        for name, network in context.networks.items():
+            ends[name].append(Seen.of(network, batch, evaluated.logits_of(name, batch)).known)
     falls = {name: faithfulness.Falls.of(known) for name, known in ends.items()}
     values = Values([*context.networks, *(contrast.control for contrast in context.contrasts)], context.count)
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(context.batches(chosen)):
         targets = MapTargets.of(batch.targets)
         of_map = targets.expand(batch.indices.to(batch.images.device))
         fixed = fixed_orders(batch, context.seed)

@@ -99,7 +99,8 @@ class Place:
         try:
             if found["signature"] != self.path.stem:
                 raise ValueError("another signature")
-            state.take(state.arms[0], found["arm"], found["history"], str(found["run"]), str(self.path))
+            with state.changing():  # what is taken in part is never saved
+                state.take(state.arms[0], found["arm"], found["history"], str(found["run"]), str(self.path))
         except (*MALFORMED, RuntimeError) as error:
             if out_of_memory(error):
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -40,14 +40,16 @@ def measured_of(
     *,
     imputed: Tensor | None = None,
     methods: Sequence[CamVariant] = (),
-    batches: Iterable[Batch] | None = None,
+    size: int | None = None,
 ) -> Measured:
     context = context_of(networks, images, which)
+    if size is not None:
+        context.batches = lambda chosen: all_batches(images, Batching(size), chosen)
     evaluated = evaluate(context.networks, all_batches(images, Batching(3)), CamVariant.gradcam, which)
     others = [measure_other_maps(context, context.batches(which), methods)] if methods else []
     powers = {contrast.control: torch.tensor([2.0, 2.0]) for contrast in context.contrasts}
     imputed = torch.zeros_like(which) if imputed is None else imputed
-    return measure_faithfulness(context, evaluated, batches or context.batches(which), powers, imputed, others)
+    return measure_faithfulness(context, evaluated, which, powers, imputed, others)
 
 
 @pytest.mark.parametrize("objects", [1, 3])
@@ -108,7 +110,7 @@ def test_all_orders_of_a_network_share_its_ends_and_its_fixed_orders() -> None:
     assert counted == [4, 4]  # the mean colour and the blurred images
     counted.clear()
     nothing = torch.zeros(4, dtype=torch.bool)
-    measure_faithfulness(context, evaluated, context.batches(which), {}, nothing, others)
+    measure_faithfulness(context, evaluated, which, {}, nothing, others)
     # An untrained network's probability hardly changes: three points of each curve, in the orders of its map, which is
     # that of Grad-CAM, and of LayerCAM, and in the three fixed ones.
     made = [evaluated.maps["baseline"], others[0].of("baseline", next(iter(context.batches(which))))[1][methods[0]]]
@@ -232,7 +234,7 @@ def test_maps_of_some_images_have_figures_for_these() -> None:
         measure_other_maps(context, context.batches(torch.arange(6) % 2 == 0), [CamVariant.eigencam]),
     ]
     nothing = torch.zeros(6, dtype=torch.bool)
-    each = measure_faithfulness(context, evaluated, context.batches(which), {}, nothing, others).each["baseline"]
+    each = measure_faithfulness(context, evaluated, which, {}, nothing, others).each["baseline"]
     for name in ("deletion", "insertion"):
         own = each[f"faithfulness/{name}"]
         torch.testing.assert_close(each[f"other_maps/gradcam/{name}"], own, equal_nan=True)
@@ -261,12 +263,7 @@ def test_coherency_looks_at_the_map_of_what_is_shown() -> None:
 def test_road_is_measured_on_its_own_subset_whatever_the_batches() -> None:
     images, which, imputed = shapes(8), torch.arange(8) < 6, torch.arange(8) < 3
     one: Classifier = network(True, 8)
-    found = [
-        measured_of(
-            {"baseline": one}, images, which, imputed=imputed, batches=all_batches(images, Batching(size), which)
-        )
-        for size in (2, 8)
-    ]
+    found = [measured_of({"baseline": one}, images, which, imputed=imputed, size=size) for size in (2, 8)]
     roads = [part.each["baseline"]["faithfulness/road"] for part in found]
     torch.testing.assert_close(roads[0], roads[1], equal_nan=True, atol=1e-4, rtol=0)
     assert roads[0][3:].isnan().all()

@@ -49,12 +49,12 @@ VALUES = (
 )
 
 
-def is_in_words(ended: Ended) -> None:
+def is_in_words(ended: Ended, what: object = "") -> None:
     """An end that is documented, with a line for the user where something was wrong."""
-    assert ended.status in (0, 2, 3, 4), (ended.status, ended.out[-2000:])
-    assert "Traceback" not in ended.out, ended.out[-3000:]
+    assert ended.status in (0, 2, 3, 4), (what, ended.status, ended.out[-2000:])
+    assert "Traceback" not in ended.out, (what, ended.out[-3000:])
     if ended.status:
-        assert "camtrain: error: " in ended.out, ended.out[-2000:]
+        assert "camtrain: error: " in ended.out, (what, ended.out[-2000:])
 
 
 def settings(seed: int, count: int) -> list[list[str]]:
@@ -75,10 +75,7 @@ def check_settings(runs: Runs, folder: Path, seed: int, count: int) -> int:
         place = folder / str(number)
         place.mkdir()
         ended = runs(place, *ONE_STEP, *overrides, limit=120)
-        try:
-            is_in_words(ended)
-        except AssertionError as error:
-            raise AssertionError(f"{overrides}: {error}") from error
+        is_in_words(ended, overrides)
         refused += ended.status == 2
         shutil.rmtree(place)
     return refused
@@ -232,10 +229,7 @@ def check_made_up(runs: Runs, material: Path, folder: Path, count: int, drawn: r
         what = make_up(tree, drawn)
         write_packed(run / "checkpoint.safetensors", tree)
         ended = runs(folder, "task=resume", "run=run", limit=120)
-        try:
-            is_in_words(ended)
-        except AssertionError as error:
-            raise AssertionError(f"{what}: {error}") from error
+        is_in_words(ended, what)
         refused += ended.status == 2
         shutil.rmtree(run)
     return refused

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import QUICK, TINY, Command, in_process, made_once
 from faults.compare import differences
 from filelock import FileLock
@@ -121,7 +122,7 @@ def test_a_damaged_one_is_trained_anew(kept: Path, run_command: Command) -> None
     ("change", "said"),
     [
         (lambda tree: tree.update(signature="0" * 16), "not a trained arm of these settings; remove it"),
-        (lambda tree: tree["arm"].update(network={}), "not a trained arm of these settings; remove it"),
+        (lambda tree: tree["arm"].update(optimiser={}), "not a trained arm of these settings; remove it"),
         (lambda tree: tree["history"].pop(), "not a trained arm of these settings; remove it"),
         (lambda tree: tree["history"][-1].update({"cam/entropy": 7.0}), "gives other figures here"),
     ],
@@ -135,6 +136,11 @@ def test_what_was_made_up_is_refused(
     done = run_command(*RUN, "hydra.run.dir=run")
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert kept.exists() is (said != "gives other figures here")
+    # An arm that was taken in part is not what the run goes on from.
+    checkpoint = kept.parent.parent / "run" / "checkpoint.safetensors"
+    if kept.exists() and checkpoint.exists():
+        state, trained = read_packed(checkpoint), tree["arm"]["network"]["fc.weight"]
+        assert not torch.equal(state["arms"]["baseline"]["network"]["fc.weight"], trained)
 
 
 def test_a_run_waits_for_the_one_that_trains_it(kept: Path, run_command: Command) -> None:
