@@ -7,8 +7,12 @@ the treatment's entropy, and a second time to its elliptical area (:mod:`camtrai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from camtrain.errors import UserError
 
 BASELINE, REGULARISED = "baseline", "regularised"
 """The arms of the default experiment."""
@@ -37,6 +41,38 @@ def contrasts(arms: Iterable[str]) -> list[Contrast]:
         Contrast(reference, treatment, *(f"{name}:{treatment}" if number else name for name in (CONTROL, CONTROL_AREA)))
         for number, treatment in enumerate(treatments)
     ]
+
+
+def spread(arms: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
+    """The reference, and in place of the treatment an arm for every value, or every combination of values.
+
+    Args:
+        arms: the reference and one treatment.
+        by: lists of values by the key of `cam` that they belong to; empty: the arms stay.
+
+    Returns:
+        By the arm's name, such as `share_0_3`, the settings in which it differs.
+
+    Raises:
+        UserError: there are other arms, a key has no list of values, or two of them give one name.
+    """
+    if not by:
+        return dict(arms)
+    reference, *treatments = arms
+    if len(treatments) > 1:
+        raise UserError(f"arms_by makes the arms, but there are {', '.join(treatments)} already; leave it out")
+    for key, values in by.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"arms_by.{key}={values} does not fit; it must be a list of values, such as [A,B]")
+    own = arms[treatments[0]].get("cam", {})
+    found = {reference: arms[reference]}
+    for values in itertools.product(*by.values()):
+        differences = dict(zip(by, values, strict=True))
+        name = re.sub("[^a-z0-9]+", "_", "_".join(f"{key}_{value}" for key, value in differences.items()).lower())
+        if name in found:
+            raise UserError(f"arms_by: two arms would be called {name}; give each value once")
+        found[name] = {"cam": {**own, **differences}}
+    return found
 
 
 def is_control(name: str) -> bool:

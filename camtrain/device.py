@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 
 import torch
 
@@ -79,3 +80,34 @@ def emulates_precision(config: TrainerConfig, device: torch.device) -> bool:
 def cpus() -> int:
     """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Clock:
+    """Seconds of the device's work between two moments, neither of which waits for it.
+
+    Args:
+        device: on which the clock starts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        both = range(2) if device.type == "cuda" else ()
+        self.events = [torch.cuda.Event(enable_timing=True) for _ in both]  # type: ignore[no-untyped-call]
+        self.stopped = 0.0
+        if self.events:
+            self.events[0].record(torch.cuda.current_stream(device))
+        self.started = time.perf_counter()
+
+    def stop(self) -> Clock:
+        """The clock itself, stopped."""
+        self.stopped = time.perf_counter()
+        if self.events:
+            self.events[1].record()
+        return self
+
+    def seconds(self) -> float:
+        """Between start and stop; waits for the device."""
+        if not self.events:
+            return self.stopped - self.started
+        start, stop = self.events
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) / 1000

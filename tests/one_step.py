@@ -38,7 +38,7 @@ def gradients(name: str, made: Batch, views: bool = True, **settings: Any) -> tu
     model = classifier(name).double().eval()
     only_loss = settings.pop("only_loss", True)
     criterion = CamLoss(only_loss=only_loss, **settings)
-    nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+    nothing = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0, fused=True)
     anchor = classifier("small_resnet").double().eval() if criterion.cam.anchor else None
     if anchor is not None:
         with torch.no_grad():

@@ -14,10 +14,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from camtrain.arms import spread
 from camtrain.config.messages import message
 from camtrain.config.options import AUTO, CamConfig, DatasetName, check_enough
 from camtrain.config.schema import DATASETS, RENAMED, Config
-from camtrain.config.validate import check, check_fork, check_trainable, check_values, check_views, views_of
+from camtrain.config.validate import check, check_arms, check_fork, check_trainable, check_values, check_views, views_of
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
@@ -28,7 +29,7 @@ PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs", "train
 def register() -> None:
     """Make the schema known to Hydra. A group of its own keeps it out of the choices that a user sees."""
     schema = OmegaConf.structured(Config)
-    for mapping in (*schema.arms.values(), schema.model.options):
+    for mapping in (*schema.arms.values(), schema.arms_by, schema.model.options):
         OmegaConf.set_struct(mapping, False)  # further keys need no + in front
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=schema, package="_global_")
@@ -54,6 +55,8 @@ def typed(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:  # what an interpolation stands for is seen only now
         raise UserError(message(error)) from error
     assert isinstance(config, Config)
+    check_arms(config.arms)
+    config.arms, config.arms_by = spread(config.arms, config.arms_by), {}
     check(config)
     config.cam.views = views_of(config)
     cam_of_arms(config)

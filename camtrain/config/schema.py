@@ -347,6 +347,11 @@ class Config:
         "arms by name, each with the settings in which it differs from `cam.*`; the first one is the reference that the"
         " others are compared with; `+arms.area.cam.term=area` adds one called area",
     )
+    arms_by: dict[str, Any] = setting(
+        {},
+        "an arm for each value of a key of `cam`, in place of `regularised`: `arms_by.share=[0.2,0.3,0.5]`; of several"
+        " keys, for each combination",
+    )
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -7,7 +7,7 @@ the device that trains: on a CPU in those threads, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -125,23 +125,24 @@ def training_batches(
             of_epoch = epoch_plans(len(train_set.targets), batching.size, seed, epoch)
             yield from of_epoch[start[1] if epoch == start[0] else 0 :]
 
-    def prepared(plan: Plan) -> tuple[Tensor, Tensor | None, Draws]:
+    def varied(plan: Plan, images: Tensor, regions: Tensor | None, draws: Draws) -> Batch:
+        made = _batch(train_set, plan.indices, vary(images, regions, draws), regions, batching.layout)
+        return _seen_again(made, batching, stream(seed, Stream.views, plan.epoch, plan.step))
+
+    def prepared(plan: Plan) -> Callable[[], Batch]:
         generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
         draws = draw(train_set.sizes[plan.indices], augmentation, generator)
-        if not on_cpu:
-            return *train_set.gather(plan.indices), draws
-        stored = [train_set.item(number) for number in plan.indices]
-        images, regions = move_each(stored, draws, size, bool(train_set.has_region.any()))
-        return vary(images, regions, draws), regions, draws
+        if on_cpu:
+            stored = [train_set.item(number) for number in plan.indices]
+            made = varied(plan, *move_each(stored, draws, size, bool(train_set.has_region.any())), draws)
+            return lambda: made
+        gathered = train_set.gather(plan.indices)
+        return lambda: varied(plan, *move(*_to(batching.device, *gathered), draws, size), draws)
 
     begun = _begun(batching, (train_set.shape[0], *size))
-    with closing(prefetched(prepared, plans(), batching.threads, begun)) as made:
-        for plan, (images, regions, draws) in made:
-            if not on_cpu:
-                images, regions = move(*_to(batching.device, images, regions), draws, size)
-                images = vary(images, regions, draws)
-            made_batch = _batch(train_set, plan.indices, images, regions, batching.layout)
-            yield _seen_again(made_batch, batching, stream(seed, Stream.views, plan.epoch, plan.step))
+    with closing(prefetched(prepared, plans(), batching.threads, begun)) as batches:
+        for _, finished in batches:
+            yield finished()
 
 
 def _seen_again(batch: Batch, batching: Batching, generator: np.random.Generator) -> Batch:

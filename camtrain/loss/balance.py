@@ -23,8 +23,8 @@ Balancing gradients at a layer is Défossez et al. 2022, arXiv 2210.13438, there
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -60,28 +60,28 @@ def default_share(pretrained: bool) -> float:
     return 1 / 3 if pretrained else 1 / 2
 
 
-@dataclass
+@dataclass(eq=False)
 class Balance:
     r"""Exponential means of both norms and the confidence, and the weight they ask for.
 
-    Plain numbers: the loop waits for the device after every step anyway.
+    They live where the losses do, so that no step waits for the device.
 
     Args:
         share: gradient share :math:`\rho^*` asked for once the network is confident, above 0 and below 1.
+        means: (4,) float64, exponential means of :math:`G_\mathrm{CE}`, :math:`G_T`, :math:`q` and 1. They start from
+            0; the last one tells how far they have come, and the others are divided by it.
+        needs_own_backward: the term's norm has to be found by a backward pass of its own: when that was looked at last,
+            it was below rounding error.
     """
 
     share: float
-    classification: float = 0.0
-    term: float = 0.0
-    confidence: float = 0.0
-    bias_correction: float = 0.0
-    """How far the exponential means, which start from 0, have come: they are divided by it."""
-
+    means: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
     needs_own_backward: bool = True
-    """The term's norm has to be found by a backward pass of its own: in the last step it was below rounding error."""
+    _seen: Tensor | None = None  # scalar bool: the last backward pass showed the term's norm
 
-    def update(self, classification: float, term: float, confidence: float) -> None:
-        r"""Take in a step.
+    @torch.no_grad()
+    def update(self, classification: Tensor, term: Tensor, confidence: Tensor, shown: Tensor | None = None) -> None:
+        r"""Take in a step, of scalars.
 
         A step without a term, because every map was dead, does not count, nor does one that is not finite: the weight
         must not grow because the maps die.
@@ -90,17 +90,19 @@ class Balance:
             classification: :math:`G_\mathrm{CE}`.
             term: :math:`G_T`.
             confidence: mean of :math:`q`, 0..1.
+            shown: bool, whether the norms can be told from rounding error; None: they can.
         """
-        if term > 0 and math.isfinite(classification + term):
-            self.classification += (1 - MEMORY) * (classification - self.classification)
-            self.term += (1 - MEMORY) * (term - self.term)
-            self.confidence += (1 - MEMORY) * (confidence - self.confidence)
-            self.bias_correction += (1 - MEMORY) * (1 - self.bias_correction)
+        found = torch.stack([part.double() for part in (classification, term, confidence, torch.ones_like(term))])
+        counts = (found[1] > 0) & found.isfinite().all()
+        if shown is not None:
+            counts = counts & shown
+        before = self.means.to(found.device)
+        self.means = torch.where(counts, before + (1 - MEMORY) * (found - before), before)
 
     def take_in(
-        self, classification: float, weighted_term: float, confidence: float, weight: float, floor: float
+        self, classification: Tensor, weighted_term: Tensor, confidence: Tensor, weight: Tensor, floor: float
     ) -> None:
-        r"""Take in what a backward pass brought to the layer; if that is below rounding error, ask for one of the term.
+        r"""Take in what a backward pass brought to the layer, of scalars, if it is above rounding error.
 
         Args:
             classification: :math:`G_\mathrm{CE}`.
@@ -109,14 +111,36 @@ class Balance:
             weight: :math:`\lambda`.
             floor: see :meth:`camtrain.loss.layer_gradient.LayerGradient.norms`.
         """
-        measured = weight > 0 and weighted_term > floor * classification
-        if measured and not self.needs_own_backward:
-            self.update(classification, weighted_term / weight, confidence)
-        self.needs_own_backward = not measured
+        self._seen = (weight > 0) & (weighted_term > floor * classification)
+        if not self.needs_own_backward:
+            self.update(classification, weighted_term / weight, confidence, self._seen)
 
-    def weight(self) -> float:
-        r"""The weight :math:`\lambda`; 0 as long as no step counted."""
-        if self.term == 0:
-            return 0.0
-        share = self.share * self.confidence / self.bias_correction
-        return share / (1 - share) * self.classification / self.term
+    def look(self) -> None:
+        """Let the last step decide whether the next ones need a backward pass of the term; waits for the device."""
+        if self._seen is not None:
+            self.needs_own_backward, self._seen = not bool(self._seen), None
+
+    def numbers(self) -> list[float]:
+        """All that it is; waits for the device."""
+        seen = -1.0 if self._seen is None else float(self._seen)
+        return [self.share, *self.means.tolist(), float(self.needs_own_backward), seen]
+
+    @classmethod
+    def of_numbers(cls, numbers: Sequence[float]) -> Balance:
+        """The inverse of :meth:`numbers`; former versions have one less.
+
+        Raises:
+            ValueError: they are too many or too few.
+        """
+        share, *means, own_backward, seen = [*numbers, -1.0] if len(numbers) == 6 else numbers
+        if len(means) != 4:
+            raise ValueError("a balance has seven numbers")
+        found = cls(share, torch.tensor(means, dtype=torch.float64), bool(own_backward))
+        found._seen = None if seen < 0 else torch.tensor(bool(seen))
+        return found
+
+    def weight(self) -> Tensor:
+        r"""The weight :math:`\lambda`, float64 scalar; 0 as long as no step counted."""
+        classification, term, confidence, counted = self.means.unbind()
+        share = self.share * confidence / counted
+        return torch.where(term > 0, limit_of(share) * classification / term, 0.0)

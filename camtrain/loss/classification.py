@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from camtrain.cam.targets import is_multilabel
 
@@ -76,7 +76,9 @@ def classification_gradient(
     with torch.no_grad():
         several = is_multilabel(target)
         predicted = logits.sigmoid() if several else logits.softmax(1)
-        of_logits = predicted - (target if several else one_hot(target, logits.shape[1]))
+        # Not torch's one_hot, which waits for the device to tell the largest number.
+        truth = target if several else torch.zeros_like(predicted).scatter_(1, target[:, None], 1.0)
+        of_logits = predicted - truth
         if anchor is not None:
             theirs = anchor.logits.to(logits.dtype)
             of_logits = of_logits + anchor.weight * (predicted - (theirs.sigmoid() if several else theirs.softmax(1)))

@@ -37,23 +37,23 @@ class Moved(NamedTuple):
     in_view: Tensor  # (views,) share of the map that the view shows
 
 
-def moved(shares: Tensor, matrix: Tensor, size: tuple[int, int], placement: Placement | None = None) -> Moved:
-    """g P(x): distributions, moved as their images are.
+class Motion(NamedTuple):
+    """What a view does to the cells of a map: found where its matrix lies, and needed where the maps do."""
 
-    Args:
-        shares: (views, height, width), of the image of each view.
-        matrix: (views, 2, 3), see :mod:`camtrain.data.views`.
-        size: height and width of the images.
-        placement: where the cells lie in them; None: in equal tiles.
-    """
-    grid = (shares.shape[1], shares.shape[2])
+    down: Tensor  # (views, height, width, height) parts of the image's rows of cells in each cell of the view
+    across: Tensor  # (views, height, width, width) the same of its columns
+    drawn: Tensor  # (views, height, width) bool: the cells that show something of the image
+    comparable: Tensor  # (views, height, width) bool: those, and the cells beside the image
+    visible: Tensor  # (views, height, width) bool: the cells of the image that are in view
+
+
+def motion(matrix: Tensor, size: tuple[int, int], grid: tuple[int, int], placement: Placement | None = None) -> Motion:
+    """Of maps with so many rows and columns of cells; other arguments as for :func:`consistency`."""
     axes = placement or tiles(size, grid)
-    matrix, middle = matrix.to(shares), shares.new_tensor([(side - 1) / 2 for side in size])
-    first, step = (shares.new_tensor([getattr(axis, name) for axis in axes]) for name in ("first", "step"))
-    cells = torch.stack(
-        torch.meshgrid(*(torch.arange(side, device=shares.device, dtype=shares.dtype) for side in grid), indexing="ij"),
-        -1,
-    )
+    middle = matrix.new_tensor([(side - 1) / 2 for side in size])
+    first, step = (matrix.new_tensor([getattr(axis, name) for axis in axes]) for name in ("first", "step"))
+    sides = [torch.arange(side, device=matrix.device, dtype=matrix.dtype) for side in grid]
+    cells = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
     pixels = cells * step + first - middle  # of the view's cells, from its middle
     at = pixels @ matrix[:, None, :, :2].mT + matrix[:, None, None, :, 2]
     in_image = (at.abs() <= middle + 0.5).all(-1)
@@ -63,26 +63,40 @@ def moved(shares: Tensor, matrix: Tensor, size: tuple[int, int], placement: Plac
     # Of a smaller view a cell takes in more than one of the image's.
     width = matrix[:, :, :2].abs().amax((1, 2)).clamp_min(1)[:, None, None, None]
     down, across = (
-        (1 - (number[..., axis, None].clamp(0, side - 1) - cells.new_tensor(range(side))).abs() / width).clamp_min(0)
-        for axis, side in enumerate(grid)
+        (1 - (number[..., axis, None].clamp(0, len(side) - 1) - side).abs() / width).clamp_min(0)
+        for axis, side in enumerate(sides)
     )
-    comparable = has_cell | ~in_image
-    drawn = torch.einsum("vijh,vhw,vijw->vij", down, shares, across) * (in_image & has_cell)
-    return Moved(_normalised(drawn), comparable, _in_view(shares, matrix, pixels, middle))
+    back = (pixels - matrix[:, None, None, :, 2]) @ _inverse(matrix[:, :, :2])[:, None].mT
+    visible = (back.abs() <= middle + 0.5).all(-1)
+    return Motion(down, across, in_image & has_cell, has_cell | ~in_image, visible)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of (views, 2, 2)."""
+    (a, b), (c, d) = matrix.permute(1, 2, 0)
+    adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
+    return adjugate / (a * d - b * c)[:, None, None]
+
+
+def moved(shares: Tensor, matrix: Tensor, size: tuple[int, int], placement: Placement | None = None) -> Moved:
+    """g P(x): distributions, moved as their images are.
+
+    Args:
+        shares: (views, height, width), of the image of each view.
+        matrix: (views, 2, 3), see :mod:`camtrain.data.views`; on the CPU no device is waited for.
+        size: height and width of the images.
+        placement: where the cells lie in them; None: in equal tiles.
+    """
+    found = motion(matrix.to(shares.dtype), size, (shares.shape[1], shares.shape[2]), placement)
+    down, across, drawn, comparable, visible = (part.to(shares.device, non_blocking=True) for part in found)
+    image = torch.einsum("vijh,vhw,vijw->vij", down, shares, across) * drawn
+    return Moved(_normalised(image), comparable, (shares.detach() * visible).sum((1, 2)))
 
 
 def _normalised(shares: Tensor) -> Tensor:
     """Divided by their sums, where these are not 0."""
     total = shares.sum((1, 2), keepdim=True)
     return shares / total.masked_fill(total <= torch.finfo(total.dtype).tiny, 1.0)
-
-
-def _in_view(shares: Tensor, matrix: Tensor, pixels: Tensor, middle: Tensor) -> Tensor:
-    """Share of each distribution whose cells lie where the view shows them, (views,), detached."""
-    back = torch.linalg.inv(matrix[:, :, :2])
-    at = (pixels - matrix[:, None, None, :, 2]) @ back[:, None].mT
-    visible: Tensor = (at.abs() <= middle + 0.5).all(-1)
-    return (shares.detach() * visible).sum((1, 2))
 
 
 class Compared(NamedTuple):

@@ -21,7 +21,6 @@ be added the divergence from an anchor's predictions (:func:`camtrain.loss.class
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -162,7 +161,7 @@ class _Step(NamedTuple):
     classification: Tensor
     term: CamTerm | None
     at_layer: LayerGradient | None
-    weight: float
+    weight: Tensor
     further: dict[str, Tensor]
     observe: bool
 
@@ -261,13 +260,13 @@ class CamLoss(nn.Module):
             head, full = self._head(activations), schedule(self.cam, epochs_done)
             active = self.cam.weight != 0 and full > 0
             trained = active and trains_maps(self.cam, views is not None)
-            term, at_layer, weight = None, None, 0.0
+            term, at_layer, weight = None, None, loss.new_zeros(())
             if active or (self.observing and head.route is not GradientRoute.mixed):
                 term = self.term(logits, activations, target, regions, trained, views)
                 if trained:
                     limits = self._limits(term, target, counted)
                     at_layer = self._watch(logits, activations, target[:counted], loss, term, limits)
-                    weight = full * (float(self.cam.weight) if self.balance is None else self.balance.weight())
+                    weight = self._weight(full, loss)
                     loss = _with_term(loss, weight, self.total(term), at_layer)
                 term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
         further = self._further(logits, activations, target[:counted], term, again) if active else {}
@@ -278,6 +277,12 @@ class CamLoss(nn.Module):
         self._last = _Step(loss.detach(), classification.detach(), term, at_layer, weight, further, self.observing)
         self._share = self.anchor = None
         return loss
+
+    def _weight(self, full: float, loss: Tensor) -> Tensor:
+        """The term's weight in this pass, a scalar like the loss."""
+        if self.balance is None:
+            return torch.full_like(loss, full * float(self.cam.weight))
+        return (full * self.balance.weight()).to(loss)
 
     def _further(
         self, logits: Tensor, activations: Tensor, target: Tensor, term: CamTerm | None, again: Again | None
@@ -329,7 +334,9 @@ class CamLoss(nn.Module):
             term = term._replace(value=term.value * term.counts)
         image, view = pairs(made.targets, images, views.rows)
         shares, _ = distribution(maps)
-        of_map = views.matrix.to(maps.device)[made.targets.rows[view] - images]
+        of_map = views.matrix
+        if not made.targets.one_each:
+            of_map = of_map[(made.targets.rows[view] - images).to(of_map.device)]
         both, confidence = (shares[image], shares[view], of_map, views.size), term.confidence[image]
         distance, in_view = consistency(*both, placement)
         term = term._replace(distance=confidence * distance, in_view=in_view)
@@ -379,6 +386,8 @@ class CamLoss(nn.Module):
         measure = self.observing or self.balance is not None
         if not (measure or project or limits is not None):
             return None
+        if self.balance is not None and self.observing:
+            self.balance.look()
         (route, weights, _), cells = self._head(activations), activations.shape[2] * activations.shape[3]
         several = self._several and term.in_view is not None
         by_itself = self.balance is not None and (self.balance.needs_own_backward or several)
@@ -399,7 +408,7 @@ class CamLoss(nn.Module):
         )
         if self.balance is not None and measured is not None:
             norms = at_layer.square.sum().sqrt(), measured.norm()
-            self.balance.update(*_as_numbers(*norms, term.mean_confidence()))
+            self.balance.update(*norms, term.mean_confidence())
         activations.register_hook(at_layer)  # type: ignore[no-untyped-call]
         return at_layer
 
@@ -450,7 +459,7 @@ class CamLoss(nn.Module):
             classification.mean(),
             term.mean() if term is not None and observe and self.cam.term is not Term.none else None,
             share if observe else None,
-            torch.as_tensor(weight, device=loss.device) if observe else None,
+            weight if observe else None,
             {**(term.of_pairs() if term is not None else {}), **further} if observe else {},
         )
 
@@ -464,8 +473,7 @@ class CamLoss(nn.Module):
         norms = at_layer.norms()
         several = self._several and term is not None and term.in_view is not None
         if self.balance is not None and self.only_loss and not several and term is not None:
-            of_classification, of_term, confidence = _as_numbers(*norms, term.mean_confidence())
-            self.balance.take_in(of_classification, of_term, confidence, weight, at_layer.floor)
+            self.balance.take_in(*norms, term.mean_confidence(), weight, at_layer.floor)
         self._share = at_layer.share()
 
     def extra_repr(self) -> str:
@@ -479,18 +487,19 @@ class CamLoss(nn.Module):
         return self.cam.weight == 0 or schedule(self.cam, epochs_done) > 0
 
     def get_extra_state(self) -> Tensor:
-        """The balance's numbers in the order of its fields: a tensor, since many checkpoints hold nothing else."""
+        """The balance's numbers: a tensor, since many checkpoints hold nothing else."""
         self._take_in()
-        return torch.tensor([] if self.balance is None else dataclasses.astuple(self.balance), dtype=torch.float64)
+        if self.balance is None:
+            return torch.empty(0, dtype=torch.float64)
+        return torch.tensor(self.balance.numbers(), dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
         self._last = self._share = None
         if self.balance is not None:
-            share, classification, term, confidence, bias_correction, own_backward = map(float, state.tolist())
-            self.balance = Balance(share, classification, term, confidence, bias_correction, bool(own_backward))
+            self.balance = Balance.of_numbers([float(number) for number in state.tolist()])
 
 
-def _with_term(loss: Tensor, weight: float, term: Tensor, at_layer: LayerGradient | None) -> Tensor:
+def _with_term(loss: Tensor, weight: Tensor, term: Tensor, at_layer: LayerGradient | None) -> Tensor:
     """The loss and the weighted term; what watches the layer learns of both the weight and a later scale."""
     loss = loss + weight * term
     if at_layer is not None:
@@ -507,9 +516,10 @@ def pairs(targets: MapTargets, images: int, rows: Tensor) -> tuple[Tensor, Tenso
         images: how many of it are no views.
         rows: (views,) the image of each view.
     """
-    view = (targets.rows >= images).nonzero().flatten()
     if targets.one_each:
-        return rows.to(view.device), view
+        view = torch.arange(images, images + len(rows), device=targets.rows.device)
+        return rows.to(view.device, non_blocking=True), view
+    view = (targets.rows >= images).nonzero().flatten()
     key = targets.rows * (targets.classes.max() + 1) + targets.classes  # ascending
     wanted = rows.to(view.device)[targets.rows[view] - images] * (targets.classes.max() + 1) + targets.classes[view]
     return torch.searchsorted(key, wanted), view
@@ -526,8 +536,3 @@ def _checked(target: Tensor) -> Tensor:
     if target.is_floating_point() and not bool(((target == 0) | (target == 1)).all()):
         raise UserError("target: class numbers, or 0 and 1 for each class; soft labels (mixup) have no map of a class")
     return target
-
-
-def _as_numbers(*scalars: Tensor) -> list[float]:
-    """By one copy from the device."""
-    return torch.stack([scalar.detach().float() for scalar in scalars]).tolist()

@@ -41,7 +41,7 @@ class LayerGradient:
         limits: (batch,) :math:`r_i`, see :func:`camtrain.loss.balance.limit_of`; None: there are none.
     """
 
-    weight = 1.0
+    weight: Tensor | float = 1.0
     """Of the term, where its gradient is given."""
 
     def __init__(
@@ -62,7 +62,7 @@ class LayerGradient:
         self.scale = classification.new_ones(())
         self.floor = 0.0
 
-    def set_weight(self, weight: float) -> None:
+    def set_weight(self, weight: Tensor) -> None:
         """Of the term; where its gradient is given, its norm is known at once."""
         self.weight = weight
         if self.alone is not None and self.measure:

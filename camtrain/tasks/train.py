@@ -62,9 +62,9 @@ from camtrain.tasks.session import RunRecord
 from camtrain.training.arm import Arm, make_arms
 from camtrain.training.checkpoint import CHECKPOINT, load_state, save_state, save_weights
 from camtrain.training.checks import check_alive, check_maps
-from camtrain.training.loop import Plan, diverged, train_epoch
+from camtrain.training.loop import OBSERVE_EVERY, Plan, diverged, train_epoch
 from camtrain.training.optim import default_learning_rate
-from camtrain.training.state import History, TrainingState
+from camtrain.training.state import History, TrainingState, Unread
 
 log = logging.getLogger("camtrain")
 
@@ -225,6 +225,8 @@ class Saving:
     def after_step(self) -> None:
         """Save if so many steps or seconds have passed since it was done last."""
         self.steps += 1
+        if self.state.unread:
+            return
         steps, seconds = self.every
         if self.steps >= (steps or sys.maxsize) or time.perf_counter() - self.saved >= (seconds or math.inf):
             self.save()
@@ -266,15 +268,16 @@ def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
     record.started -= state.seconds
 
 
-def _keep_fault(state: TrainingState, folder: Path, arm: Arm, batch: Batch, fault: str) -> None:
+def _keep_fault(state: TrainingState, folder: Path, at: Unread, fault: str) -> None:
     """Say that an arm is stopped, and leave what it stopped at in its folder."""
+    arm = at.arm
     path = folder / arm.name / STOPPED
     parameters = dict(arm.network.backbone.named_parameters())
     tree = {
         "fault": fault,
         "epoch": state.epoch,
-        "step": state.step,
-        "images": batch.indices,
+        "step": at.step,
+        "images": at.indices,
         "weight_norms": {name: float(part.detach().norm()) for name, part in parameters.items()},
         "gradient_norms": {name: float(part.grad.norm()) for name, part in parameters.items() if part.grad is not None},
         "network": arm.network.backbone.state_dict(),
@@ -336,7 +339,8 @@ def set_up(config: Config) -> Setup:
     rate = config.optim.lr or default_learning_rate(config.optim.name, pretrained, network)
     per_epoch = steps_per_epoch(len(train_set.targets), config.trainer.batch_size)
     steps = min(config.trainer.epochs * per_epoch, config.trainer.max_steps or sys.maxsize)
-    plan = Plan(config.optim, rate, config.trainer.epochs, per_epoch, steps, config.seed, device)
+    read_every = 1 if device.type == "cpu" else OBSERVE_EVERY
+    plan = Plan(config.optim, rate, config.trainer.epochs, per_epoch, steps, config.seed, device, read_every)
     if config.trainer.fork is not None and config.trainer.fork >= plan.epochs_begun:
         raise UserError(
             f"trainer.fork={config.trainer.fork}: trainer.max_steps={config.trainer.max_steps} ends training before"

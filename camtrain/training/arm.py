@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from camtrain.cam.routes import Routes
 from camtrain.config.options import CamConfig, ViewKind
@@ -31,6 +32,9 @@ class Arm:
 
     anchor: Classifier | None = None
     """In evaluation mode, what its predictions are held to; arms share it. None: they are not."""
+
+    failed: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """Scalar: 1 once the loss or a gradient was not finite, from when on no step changes the weights; else 0."""
 
 
 def make_arms(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,12 +9,13 @@ import torch
 
 from camtrain.config.schema import OptimConfig
 from camtrain.data.batches import Batch
+from camtrain.device import Clock
 from camtrain.errors import Diverged
 from camtrain.streams import Stream, torch_seed
 from camtrain.training.arm import Arm
 from camtrain.training.optim import FACTOR, learning_rate
-from camtrain.training.state import TrainingState
-from camtrain.training.step import Step, train_step
+from camtrain.training.state import TrainingState, Unread
+from camtrain.training.step import train_step
 
 OBSERVE_EVERY = 10
 """Steps between measurements of the CAM term, in arms that train it and in those that do not.
@@ -35,6 +35,8 @@ class Plan:
     steps: int  # in all, which may end within an epoch
     seed: int
     device: torch.device
+    read_every: int = 1
+    """Steps after which their figures are read: on a GPU the arms' next steps wait behind the last ones meanwhile."""
 
     @property
     def epochs_begun(self) -> int:
@@ -51,19 +53,20 @@ def train_epoch(
     batches: Iterator[Batch],
     plan: Plan,
     on_step: Callable[[], object],
-    on_fault: Callable[[Arm, Batch, str], object],
+    on_fault: Callable[[Unread, str], object],
 ) -> None:
     """Train every arm for the rest of the state's epoch on the same batches; before the fork the first one alone.
 
     Arms take turns in going first, so that none always finds the batch in the cache. An arm whose numbers are no longer
-    finite is stopped before they reach its weights; it changes nothing for the others.
+    finite is stopped before they reach its weights; it changes nothing for the others. No step waits for the device:
+    that is done every `read_every` steps.
 
     Args:
         state: whose arms are trained in place.
         batches: training batches, from the state's epoch and step on.
         plan: how.
         on_step: called after each step, between two moments of the state.
-        on_fault: called with an arm that was stopped, the batch, and what is not finite, in words.
+        on_fault: called with the step for which an arm was stopped, and what is not finite, in words.
     """
     epoch = state.epoch
     for arm in state.active:
@@ -80,27 +83,17 @@ def train_epoch(
                 for group in arm.optimiser.param_groups:
                     group["lr"] = rate * group.get(FACTOR, 1.0)
                 torch.manual_seed(dropout)  # the same dropout in every arm
-                taken, seconds = _timed_step(arm, batch, done, observe, plan.device)
-                if taken.fault is not None:
-                    state.stop(arm.name, f"the {arm.name} arm's {taken.fault} in epoch {epoch + 1}, step {step + 1}")
-                    on_fault(arm, batch, taken.fault)
-                    continue
-                state.records[arm.name].add(taken, batch.targets[: len(taken.logits)], arm.criterion.term_name)
-                if comparable:
-                    state.records[arm.name].timed.append(seconds)
+                clock = Clock(plan.device)
+                taken = train_step(arm, batch, done, observe)
+                clock.stop()
+                targets, timed = batch.targets[: len(taken.logits)], clock if comparable else None
+                state.unread.append(Unread(arm, step, taken, targets, batch.indices, timed))
             state.step = step + 1
+            if state.step % plan.read_every == 0 or state.step == plan.steps_in(epoch):
+                state.read(on_fault)
         on_step()
         if not state.active:
             return
-
-
-def _timed_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool, device: torch.device) -> tuple[Step, float]:
-    """A step and the seconds that it took."""
-    _synchronise(device)
-    started = time.perf_counter()
-    taken = train_step(arm, batch, epochs_done, observe)
-    _synchronise(device)
-    return taken, time.perf_counter() - started
 
 
 def diverged(state: TrainingState, plan: Plan) -> Diverged:
@@ -114,8 +107,3 @@ def diverged(state: TrainingState, plan: Plan) -> Diverged:
     others = [arm.name for arm in state.active]
     kept = f"; trained to the end: {', '.join(others)}" if others else ""
     return Diverged(f"{', '.join(reasons)}; lower {' or '.join(settings)}{kept}")
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -23,6 +23,8 @@ def make_optimiser(
 ) -> torch.optim.Optimizer:
     """The optimiser; weight decay on matrices and kernels only, not on biases and normalisation.
 
+    The fused kernel of torch: one pass over the weights, which leaves them as they are where it is told to.
+
     Args:
         model: what is trained.
         config: its settings.
@@ -41,11 +43,12 @@ def make_optimiser(
     ]
     match config.name:
         case Optimiser.adamw:
-            return torch.optim.AdamW(groups, lr=rate)
+            return torch.optim.AdamW(groups, lr=rate, fused=True)
         case Optimiser.adam:
-            return torch.optim.Adam(groups, lr=rate)
+            return torch.optim.Adam(groups, lr=rate, fused=True)
         case Optimiser.sgd:
-            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0)
+            nesterov = config.momentum > 0
+            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True)
 
 
 OF_EACH_PARAMETER = {

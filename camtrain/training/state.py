@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from camtrain.cam.targets import is_multilabel
+from camtrain.device import Clock
 from camtrain.interrupts import deferred
 from camtrain.metrics.classification import is_correct, mean_average_precision
 from camtrain.metrics.tags import ACCURACY, PRECISION
 from camtrain.networks.classifier import Classifier
 from camtrain.training.arm import Arm
 from camtrain.training.optim import load_optimiser
-from camtrain.training.step import Step
+from camtrain.training.step import Step, fault_of
 
 History = dict[str, list[dict[str, float]]]
 """Of each arm, the figures of every epoch by tag."""
@@ -93,6 +94,17 @@ class EpochRecord:
         return cls(means, logits, targets, [float(seconds) for seconds in state["timed"]], steps)
 
 
+class Unread(NamedTuple):
+    """A step of an arm, of which nothing was read from the device yet."""
+
+    arm: Arm
+    step: int
+    taken: Step
+    targets: Tensor  # of the images that the classification loss counts
+    indices: Tensor  # numbers of all its images
+    clock: Clock | None  # that ran through it; None where it is not comparable between arms
+
+
 @dataclass
 class Taken:
     """What is left of an arm that another run has trained: its figures and maps of the epochs to come."""
@@ -138,6 +150,9 @@ class TrainingState:
     taken: dict[str, Taken] = field(default_factory=dict)
     """Arms that another run has trained. They have its weights, those of its last epoch, from the first step on."""
 
+    unread: list[Unread] = field(default_factory=list)
+    """Steps of this epoch that are done, in order, as long as nobody has waited for their figures."""
+
     torn: bool = False
     """A change was broken off midway, so that this is the state of no moment."""
 
@@ -180,6 +195,28 @@ class TrainingState:
         """Train an arm no further, for a reason in words; before the fork that is none of them."""
         names = [arm] if self.forked else [each.name for each in self.arms]
         self.stopped |= dict.fromkeys(names, fault)
+
+    def read(self, on_fault: Callable[[Unread, str], object] | None = None) -> None:
+        """Wait for the steps that are done, keep their figures, and stop arms of which one was not finite.
+
+        Args:
+            on_fault: called with such a step, and what is not finite, in words.
+        """
+        unread, self.unread = self.unread, []
+        newest = {each.arm.name: each.step for each in unread}
+        for each in unread:
+            name = each.arm.name
+            if name in self.stopped:
+                continue
+            if bool(each.taken.finite):
+                self.records[name].add(each.taken, each.targets, each.arm.criterion.term_name)
+                if each.clock is not None:
+                    self.records[name].timed.append(each.clock.seconds())
+                continue
+            fault = fault_of(each.taken, each.arm.network if newest[name] == each.step else None)
+            self.stop(name, f"the {name} arm's {fault} in epoch {self.epoch + 1}, step {each.step + 1}")
+            if on_fault is not None:
+                on_fault(each, fault)
 
     def take(self, arm: Arm, part: dict[str, Any], history: list[dict[str, float]], source: str, path: str) -> None:
         """Let an arm be what another run has made of it, which is trained no more before the end of these epochs.
@@ -239,6 +276,7 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values in nested dictionaries and lists."""
+        self.read()
         return {
             "epoch": self.epoch,
             "step": self.step,

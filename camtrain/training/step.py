@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -20,14 +19,14 @@ class Step(NamedTuple):
     loss: Tensor  # scalar
     logits: Tensor  # (images, classes), of those that the classification loss counts
     observed: Observed
-    fault: str | None = None  # what is not finite, in words; no weight was changed then
+    finite: Tensor  # scalar bool: the loss and the norm of the gradients are; no weight was changed otherwise
 
 
 def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Step:
-    """One step: forward, loss, backward, and, as long as all of it is finite, update.
+    """One step: forward, loss, backward, and, as long as all of it is finite, update. Does not wait for the device.
 
     Args:
-        arm: what is trained, in place.
+        arm: what is trained, in place; its optimiser is one of torch's, fused.
         batch: images, targets and regions.
         epochs_done: on which the schedule of the CAM term runs.
         observe: measure the CAM term and its gradient share, also where it does not enter the loss.
@@ -50,20 +49,24 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
     )
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    fault = not_finite(loss.detach(), arm.network)
-    if fault is None:
-        arm.optimiser.step()
-    return Step(loss.detach(), output.logits[: batch.classified].detach(), arm.criterion.observed(), fault)
+    gradients = [part.grad for part in arm.network.parameters() if part.grad is not None]
+    finite = loss.detach().isfinite() & get_total_norm(gradients).isfinite()
+    arm.failed = torch.where(finite, arm.failed.to(loss.device), 1.0)
+    arm.optimiser.found_inf = arm.failed  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells it
+    arm.optimiser.step()
+    return Step(loss.detach(), output.logits[: batch.classified].detach(), arm.criterion.observed(), finite)
 
 
-def not_finite(loss: Tensor, network: nn.Module) -> str | None:
-    """Which of the numbers of a step is not finite, in words."""
-    if not math.isfinite(float(loss)):
-        return f"loss is {float(loss)}"
-    gradients = {name: part.grad for name, part in network.named_parameters() if part.grad is not None}
-    # The norm of all of them is one number to wait for; it may also be infinite because squares are.
-    if not math.isfinite(float(get_total_norm(gradients.values()))):
-        for name, gradient in gradients.items():
-            if not bool(gradient.isfinite().all()):
-                return f"gradient of {name.removeprefix('backbone.')} is not finite"
-    return None
+def fault_of(step: Step, network: nn.Module | None) -> str:
+    """What of a step is not finite, in words; waits for the device.
+
+    Args:
+        step: of which something is not.
+        network: as the step left it; None: it has gone on since.
+    """
+    if not bool(step.loss.isfinite()):
+        return f"loss is {float(step.loss)}"
+    for name, part in () if network is None else network.named_parameters():
+        if part.grad is not None and not bool(part.grad.isfinite().all()):
+            return f"gradient of {name.removeprefix('backbone.')} is not finite"
+    return "gradient is not finite"

@@ -56,7 +56,30 @@ def test_an_arm_can_be_removed_while_two_are_left(configured: Configured) -> Non
     assert from_tree(to_tree(config)) == config
 
 
+def test_an_arm_for_each_value(configured: Configured) -> None:
+    written = configured("~arms.regularised", "+arms.share_0_2.cam.share=0.2", "+arms.share_0_5.cam.share=0.5")
+    assert configured("arms_by.share=[0.2,0.5]") == written
+    assert list(written.arms) == ["baseline", "share_0_2", "share_0_5"]
+
+
+def test_an_arm_for_each_combination_with_what_the_treatment_has(configured: Configured) -> None:
+    config = configured("arms_by={term:[entropy,area],weight:[1e-05,auto]}", "arms.regularised.cam.score=logit")
+    arms = cam_of_arms(config)
+    names = [
+        "baseline",
+        *(f"term_{term}_weight_{weight}" for term in ("entropy", "area") for weight in ("1e_05", "auto")),
+    ]
+    assert list(arms) == names
+    assert [arms[name].weight for name in names] == [0, 1e-05, "auto", 1e-05, "auto"]
+    assert all(arms[name].score is Score.logit for name in names[1:])
+
+
 WRONG = {
+    "arms_by.share=0.3": r"arms_by.share=0.3 does not fit; it must be a list of values",
+    "arms_by.share=[]": r"arms_by.share=\[\] does not fit; it must be a list of values",
+    "arms_by.share=[0.3,0.3]": r"arms_by: two arms would be called share_0_3; give each value once",
+    "arms_by.shares=[0.3]": r"arms.shares_0_3.cam.shares: no such key",
+    "experiment=ablation arms_by.share=[0.3]": r"arms_by makes the arms, but there are regularised, plain, .* already",
     "+arms.area.cam.tem=area": r"arms.area.cam.tem: no such key \(did you mean arms.area.cam.term\?\)",
     "+arms.area.cam.term=areas": r"arms.area.cam.term: areas does not fit; it must be one of entropy, area",
     "+arms.area.cam.weight=-1": r"arms.area.cam.weight=-1 is out of range: it must be at least 0",
@@ -89,7 +112,7 @@ def test_what_no_arm_can_be_is_one_line_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     register()
     with pytest.raises((UserError, *CONFIG_ERRORS)) as caught:
-        preflight(["dataset=fake", override])
+        preflight(["dataset=fake", *override.split(" ")])
     said = str(caught.value) if isinstance(caught.value, UserError) else message(caught.value)
     assert re.match(WRONG[override], said), said
     assert "\n" not in said

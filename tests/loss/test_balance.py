@@ -17,6 +17,10 @@ def scalar(value: float) -> torch.Tensor:
     return torch.tensor(value)
 
 
+def take_in(balance: Balance, *step: float) -> None:
+    balance.update(*map(scalar, step))
+
+
 def test_share_of_the_effort() -> None:
     assert float(gradient_share(scalar(3.0), scalar(1.0))) == pytest.approx(0.25)
     assert float(gradient_share(scalar(0.0), scalar(1.0))) == 1.0
@@ -25,19 +29,19 @@ def test_share_of_the_effort() -> None:
 
 def test_weight_holds_the_share_from_the_first_step_on() -> None:
     balance = Balance(share=0.6)
-    assert balance.weight() == 0.0
-    balance.update(2.0, 0.5, 1.0)
-    assert balance.weight() == pytest.approx(0.6 / 0.4 * 4.0)
-    assert float(gradient_share(scalar(2.0), scalar(balance.weight() * 0.5))) == pytest.approx(0.6)
+    assert float(balance.weight()) == 0.0
+    take_in(balance, 2.0, 0.5, 1.0)
+    assert float(balance.weight()) == pytest.approx(0.6 / 0.4 * 4.0)
+    assert float(gradient_share(scalar(2.0), scalar(float(balance.weight()) * 0.5))) == pytest.approx(0.6)
 
 
 def test_share_grows_with_mean_confidence() -> None:
     balance = Balance(share=0.8)
-    balance.update(1.0, 1.0, 0.25)
-    assert balance.weight() == pytest.approx(0.2 / 0.8)
+    take_in(balance, 1.0, 1.0, 0.25)
+    assert float(balance.weight()) == pytest.approx(0.2 / 0.8)
     for _ in range(1000):
-        balance.update(1.0, 1.0, 0.75)
-    assert balance.weight() == pytest.approx(0.6 / 0.4)
+        take_in(balance, 1.0, 1.0, 0.75)
+    assert float(balance.weight()) == pytest.approx(0.6 / 0.4)
 
 
 def test_pretrained_weights_are_pressed_less() -> None:
@@ -47,28 +51,28 @@ def test_pretrained_weights_are_pressed_less() -> None:
 def test_means_are_exponential() -> None:
     balance = Balance(share=0.5)
     for classification in (1.0, 3.0):
-        balance.update(classification, 1.0, 1.0)
+        take_in(balance, classification, 1.0, 1.0)
     expected = (MEMORY * 1.0 + 3.0) / (MEMORY + 1.0)
-    assert balance.weight() == pytest.approx(expected)
+    assert float(balance.weight()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bad", [(1.0, 0.0), (float("nan"), 1.0), (1.0, float("inf")), (1.0, float("nan"))])
 def test_a_step_of_dead_maps_or_without_sense_does_not_count(bad: tuple[float, float]) -> None:
     balance = Balance(share=0.5)
-    balance.update(*bad, 1.0)
-    assert balance.weight() == 0.0
-    balance.update(2.0, 1.0, 1.0)
+    take_in(balance, *bad, 1.0)
+    assert float(balance.weight()) == 0.0
+    take_in(balance, 2.0, 1.0, 1.0)
     for _ in range(100):
-        balance.update(*bad, 1.0)
-    assert balance.weight() == pytest.approx(2.0)
+        take_in(balance, *bad, 1.0)
+    assert float(balance.weight()) == pytest.approx(2.0)
 
 
 def test_the_weight_fades_with_the_classification_gradient() -> None:
     balance = Balance(share=0.5)
     weights = []
     for step in range(300):
-        balance.update(0.98**step, 1.0, 1.0)
-        weights.append(balance.weight())
+        take_in(balance, 0.98**step, 1.0, 1.0)
+        weights.append(float(balance.weight()))
     assert all(later < earlier for earlier, later in itertools.pairwise(weights))
     assert weights[-1] < 0.1
 

@@ -139,10 +139,10 @@ def test_what_is_asked_of_views_leaves_the_entropy_its_share(name: str) -> None:
     _, beside = gradients("small_resnet", made, **(settings | {name: 5.0}))
     assert alone.balance is not None
     assert beside.balance is not None
-    assert beside.balance.weight() == pytest.approx(alone.balance.weight(), rel=1e-9)
+    assert float(beside.balance.weight()) == pytest.approx(float(alone.balance.weight()), rel=1e-9)
     _, itself = gradients("small_resnet", made, **(settings | {name: 5.0, "term": "none"}))
     assert itself.balance is not None
-    assert itself.balance.weight() > 0
+    assert float(itself.balance.weight()) > 0
 
 
 def test_an_arm_without_views_learns_from_the_images_alone() -> None:

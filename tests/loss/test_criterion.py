@@ -80,7 +80,7 @@ def test_a_criterion_may_ask_for_further_passes_over_transformed_views() -> None
             _, seen = others[-1](lambda images: images.flip(3))
             return loss + (seen.flip(3) - activations).square().mean()
 
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, fused=True)
     plain, mirrored = CamLoss(weight=0), Mirrored(weight=0)
     losses = [train_step(Arm("any", network, optimiser, each), batch(), 1.0, False).loss for each in (plain, mirrored)]
     images = batch().images
