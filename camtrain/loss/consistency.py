@@ -75,7 +75,8 @@ def _inverse(matrix: Tensor) -> Tensor:
     """Of (views, 2, 2)."""
     (a, b), (c, d) = matrix.permute(1, 2, 0)
     adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
-    return adjugate / (a * d - b * c)[:, None, None]
+    inverse: Tensor = adjugate / (a * d - b * c)[:, None, None]
+    return inverse
 
 
 def moved(shares: Tensor, matrix: Tensor, size: tuple[int, int], placement: Placement | None = None) -> Moved:
