@@ -30,6 +30,9 @@ from camtrain.runs.result import RunResult
 NOTICED = 0.05
 """Pixels below which it is not worth saying that maps lie elsewhere."""
 
+WIDTH = 120
+"""Characters of a line."""
+
 SPLITS = {"train": "training", "val": "validation"}
 
 
@@ -153,23 +156,26 @@ def said(notes: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def epoch_heading(multilabel: bool, arms: Sequence[str]) -> str:
     """Two lines over those of :func:`epoch_line`: indicators, and under each the arms."""
-    names = _briefly(arms)
+    names, tags = _briefly(arms), _main_tags(multilabel, len(arms))
     width = 9 * len(arms) - 1
-    top = "".join(f"  {INDICATORS[tag].label:^{width}}" for tag in _main_tags(multilabel)).rstrip()
+    top = "".join(f"  {INDICATORS[tag].label:^{width}}" for tag in tags).rstrip()
     below = " ".join(f"{name:>8}" for name in names)
-    return f"\n{'':>5}{top}\n{'epoch':>5}" + f"  {below}" * len(_main_tags(multilabel))
+    return f"\n{'':>5}{top}\n{'epoch':>5}" + f"  {below}" * len(tags)
 
 
 def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]], multilabel: bool) -> str:
     """The arms' main figures after an epoch, by arm and tag."""
     groups = (
-        " ".join(f"{short(arm.get(tag, math.nan)):>8}" for arm in figures.values()) for tag in _main_tags(multilabel)
+        " ".join(f"{short(arm.get(tag, math.nan)):>8}" for arm in figures.values())
+        for tag in _main_tags(multilabel, len(figures))
     )
     return f"{epoch:>5}" + "".join(f"  {group}" for group in groups)
 
 
-def _main_tags(multilabel: bool) -> list[str]:
-    return [f"{metric_name(multilabel)}/val", *(indicator.tag for indicator in at(Place.epochs))]
+def _main_tags(multilabel: bool, arms: int) -> list[str]:
+    """As many as a line has room for, but at least the first one."""
+    tags = [f"{metric_name(multilabel)}/val", *(indicator.tag for indicator in at(Place.epochs))]
+    return tags[: max(1, (WIDTH - 5) // (9 * arms + 1))]
 
 
 def _briefly(arms: Sequence[str]) -> list[str]:

@@ -152,6 +152,16 @@ def test_lines_of_the_epochs_have_a_column_for_each_arm() -> None:
     assert line.split() == ["3", *["0.500"] * 3, *["2.000"] * 3, *["0.250"] * 3, *["0.000"] * 3]
 
 
+@pytest.mark.parametrize(("arms", "shown"), [(2, 4), (3, 4), (4, 3), (9, 1), (40, 1)])
+def test_lines_of_the_epochs_fit_a_terminal(arms: int, shown: int) -> None:
+    names = [f"arm{number}" for number in range(arms)]
+    *_, below = console.epoch_heading(False, names).splitlines()
+    line = console.epoch_line(1, dict.fromkeys(names, {}), multilabel=False)
+    assert len(line) == len(below)
+    assert len(line.split()) == 1 + arms * shown
+    assert len(line) <= 120 or shown == 1
+
+
 def test_tables_of_three_arms_have_one_heading_each() -> None:
     one = summarise("", [made_run(0, THREE)], ReportConfig())
     text = tables.as_text(one)
