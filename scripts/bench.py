@@ -3,9 +3,10 @@
 
     scripts/bench.py [PART ...] [--networks NAME ...] [--rounds R] [--threads T] [--json FILE] [--check]
 
-step      a training step of each network, of 8 images at 64 pixels, the default one's of 32: a bare loop, the baseline, the regularised arm by closed form, through the
-          head by autograd, the whole graph (as code with hooks does it), a second forward pass, and consistency on an
-          eighth of the batch; milliseconds, ratios, and the most memory that a process of its own holds
+step      a training step of each network, of 8 images at 64 pixels, the default one's of 32: a bare loop, the baseline,
+          the regularised arm by closed form, by autograd through the head, the whole graph (as code with hooks does),
+          a second forward pass, and consistency on an eighth of the batch; milliseconds, ratios, and the most memory
+          that a process of its own holds
 roofline  operations of a step of the default network, against what a matrix product and a copy reach here
 loop      images per second of one arm, read from JPEG files: camtrain, with and without its cache, a loop as in
           torchvision's references, timm's loader, Lightning's trainer

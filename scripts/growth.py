@@ -51,7 +51,7 @@ def with_arms(count: int) -> list[str]:
 
 
 AXES: dict[str, tuple[Sequence[int], Callable[[int], list[str]]]] = {
-    "images": ((1000, 10_000, 50_000, 200_000), lambda count: ["dataset=folder", "dataset.image_size=32"]),
+    "images": ((1000, 10_000, 50_000, 200_000), lambda _: ["dataset=folder", "dataset.image_size=32"]),
     "classes": ((2, 10, 100, 1000), lambda count: fake(classes=count, train=max(1000, 2 * count), val=max(200, count))),
     # The map of the small residual network has an eighth of the image's pixels in each direction.
     "grid": ((4, 8, 16, 32, 64), lambda cells: fake(image_size=8 * cells)),
