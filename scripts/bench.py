@@ -306,7 +306,7 @@ def ours(root: Path, cache: str | None) -> Callable[[], object]:
         state, plan = TrainingState(arms), Plan(OptimConfig(), 1e-3, 1, per_epoch, per_epoch, 0, torch.device("cpu"))
         batching = Batching(BATCH, layout=torch.channels_last, threads=torch.get_num_threads())
         batches = training_batches(images, batching, 1, 0, augmentation(config), (SIZE, SIZE))
-        train_epoch(state, batches, plan, lambda: None, print)
+        train_epoch(state, batches, plan, lambda: None)
 
     return epoch
 

@@ -102,7 +102,7 @@ def rank(stretched: Tensor) -> Tensor:
     Args:
         stretched: (maps, height, width).
     """
-    drawn = _tie_breaks(stretched.shape[1] * stretched.shape[2]).to(stretched.device)
+    drawn = _tie_breaks(stretched.shape[1] * stretched.shape[2]).to(stretched.device, non_blocking=True)
     order = drawn[stretched.flatten(1)[:, drawn].argsort(dim=1, descending=True, stable=True)]
     places = torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
     return torch.empty_like(places).scatter_(1, order, places).reshape(stretched.shape)

@@ -175,10 +175,10 @@ def vary(images: Tensor, regions: Tensor | None, draws: Draws) -> Tensor:
         (batch, channels, height, width) float32 in 0..1.
     """
     if draws.colours is not None:
-        images = recolour(images, draws.colours.to(images.device))
+        images = recolour(images, draws.colours)
     if draws.erased is not None:
         low, high = whole_pixels(draws.erased, images.shape[2:])
-        mean = torch.tensor(mean_colour(images.shape[1]), device=images.device)[:, None, None]
+        mean = torch.tensor(mean_colour(images.shape[1])).to(images.device, non_blocking=True)[:, None, None]
         erase(images, low, high, mean)
         if regions is not None:
             erase(regions, low, high, VOID)
@@ -246,27 +246,26 @@ def recolour(images: Tensor, factors: Tensor) -> Tensor:
         images: (batch, channels, height, width) in 0..1.
         factors: (batch, 4): b, c, s, and h in turns.
     """
+    factors = factors.to(images.dtype)
     brightness, contrast, saturation, turn = factors.unbind(1)
     channels = images.shape[1]
-    weights = GREY if channels == 3 else (1 / channels,) * channels
-    grey = torch.tensor(weights, dtype=images.dtype, device=images.device)
-    matrix = torch.eye(channels, dtype=images.dtype, device=images.device)
+    grey = factors.new_tensor(GREY if channels == 3 else (1 / channels,) * channels)
+    matrix = torch.eye(channels, dtype=factors.dtype, device=factors.device)
     if channels == 3:
         saturate = saturation[:, None, None] * matrix + (1 - saturation)[:, None, None] * grey.expand(3, 3)
-        matrix = _turn_of_hue(turn, images) @ saturate
+        matrix = _turn_of_hue(turn) @ saturate
     matrix = matrix * (brightness * contrast)[:, None, None]
-    mean = images.mean((2, 3)) @ grey
-    offset = (1 - contrast) * brightness * mean
+    lighter = (1 - contrast) * brightness
+    matrix, grey, lighter = (part.to(images.device, non_blocking=True) for part in (matrix, grey, lighter))
+    offset = lighter * (images.mean((2, 3)) @ grey)
     turned = torch.einsum("bdc,bchw->bdhw", matrix, images)
     return turned.add_(offset[:, None, None, None]).clamp_(0, 1)
 
 
-def _turn_of_hue(turn: Tensor, like: Tensor) -> Tensor:
+def _turn_of_hue(turn: Tensor) -> Tensor:
     """(batch, 3, 3): rotation of I and Q in YIQ, which keeps greys."""
     # Rows: luma, and two orthogonal axes of colour (FCC NTSC 1953).
-    to_yiq = torch.tensor(
-        [GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=like.dtype, device=like.device
-    )
+    to_yiq = turn.new_tensor([GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
     cos, sin = (2 * math.pi * turn).cos(), (2 * math.pi * turn).sin()
     zero, one = torch.zeros_like(turn), torch.ones_like(turn)
     rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).reshape(-1, 3, 3)

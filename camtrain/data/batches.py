@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,7 +126,7 @@ def training_batches(
 
     def varied(plan: Plan, images: Tensor, regions: Tensor | None, draws: Draws) -> Batch:
         made = _batch(train_set, plan.indices, vary(images, regions, draws), regions, batching.layout)
-        return _seen_again(made, batching, stream(seed, Stream.views, plan.epoch, plan.step))
+        return _seen_again(made, train_set.targets[made.indices], batching, plan, seed)
 
     def prepared(plan: Plan) -> Callable[[], Batch]:
         generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
@@ -145,15 +144,16 @@ def training_batches(
             yield finished()
 
 
-def _seen_again(batch: Batch, batching: Batching, generator: np.random.Generator) -> Batch:
-    """The batch with its views, if there are to be any."""
+def _seen_again(batch: Batch, targets: Tensor, batching: Batching, plan: Plan, seed: int) -> Batch:
+    """The batch, whose targets are also given on the CPU, with its views, if there are to be any."""
     if batching.views is ViewKind.none:
         return batch
     size = (batch.images.shape[2], batch.images.shape[3])
-    views = draw_views(batching.views, batching.views_share, batch.targets, size, generator)
+    generator = stream(seed, Stream.views, plan.epoch, plan.step)
+    views = draw_views(batching.views, batching.views_share, targets, size, generator)
     images, regions = with_views(batch.images, batch.regions, views)
     images = images.contiguous(memory_format=batching.layout)
-    targets = torch.cat([batch.targets, batch.targets[views.rows.to(batch.targets.device)]])
+    targets = torch.cat([targets, targets[views.rows]]).to(batch.targets.device, non_blocking=True)
     return Batch(images, targets, regions, batch.indices, views)
 
 
@@ -189,7 +189,11 @@ def _begun(batching: Batching, shape: tuple[int, int, int]) -> int:
 
 
 def _to(device: torch.device, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    return images.to(device, non_blocking=True), None if regions is None else regions.to(device, non_blocking=True)
+    def copied(part: Tensor) -> Tensor:
+        pinned = part.pin_memory() if device.type == "cuda" else part  # else the copy is waited for
+        return pinned.to(device, non_blocking=True)
+
+    return copied(images), None if regions is None else copied(regions)
 
 
 def _batch(
@@ -200,4 +204,4 @@ def _batch(
         regions = nothing.expand(len(images), *images.shape[2:])
     indices = torch.tensor(numbers)
     images = images.contiguous(memory_format=layout)
-    return Batch(images, image_set.targets[indices].to(images.device), regions, indices)
+    return Batch(images, image_set.targets[indices].to(images.device, non_blocking=True), regions, indices)

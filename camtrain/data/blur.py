@@ -28,7 +28,8 @@ def blur(images: Tensor) -> Tensor:
     half = max(1, round((BLUR_EDGE * scale - 1) / 2))
     point = np.zeros(2 * half + 1)
     point[half] = 1
-    weights = torch.from_numpy(ndimage.gaussian_filter1d(point, BLUR_SIGMA * scale)).to(images)
+    weights = torch.from_numpy(ndimage.gaussian_filter1d(point, BLUR_SIGMA * scale))
+    weights = weights.to(images.dtype).to(images.device, non_blocking=True)
     weights = weights.expand(images.shape[1], 1, 1, -1)
     across = conv2d(pad(images, (half, half, 0, 0), mode="replicate"), weights, groups=images.shape[1])
     return conv2d(pad(across, (0, 0, half, half), mode="replicate"), weights.mT, groups=images.shape[1])

@@ -106,7 +106,8 @@ def with_views(images: Tensor, regions: Tensor, views: Views) -> tuple[Tensor, T
     Returns:
         (batch + views, channels, height, width); (batch + views, height, width).
     """
-    rows, matrix = views.rows.to(images.device), views.matrix.to(images)
+    rows, matrix = (part.to(images.device, non_blocking=True) for part in (views.rows, views.matrix))
+    matrix = matrix.to(images.dtype)
     middle = [(side - 1) / 2 for side in views.size]
     down, across = (
         torch.arange(side, device=images.device, dtype=images.dtype) - half
@@ -114,9 +115,9 @@ def with_views(images: Tensor, regions: Tensor, views: Views) -> tuple[Tensor, T
     )
     place = torch.stack(torch.meshgrid(down, across, indexing="ij"), -1)
     at = place @ matrix[:, None, :, :2].mT + matrix[:, None, None, :, 2]
-    inside = (at.abs() <= at.new_tensor(middle) + 0.5).all(-1)
+    inside = (at[..., 0].abs() <= middle[0] + 0.5) & (at[..., 1].abs() <= middle[1] + 0.5)
     # As grid_sample counts: columns first, from -1 to 1 between the centres of the outermost pixels.
-    grid = (at / at.new_tensor(middle).clamp_min(0.5)).flip(-1)
+    grid = torch.stack([at[..., axis] / max(middle[axis], 0.5) for axis in (1, 0)], -1)
 
     def sampled(values: Tensor, exact: bool) -> Tensor:
         mode = "nearest" if exact else "bilinear"
@@ -124,6 +125,6 @@ def with_views(images: Tensor, regions: Tensor, views: Views) -> tuple[Tensor, T
 
     seen = sampled(images[rows], exact=views.classified)
     if views.behind is not None:
-        seen = torch.where(inside[:, None], seen, images[views.behind.to(images.device)])
+        seen = torch.where(inside[:, None], seen, images[views.behind.to(images.device, non_blocking=True)])
     of_views = sampled(regions[rows][:, None].to(images.dtype), exact=True)[:, 0].to(regions.dtype)
     return torch.cat([images, seen]), torch.cat([regions, torch.where(inside, of_views, VOID)])

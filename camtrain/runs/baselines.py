@@ -8,11 +8,13 @@ images, and of what computes it (versions, threads, camtrain's own code).
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,12 @@ from camtrain.runs.facts import fingerprint
 from camtrain.training.state import TrainingState
 
 SUFFIX = ".safetensors"
+
+DIGITS = 16
+"""Of a signature, hexadecimal."""
+
+TOLERANCE = 1e-3
+"""By which figures may differ from those of another machine, or of an operation that adds in any order."""
 
 CODE = Path(__file__).resolve().parent.parent
 
@@ -52,7 +60,7 @@ def signature(uses: str, network: nn.Module, splits: Iterable[ImageSet], environ
     for name, value in network.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:DIGITS]
 
 
 def _code() -> str:
@@ -71,48 +79,66 @@ class Place:
     about: str = ""  # what it is, in words
     lock: FileLock | None = None  # while this run trains it
 
-    def take(self, state: TrainingState) -> None:
+    def take(self, state: TrainingState, measured: Callable[[], dict[str, float]]) -> None:
         """Let the first arm be the one that is kept here, or else hold the place for it until :meth:`put`.
 
         Waits while another process holds it.
+
+        Args:
+            state: before its first step.
+            measured: figures of the first arm as it is then, by tag.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_suffix(".lock"))
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("%-9s another run trains the same one: waiting for it (%s)", "baseline", self.path)
-            lock.acquire()
-        if self._load(state):
-            lock.release()
-        else:
-            self.lock = lock
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("%-9s another run trains the same one: waiting for it (%s)", "baseline", self.path)
+                lock.acquire()
+        except OSError as error:  # this run does not need it
+            log.warning("Note: %s: %s; this run trains its own baseline", self.path.parent, error.strerror)
+            return
+        self.lock = lock  # which is released at the end, however that comes
+        if self._load(state, measured):
+            self.release()
 
-    def _load(self, state: TrainingState) -> bool:
+    def _load(self, state: TrainingState, measured: Callable[[], dict[str, float]]) -> bool:
         try:
             found = read_packed(self.path)
         except FileNotFoundError:
             return False
-        except Damaged as error:
+        except (Damaged, OSError) as error:
             log.warning("%s is damaged, and trained anew: %s", self.path, error)
             return False
+        arm = state.arms[0]
+        fresh = copy.deepcopy(state.part(arm))
         try:
             if found["signature"] != self.path.stem:
                 raise ValueError("another signature")
             with state.changing():  # what is taken in part is never saved
-                state.take(state.arms[0], found["arm"], found["history"], str(found["run"]), str(self.path))
+                state.take(arm, found["arm"], found["history"], str(found["run"]), str(self.path))
         except (*MALFORMED, RuntimeError) as error:
             if out_of_memory(error):
                 raise
             raise UserError(f"{self.path}: not a trained arm of these settings; remove it") from error
-        os.utime(self.path)  # by which task=baselines knows when it was used last
+        other = differing(found["history"][-1], measured())
+        if other:
+            with state.changing():
+                state.give_back(arm, fresh)
+            log.warning(
+                "Note: %s gives other figures here than where it was trained (%s); it is trained anew", self.path, other
+            )
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(self.path)  # by which task=baselines knows when it was used last
         log.info("%-9s as %s has trained it", "baseline", found["run"])
         return True
 
     def put(self, state: TrainingState, run: Path) -> None:
-        """Keep the first arm as it is at the end of training, unless it was taken from here, or is no plain success."""
+        """Keep the first arm as it is at the end of training, if this run has trained all of it, and with success."""
         arm = state.arms[0]
-        if arm.name not in state.stopped and arm.name not in state.taken and (self.lock or not self.path.exists()):
+        if self.lock is not None and arm.name not in state.stopped:
             tree = {
                 "signature": self.path.stem,
                 "about": self.about,
@@ -143,34 +169,22 @@ def held(place: Place | None) -> Iterator[None]:
             place.release()
 
 
-def check_same(taken: dict[str, float], found: dict[str, float], path: Path) -> None:
-    """Refuse an arm that does not give here what it gave in the run that has trained it; it is removed.
-
-    Args:
-        taken: its figures of the last epoch, by tag.
-        found: those of them that were measured again.
-        path: its file.
-
-    Raises:
-        UserError: they are not equal.
-    """
-    other = [tag for tag, value in found.items() if not _equal(taken.get(tag), value)]
-    if other:
-        path.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: the baseline gives other figures here than where it was trained ({', '.join(other[:3])}): images"
-            " or masks have changed; it was removed, start the run anew"
-        )
+def differing(then: dict[str, float], now: dict[str, float]) -> str:
+    """Tags of figures that are not equal but for rounding, in words; empty if all are."""
+    known = {tag: then.get(tag, math.nan) for tag in now}
+    other = [tag for tag, value in now.items() if not _alike(known[tag], value)]
+    return ", ".join(other[:3]) + ", ..." * (len(other) > 3)
 
 
-def _equal(one: float | None, other: float) -> bool:
-    return one is not None and (one == other or (one != one and other != other))
+def _alike(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE) or (math.isnan(one) and math.isnan(other))
 
 
 def kept(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """The trained arms in a folder, with what their files say; None where that cannot be read."""
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
-        try:
-            yield path, read_packed(path)
-        except (Damaged, OSError):
-            yield path, None
+    """The trained arms in a folder, with what their files say; None where that is damaged."""
+    for path in sorted(folder.glob(f"{'[0-9a-f]' * DIGITS}{SUFFIX}")):
+        with contextlib.suppress(OSError):
+            try:
+                yield path, read_packed(path)
+            except Damaged:
+                yield path, None

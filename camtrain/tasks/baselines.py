@@ -42,13 +42,16 @@ def list_baselines(config: Config) -> str:
 
 def _rows(folder: Path, prune: float | None) -> Iterator[list[str]]:
     for path, tree in baselines.kept(folder):
-        about = path.stat()
+        try:
+            about = path.stat()
+        except FileNotFoundError:  # another process has removed it meanwhile
+            continue
         days = (time.time() - about.st_mtime) / DAY
         try:
             what, epochs = str(tree["about"]), str(len(tree["history"]))
         except MALFORMED:
             what, epochs = "damaged", "-"
-        removed = prune is not None and (days >= prune or epochs == "-") and _remove(path)
+        removed = prune is not None and days >= prune and _remove(path)
         yield [str(path), what, epochs, f"{about.st_size / 2**20:.1f}", f"{days:.1f}", "removed" if removed else ""]
 
 

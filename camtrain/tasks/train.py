@@ -145,13 +145,15 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
         ):
             session.log_introduction(record)
             if place is not None and not (state.steps_done(setup.plan.steps_per_epoch) or state.taken):
-                place.take(state)
+                place.take(state, partial(_figures_of_reference, state, context))
             record.result.reference_from = next((taken.source for taken in state.taken.values()), None)
             context.progress = bar.set_description
             board.text("config", f"```yaml\n{to_yaml(config)}\n```")
-            evaluated = _train_epochs(setup, state, context, record, board, bar)
-            if place is not None:
-                place.put(state, folder)
+            try:
+                evaluated = _train_epochs(setup, state, context, record, board, bar)
+            finally:  # an arm may have been trained to the end where others were stopped
+                if place is not None and state.epoch >= setup.plan.epochs_begun:
+                    place.put(state, folder)
             outcome = _finish(setup, state, context, evaluated, record, board)
         shutil.rmtree(folder / MEASURED, ignore_errors=True)
     session.log_summary(folder, outcome)
@@ -191,12 +193,14 @@ def _train_epochs(
         bar.update()
         saving.after_step()
 
+    state.on_fault = partial(_keep_fault, state, record.folder)
     log.info("%s", console.epoch_heading(setup.multilabel, [arm.name for arm in state.arms]))
     with closing(_batches(setup, setup.config.trainer.epochs, (state.epoch, state.step))) as batches:
         while state.epoch < plan.epochs_begun:
             bar.set_description(f"epoch {state.epoch + 1}/{setup.config.trainer.epochs}")
-            train_epoch(state, batches, plan, after_step, partial(_keep_fault, state, record.folder))
+            train_epoch(state, batches, plan, after_step)
             if not state.active:
+                state.keep_all_taken(plan.epochs_begun)
                 break
             evaluated = _evaluate(state, context)
             with state.changing():
@@ -225,8 +229,6 @@ class Saving:
     def after_step(self) -> None:
         """Save if so many steps or seconds have passed since it was done last."""
         self.steps += 1
-        if self.state.unread:
-            return
         steps, seconds = self.every
         if self.steps >= (steps or sys.maxsize) or time.perf_counter() - self.saved >= (seconds or math.inf):
             self.save()
@@ -261,6 +263,12 @@ def _restore(state: TrainingState, record: RunRecord, begun: RunResult) -> None:
         if before != now:
             log.warning("Note: %s was %s, is %s: figures may differ by rounding", what, before, now)
     if load_state(state, record.folder):
+        longer = begun.config.trainer.epochs != record.result.config.trainer.epochs
+        if longer and any(state.ahead(arm.name) for arm in state.arms):
+            raise UserError(
+                f"trainer.epochs: the baseline is taken from a run of {begun.config.trainer.epochs} epochs, which this"
+                " one has yet to end; let it, or begin anew"
+            )
         log.info("%-9s after %s and %s", "goes on", counted(state.epoch, "epoch"), counted(state.step, "step"))
         record.result.timing.step = step_times(state.history)
     elif begun.status == COMPLETED:  # to begin anew would replace what it has trained
@@ -279,7 +287,12 @@ def _keep_fault(state: TrainingState, folder: Path, at: Unread, fault: str) -> N
         "step": at.step,
         "images": at.indices,
         "weight_norms": {name: float(part.detach().norm()) for name, part in parameters.items()},
-        "gradient_norms": {name: float(part.grad.norm()) for name, part in parameters.items() if part.grad is not None},
+        # On a GPU the step may be some steps back, of which the last one left its gradients.
+        "gradient_norms": {
+            name: float(part.grad.norm())
+            for name, part in parameters.items()
+            if part.grad is not None and at.step == state.step - 1
+        },
         "network": arm.network.backbone.state_dict(),
         "optimiser": arm.optimiser.state_dict(),
     }
@@ -295,6 +308,13 @@ def _evaluate(state: TrainingState, context: EvaluationContext) -> Evaluated:
     networks = {arm.name: arm.network for arm in state.measurable}
     found = evaluate(networks, context.batches(None), context.method, context.measured)
     return found if state.forked else found.shared_by([arm.name for arm in state.arms])
+
+
+def _figures_of_reference(state: TrainingState, context: EvaluationContext) -> dict[str, float]:
+    """Of the first arm as it is, by tag."""
+    first = state.arms[0]
+    found = evaluate({first.name: first.network}, context.batches(None), context.method, context.measured)
+    return found.measured.means[first.name]
 
 
 def images_of(config: Config) -> tuple[ImageSet, ImageSet]:
@@ -428,9 +448,6 @@ def _keep_epoch(state: TrainingState, record: RunRecord, evaluated: Evaluated) -
         figures = {**evaluated.measured.means[arm.name], **state.records[arm.name].summary()}
         state.history[arm.name].append({**figures, "optim/lr": arm.optimiser.param_groups[0]["lr"]})
         state.kept_maps[arm.name].append(learning_curves.keep(evaluated.maps[arm.name]))
-    for name, taken in state.taken.items():
-        if len(taken.history) == 1:
-            baselines.check_same(taken.history[0], evaluated.measured.means[name], Path(taken.path))
     state.keep_taken()
     if state.active and not state.forked:
         state.share_first()

@@ -53,7 +53,6 @@ def train_epoch(
     batches: Iterator[Batch],
     plan: Plan,
     on_step: Callable[[], object],
-    on_fault: Callable[[Unread, str], object],
 ) -> None:
     """Train every arm for the rest of the state's epoch on the same batches; before the fork the first one alone.
 
@@ -66,7 +65,6 @@ def train_epoch(
         batches: training batches, from the state's epoch and step on.
         plan: how.
         on_step: called after each step, between two moments of the state.
-        on_fault: called with the step for which an arm was stopped, and what is not finite, in words.
     """
     epoch = state.epoch
     for arm in state.active:
@@ -90,7 +88,7 @@ def train_epoch(
                 state.unread.append(Unread(arm, step, taken, targets, batch.indices, timed))
             state.step = step + 1
             if state.step % plan.read_every == 0 or state.step == plan.steps_in(epoch):
-                state.read(on_fault)
+                state.read()
         on_step()
         if not state.active:
             return

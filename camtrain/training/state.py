@@ -153,6 +153,9 @@ class TrainingState:
     unread: list[Unread] = field(default_factory=list)
     """Steps of this epoch that are done, in order, as long as nobody has waited for their figures."""
 
+    on_fault: Callable[[Unread, str], object] | None = None
+    """Called with a step that was not finite, whose arm is stopped, and what of it was not, in words."""
+
     torn: bool = False
     """A change was broken off midway, so that this is the state of no moment."""
 
@@ -196,12 +199,8 @@ class TrainingState:
         names = [arm] if self.forked else [each.name for each in self.arms]
         self.stopped |= dict.fromkeys(names, fault)
 
-    def read(self, on_fault: Callable[[Unread, str], object] | None = None) -> None:
-        """Wait for the steps that are done, keep their figures, and stop arms of which one was not finite.
-
-        Args:
-            on_fault: called with such a step, and what is not finite, in words.
-        """
+    def read(self) -> None:
+        """Wait for the steps that are done, keep their figures, and stop arms of which one was not finite."""
         unread, self.unread = self.unread, []
         newest = {each.arm.name: each.step for each in unread}
         for each in unread:
@@ -215,8 +214,8 @@ class TrainingState:
                 continue
             fault = fault_of(each.taken, each.arm.network if newest[name] == each.step else None)
             self.stop(name, f"the {name} arm's {fault} in epoch {self.epoch + 1}, step {each.step + 1}")
-            if on_fault is not None:
-                on_fault(each, fault)
+            if self.on_fault is not None:
+                self.on_fault(each, fault)
 
     def take(self, arm: Arm, part: dict[str, Any], history: list[dict[str, float]], source: str, path: str) -> None:
         """Let an arm be what another run has made of it, which is trained no more before the end of these epochs.
@@ -237,12 +236,25 @@ class TrainingState:
         if len(history) != len(self.taken[arm.name].kept_maps):
             raise ValueError("epochs without maps")
 
+    def give_back(self, arm: Arm, part: dict[str, Any]) -> None:
+        """Let an arm be as it was before :meth:`take`, with a copy of its :meth:`part`."""
+        self._load_part(arm, part)
+        self.taken.pop(arm.name)
+
     def keep_taken(self) -> None:
         """The figures and maps of an epoch of arms that were trained already are those that were found then."""
         for name, taken in self.taken.items():
             if taken.history:
                 self.history[name].append(taken.history.pop(0))
                 self.kept_maps[name].append(taken.kept_maps.pop(0))
+
+    def keep_all_taken(self, epochs: int) -> None:
+        """The same of all epochs, where no other arm is left that would train in them."""
+        if any(self.ahead(name) for name in self.taken):
+            with self.changing():
+                while any(self.ahead(name) for name in self.taken):
+                    self.keep_taken()
+                self.epoch, self.step = epochs, 0
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -276,7 +288,9 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values in nested dictionaries and lists."""
-        self.read()
+        if self.unread:
+            with self.changing():
+                self.read()
         return {
             "epoch": self.epoch,
             "step": self.step,

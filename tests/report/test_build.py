@@ -156,7 +156,7 @@ def test_lines_of_the_epochs_have_a_column_for_each_arm() -> None:
 def test_lines_of_the_epochs_fit_a_terminal(arms: int, shown: int) -> None:
     names = [f"arm{number}" for number in range(arms)]
     *_, below = console.epoch_heading(False, names).splitlines()
-    line = console.epoch_line(1, dict.fromkeys(names, {}), multilabel=False)
+    line = console.epoch_line(1, {name: {} for name in names}, multilabel=False)
     assert len(line) == len(below)
     assert len(line.split()) == 1 + arms * shown
     assert len(line) <= 120 or shown == 1

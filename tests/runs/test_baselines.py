@@ -124,7 +124,6 @@ def test_a_damaged_one_is_trained_anew(kept: Path, run_command: Command) -> None
         (lambda tree: tree.update(signature="0" * 16), "not a trained arm of these settings; remove it"),
         (lambda tree: tree["arm"].update(optimiser={}), "not a trained arm of these settings; remove it"),
         (lambda tree: tree["history"].pop(), "not a trained arm of these settings; remove it"),
-        (lambda tree: tree["history"][-1].update({"cam/entropy": 7.0}), "gives other figures here"),
     ],
 )
 def test_what_was_made_up_is_refused(
@@ -135,12 +134,57 @@ def test_what_was_made_up_is_refused(
     write_packed(kept, tree)
     done = run_command(*RUN, "hydra.run.dir=run")
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
-    assert kept.exists() is (said != "gives other figures here")
+    assert kept.exists()
     # An arm that was taken in part is not what the run goes on from.
     checkpoint = kept.parent.parent / "run" / "checkpoint.safetensors"
-    if kept.exists() and checkpoint.exists():
+    if checkpoint.exists():
         state, trained = read_packed(checkpoint), tree["arm"]["network"]["fc.weight"]
         assert not torch.equal(state["arms"]["baseline"]["network"]["fc.weight"], trained)
+
+
+def test_one_that_gives_other_figures_here_is_trained_anew(kept: Path, run_command: Command) -> None:
+    tree = read_packed(kept)
+    trained = {name: value.clone() for name, value in tree["arm"]["network"].items()}
+    tree["arm"]["network"]["fc.weight"] += 1.0
+    write_packed(kept, tree)
+    done = run_command(*RUN, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "gives other figures here than where it was trained" in done.stdout
+    assert not taken(kept.parent.parent / "run")
+    again = read_packed(kept)["arm"]["network"]
+    assert all(torch.equal(value, again[name]) for name, value in trained.items())
+
+
+def test_a_run_that_went_on_leaves_none(tmp_path: Path, run_command: Command) -> None:
+    """Its baseline has had two schedules, or two versions of the code."""
+    whole = (*RUN, "hydra.run.dir=run")
+    assert run_command(*whole, "trainer.max_steps=2").returncode == 0
+    for path in (tmp_path / "kept").iterdir():
+        path.unlink()
+    done = run_command("task=resume", "run=run", "trainer.epochs=3", "trainer.baselines=kept")
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "kept").glob("*.safetensors"))
+
+
+def test_where_no_file_can_be_written_a_run_trains_its_own(tmp_path: Path, run_command: Command) -> None:
+    (tmp_path / "kept").write_text("a file")
+    done = run_command(*RUN, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "this run trains its own baseline" in done.stdout
+
+
+def test_a_treatment_that_diverges_leaves_the_taken_baseline_whole(kept: Path, run_command: Command) -> None:
+    wild = ("arms.regularised.cam.weight=1e38", "arms.regularised.cam.conflict=keep", "optim=sgd", "optim.lr=100")
+    done = run_command(*RUN, *wild, "hydra.run.dir=first_wild")
+    assert done.returncode == 3, done.stderr
+    again = run_command(*RUN, *wild, "hydra.run.dir=second_wild")
+    assert again.returncode == 3, again.stderr
+    runs = [
+        json.loads((kept.parent.parent / name / "result.json").read_text()) for name in ("first_wild", "second_wild")
+    ]
+    assert [len(run["arms"]["baseline"]["epochs"]) for run in runs] == [2, 2]
+    assert taken(kept.parent.parent / "second_wild")
+    assert "trained to the end: baseline" in again.stderr
 
 
 def test_a_run_waits_for_the_one_that_trains_it(kept: Path, run_command: Command) -> None:
@@ -164,13 +208,15 @@ def test_a_run_waits_for_the_one_that_trains_it(kept: Path, run_command: Command
 
 
 def test_they_are_listed_and_removed(kept: Path, run_command: Command) -> None:
-    (kept.parent / "broken.safetensors").write_bytes(b"x")
+    broken, foreign = kept.with_name("0123456789abcdef.safetensors"), kept.with_name("model.safetensors")
+    for path in (broken, foreign):
+        path.write_bytes(b"x")
     listed = run_command("task=baselines", "trainer.baselines=kept")
     assert listed.returncode == 0
     named = {line.split("  ")[0] for line in listed.stdout.splitlines()[1:]}
-    assert named == {str(kept.parent / "broken.safetensors"), str(kept)}
+    assert named == {str(broken), str(kept)}
     assert "fake, small_resnet, seed 0" in listed.stdout
-    for days, left in (("1", {kept.name}), ("0", set())):
+    for days, left in (("1", {kept.name, broken.name, foreign.name}), ("0", {foreign.name})):
         assert run_command("task=baselines", "trainer.baselines=kept", f"prune={days}").returncode == 0
         assert {path.name for path in kept.parent.glob("*.safetensors")} == left
     assert "no trained baselines in" in run_command("task=baselines").stdout

@@ -89,18 +89,20 @@ def state_of(name: str, cams: dict[str, CamConfig], routes: Routes | None = None
 def train(state: TrainingState, steps: int, read_every: int, faults: list[Unread] | None = None) -> None:
     plan = Plan(OptimConfig(), 1e-3, 1, STEPS, steps, 0, torch.device("cpu"), read_every)
     batches = (with_symmetries(number) for number in range(state.step, steps))
-    train_epoch(state, batches, plan, nothing, nothing if faults is None else lambda at, _: faults.append(at))
+    if faults is not None:
+        state.on_fault = lambda at, _: faults.append(at)
+    train_epoch(state, batches, plan, nothing)
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "mobilenet_v3_small"])
 def test_no_step_between_two_readings_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state, readings = state_of(name, ARMS), []
     made = [with_symmetries(number) for number in range(OBSERVE_EVERY)]
-    monkeypatch.setattr(TrainingState, "read", lambda self, _: readings.append(len(self.unread)))
+    monkeypatch.setattr(TrainingState, "read", lambda self: readings.append(len(self.unread)))
     plan = Plan(OptimConfig(), 1e-3, 1, OBSERVE_EVERY, OBSERVE_EVERY, 0, torch.device("cpu"), OBSERVE_EVERY)
-    train_epoch(state, iter(made[:1]), plan_of(plan, 1), nothing, nothing)
+    train_epoch(state, iter(made[:1]), plan_of(plan, 1), nothing)
     with refused(monkeypatch):
-        train_epoch(state, iter(made[1:]), plan, nothing, nothing)
+        train_epoch(state, iter(made[1:]), plan, nothing)
     assert readings == [len(ARMS), len(ARMS) * OBSERVE_EVERY]
 
 

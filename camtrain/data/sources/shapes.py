@@ -27,7 +27,9 @@ CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "h
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_CHUNK = 250  # images drawn at once: bounds the memory, and is part of what defines an image
+_CHUNK = 250  # images drawn at once by a thread: part of what defines an image
+
+_AT_ONCE = 2**27  # values of images drawn at once: bounds the memory, which takes some 30 bytes for each
 
 
 def splits(config: ShapesConfig, seed: int, /) -> tuple[StoredImages, StoredImages]:
@@ -220,8 +222,8 @@ def generate(
         images[rows], masks[rows] = _draw(target[rows], shape, generator)
 
     # Chunks side by side, each in one thread, are faster than one after the other in several.
-    threads = torch.get_num_threads()
-    with closing(prefetched(draw, range(0, count, _CHUNK), threads, 2 * threads)) as drawn:
+    threads = max(1, min(torch.get_num_threads(), _AT_ONCE // (_CHUNK * math.prod(shape))))
+    with closing(prefetched(draw, range(0, count, _CHUNK), threads, threads)) as drawn:
         for _ in drawn:
             pass
     return images, target, masks
