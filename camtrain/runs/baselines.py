@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ def signature(uses: str, network: nn.Module, splits: Iterable[ImageSet], environ
         splits: training and validation images; of files their sizes and times count too.
         environment: what is computed on.
     """
-    digest = hashlib.sha256(json.dumps([uses, environment, _code()], sort_keys=True).encode())
+    machine = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    digest = hashlib.sha256(json.dumps([uses, environment, machine, _code()], sort_keys=True).encode())
     for images in splits:
         digest.update(fingerprint(images).encode())
         for path in images.files:
