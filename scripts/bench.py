@@ -271,8 +271,8 @@ def jpeg_folder(root: Path, count: int) -> None:
 
 
 def loop_rows(rounds: int) -> Iterator[Row]:
-    """An epoch of 512 images, resnet18 from scratch: crops, mirrors, AdamW."""
-    count = 512
+    """An epoch of 256 images, resnet18 from scratch: crops, mirrors, AdamW."""
+    count = 256
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         jpeg_folder(root, count)

@@ -69,4 +69,4 @@ def fault_of(step: Step, network: nn.Module | None) -> str:
     for name, part in () if network is None else network.named_parameters():
         if part.grad is not None and not bool(part.grad.isfinite().all()):
             return f"gradient of {name.removeprefix('backbone.')} is not finite"
-    return "gradient is not finite"
+    return "gradient is not finite" if network is None else "norm of the gradients is not finite"

@@ -318,7 +318,7 @@ def test_an_arm_that_diverges_leaves_the_others_alone(tmp_path: Path, run_comman
     done = run_command(*few, *wild, "hydra.run.dir=with")
     assert done.returncode == 3
     assert re.search(
-        r"the wild arm's (loss|gradient of \S+) is (nan|inf|not finite) in epoch 1, step 2; lower optim.lr \(.*\) or"
+        r"the wild arm's (loss|gradient of \S+|norm of the gradients) is (nan|inf|not finite) in epoch 1, step 1; lower optim.lr \(.*\) or"
         r" cam.weight; trained to the end: baseline, regularised; what was done so far is in",
         done.stderr,
     ), done.stderr
@@ -328,7 +328,7 @@ def test_an_arm_that_diverges_leaves_the_others_alone(tmp_path: Path, run_comman
     result = json.loads((tmp_path / "with" / "result.json").read_text())
     assert [len(part["epochs"]) for part in result["arms"].values()] == [2, 2, 0]
     snapshot = read_packed(tmp_path / "with" / "wild" / "stopped.safetensors")
-    assert (snapshot["epoch"], snapshot["step"], len(snapshot["images"])) == (0, 1, 8)
+    assert (snapshot["epoch"], snapshot["step"], len(snapshot["images"])) == (0, 0, 8)
     assert snapshot["weight_norms"].keys() == dict(SmallResNet(3).named_parameters()).keys()
     assert snapshot["fault"] in done.stderr
 
