@@ -318,7 +318,8 @@ def test_an_arm_that_diverges_leaves_the_others_alone(tmp_path: Path, run_comman
     done = run_command(*few, *wild, "hydra.run.dir=with")
     assert done.returncode == 3
     assert re.search(
-        r"the wild arm's (loss|gradient of \S+|norm of the gradients) is (nan|inf|not finite) in epoch 1, step 1; lower optim.lr \(.*\) or"
+        r"the wild arm's (loss|gradient of \S+|norm of the gradients) is (nan|inf|not finite) in epoch 1, step 1;"
+        r" lower optim.lr \(.*\) or"
         r" cam.weight; trained to the end: baseline, regularised; what was done so far is in",
         done.stderr,
     ), done.stderr
