@@ -46,18 +46,20 @@ def term(cam: CamConfig, share: float | None) -> str:
     of_views = () if cam.views is ViewKind.none else ("consistency", "contrastive")
     parts = [of_each] * (cam.term is not Term.none)
     parts += [f"{getattr(cam, name):g} x {name}" for name in of_views if getattr(cam, name)]
-    what = f"{cam.variant.value} " + (f"({' + '.join(parts)})" if len(parts) > 1 else "".join(parts))
-    beside = "".join(f" + {getattr(cam, name):g} x {name.replace('_', ' ')}" for name in second_pass_terms(cam))
-    confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
+    further = [f"{getattr(cam, name):g} x {name.replace('_', ' ')}" for name in second_pass_terms(cam)]
     start = f", from epoch {cam.start:g}" if cam.start else ""
     ramp = f", ramped over {cam.ramp:g}" if cam.ramp else ""
+    if not parts:
+        return f"{' + '.join(further)}, map {cam.variant.value}, score {cam.score.value}{start}{ramp}"
+    what = f"{cam.variant.value} " + (f"({' + '.join(parts)})" if len(parts) > 1 else "".join(parts))
+    confidence = f" x confidence^{cam.confidence_exponent:g}" if cam.confidence_exponent else ""
     weight = f" x {cam.weight:g}" if share is None else f", weighted for a gradient share of {share:.0%}"
     if share is not None and cam.confidence_exponent:
         weight += " x mean confidence"
     weight += ", at most that in any image" if cam.balance is BalanceOver.image and share is not None else ""
     weight += f", anchored by {cam.anchor:g}" if cam.anchor else ""
     weight += ", conflicting part removed" if cam.conflict is Conflict.project else ""
-    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}{beside}"
+    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}{''.join(f' + {part}' for part in further)}"
 
 
 def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
