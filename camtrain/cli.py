@@ -183,6 +183,7 @@ def run() -> None:
         if full_error:
             raise
         print_error(str(error) if isinstance(error, UserError) else message(error))
+        tidy(command)
         sys.exit(USAGE)
     except BrokenPipeError:
         end_output(BROKEN_PIPE)
@@ -210,6 +211,8 @@ def finish(command: Command, sweep: Sweep | None) -> None:
     if len(command.finished) > 1:
         summarise(command.finished)
     codes = command.failed + (sweep.exit_codes() if sweep else [])
+    if sweep and not sweep.jobs:  # only planned
+        tidy(command)
     if sweep and codes:
         left = [one for one in sweep.jobs if one.status != COMPLETED]
         said = [f"{len(left)} of {len(sweep.jobs)} jobs are not complete, see {sweep.folder / record.NAME}"]
@@ -491,7 +494,7 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         note(f"camtrain: error: {error}")
         command.failed.append(code_of(error))
         return None
-    if config.task in (Task.layers, Task.baselines):
+    if config.task in (Task.layers, Task.baselines, Task.plan):
         discard(folder, command.place)
     if result is None:
         return None
@@ -539,6 +542,10 @@ def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
             from camtrain.tasks.baselines import list_baselines
 
             show(list_baselines(config))
+        case Task.plan:
+            from camtrain.tasks.plan import plan
+
+            show(plan(config))
     return None
 
 
@@ -605,6 +612,8 @@ def tidy(command: Command) -> None:
     place = command.place
     if place is None or not place.made(place.target) or not place.target.is_dir():
         return
-    if [path.name for path in place.target.iterdir()] == ["multirun.yaml"]:
-        (place.target / "multirun.yaml").unlink()
+    left = [*place.target.iterdir()]
+    if {path.name for path in left} <= {"multirun.yaml", lock.NAME}:
+        for path in left:
+            path.unlink()
         place.remove_empty(place.target)

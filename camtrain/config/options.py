@@ -44,6 +44,7 @@ class Task(enum.Enum):
     report = "report"
     resume = "resume"
     baselines = "baselines"
+    plan = "plan"
 
 
 class CamVariant(enum.Enum):

@@ -365,7 +365,7 @@ class Config:
         "train: train the arms and compare them; layers: list the network's layers; data: show what the data set holds;"
         " evaluate: measure a finished run again; explain: draw its maps of other images; report: compare finished runs"
         " over seeds and settings; resume: go on with a run that broke off; baselines: list the trained reference arms"
-        " that runs share",
+        " that runs share; plan: say what the command would cost, from a few steps",
     )
     run: str | None = setting(
         None, "folder of the finished run, for evaluate and explain, or of one that broke off, for resume"

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from camtrain.data.images import FetchedImages, ImageSet, Raw, image_name, per_class, rarest_class, shared_files
+from camtrain.data.images import (
+    FetchedImages,
+    ImageSet,
+    Raw,
+    image_name,
+    part_of,
+    per_class,
+    rarest_class,
+    shared_files,
+)
 from camtrain.errors import UserError
 from camtrain.streams import Stream, stream
 
@@ -92,19 +102,8 @@ def pooled(splits: Splits) -> FetchedImages:
 
 def _part(pool: FetchedImages, numbers: Sequence[int], split: ImageSet) -> FetchedImages:
     """Some images of the pool, with what is to be said of a split."""
-    return FetchedImages(
-        pool.classes,
-        pool.targets[numbers],
-        pool.sizes[numbers],
-        pool.has_region[numbers],
-        pool.shape,
-        lambda number: pool.fetch(numbers[number]),
-        [pool.files[number] for number in numbers] if pool.files else (),
-        split.skipped,
-        split.notes,
-        split.depth,
-        numbers,
-    )
+    some = part_of(pool, numbers)
+    return replace(some, skipped=split.skipped, notes=split.notes, depth=split.depth, numbers=numbers)
 
 
 def _check(pool: ImageSet, fold: Fold) -> None:

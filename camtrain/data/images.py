@@ -198,6 +198,19 @@ def as_fetched(images: RawImages, rule: Rule) -> FetchedImages:
     return FetchedImages(images.classes, images.targets, images.sizes, images.has_region, shape, fetch)
 
 
+def part_of(image_set: ImageSet, numbers: Sequence[int]) -> FetchedImages:
+    """The images of these numbers alone, in this order."""
+    return FetchedImages(
+        image_set.classes,
+        image_set.targets[list(numbers)],
+        image_set.sizes[list(numbers)],
+        image_set.has_region[list(numbers)],
+        image_set.shape,
+        lambda number: image_set.item(numbers[number]),
+        [image_set.files[number] for number in numbers] if image_set.files else (),
+    )
+
+
 def relabelled(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     """The same images with the class numbers of another list of names, which holds all of theirs.
 

@@ -59,7 +59,8 @@ def term(cam: CamConfig, share: float | None) -> str:
     weight += ", at most that in any image" if cam.balance is BalanceOver.image and share is not None else ""
     weight += f", anchored by {cam.anchor:g}" if cam.anchor else ""
     weight += ", conflicting part removed" if cam.conflict is Conflict.project else ""
-    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}{''.join(f' + {part}' for part in further)}"
+    beside = "".join(f" + {part}" for part in further)
+    return f"{what}{confidence}{weight}, score {cam.score.value}{start}{ramp}{beside}"
 
 
 def introduction(result: RunResult) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -65,7 +66,8 @@ class Planned:
     arguments: list[str]
     log: Path
     task: Task
-    fault: str | None  # of its settings, by which it will end
+    config: Any  # what the settings are, all checked; None where they are at fault
+    fault: str | None  # by which it will end then
     reference: str | None  # settings of its reference arm, if other jobs may have the same one
     images: tuple[str, str] | None  # data set and fingerprint of a complete run, which is to be compared with its files
     told: JobReturn  # what the sweeper gets
@@ -99,6 +101,9 @@ class Processes(Launcher):
             self.sweep.folder.mkdir(parents=True, exist_ok=True)
             with lock.held(self.sweep.folder):
                 plans = [self.plan(number, list(own)) for number, own in enumerate(job_overrides, initial_job_idx)]
+                if all(plan.task is Task.plan for plan in plans):
+                    say_costs(plans)
+                    return [plan.told for plan in plans]
                 share_references(plans, self.sweep.folder / "baselines")
                 self.sweep.jobs += [plan.job for plan in plans]
                 self.sweep.write()
@@ -126,7 +131,7 @@ class Processes(Launcher):
         settings = copy.deepcopy(cfg)
         with read_write(settings), open_dict(settings):
             del settings["hydra"]
-        fault = images = reference = None
+        config = fault = images = reference = None
         folder = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir)).absolute()
         job = Job(number, [text for text in overrides if not self.is_of_the_sweep(text)], str(folder))
         try:
@@ -147,7 +152,7 @@ class Processes(Launcher):
         told.status = JobStatus.COMPLETED  # also of a job that failed: the others run
         arguments = self.arguments(job, folder, resume=cfg.resume is not None)
         own_log = Path(job.folder, f"{cfg.hydra.job.name}.log")
-        return Planned(job, arguments, own_log, cfg.task, fault, reference, images, told)
+        return Planned(job, arguments, own_log, cfg.task, config, fault, reference, images, told)
 
     def is_of_the_sweep(self, override: str) -> bool:
         key = parsed(override).key_or_group
@@ -201,6 +206,20 @@ class Processes(Launcher):
                 self.compared.add(plan.images)
         final = finals(Path(job.folder)) if job.status == COMPLETED else None
         plan.told.return_value = objective(final) if final else None
+
+
+def say_costs(plans: Sequence[Planned]) -> None:
+    """Print what the jobs would cost together.
+
+    Raises:
+        UserError: a job's settings are at fault.
+    """
+    from camtrain.tasks.plan import plan_sweep
+
+    fault = next((plan.fault for plan in plans if plan.fault), None)
+    if fault is not None:
+        raise UserError(fault)
+    print(plan_sweep([(plan.job.overrides, plan.config) for plan in plans if plan.config is not None]), flush=True)
 
 
 def share_references(plans: Sequence[Planned], folder: Path) -> None:

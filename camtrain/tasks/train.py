@@ -119,8 +119,8 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
     setup = set_up(config)
     state = TrainingState(setup.arms, config.trainer.fork or 0)
     networks = {arm.name: arm.network for arm in setup.arms}
-    seen = min(setup.plan.steps * config.trainer.batch_size, config.trainer.epochs * len(setup.train_set.targets))
-    context = session.evaluation_context(config, networks, setup.val_set, setup.device, trained_images=seen)
+    images = training_images(setup)
+    context = session.evaluation_context(config, networks, setup.val_set, setup.device, trained_images=images)
     record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
     place = _place_of_reference(setup)
     with lock.held(folder):
@@ -161,6 +161,12 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
     return record.result
 
 
+def training_images(setup: Setup) -> int:
+    """How many each arm is trained on, counted as often as it sees them."""
+    trainer = setup.config.trainer
+    return min(setup.plan.steps * trainer.batch_size, trainer.epochs * len(setup.train_set.targets))
+
+
 def _place_of_reference(setup: Setup) -> baselines.Place | None:
     """Where runs share their reference arm; None where this one is not to, or cannot."""
     config = setup.config
@@ -195,7 +201,7 @@ def _train_epochs(
 
     state.on_fault = partial(_keep_fault, state, record.folder)
     log.info("%s", console.epoch_heading(setup.multilabel, [arm.name for arm in state.arms]))
-    with closing(_batches(setup, setup.config.trainer.epochs, (state.epoch, state.step))) as batches:
+    with closing(batches_of(setup, setup.config.trainer.epochs, (state.epoch, state.step))) as batches:
         while state.epoch < plan.epochs_begun:
             bar.set_description(f"epoch {state.epoch + 1}/{setup.config.trainer.epochs}")
             train_epoch(state, batches, plan, after_step)
@@ -368,7 +374,7 @@ def set_up(config: Config) -> Setup:
         )
     setup = Setup(config, device, train_set, val_set, built, [], plan)
 
-    with closing(_batches(setup, 1, at_most=PROBED_BATCHES)) as early:
+    with closing(batches_of(setup, 1, at_most=PROBED_BATCHES)) as early:
         first = list(islice(early, PROBED_BATCHES))
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(config.seed, Stream.dropout))
@@ -400,7 +406,7 @@ def _check_classes(config: Config, cams: Mapping[str, CamConfig], multilabel: bo
         check_one_class(cam, multilabel, f"arms.{name}.cam.")
 
 
-def _batches(
+def batches_of(
     setup: Setup, epochs: int, start: tuple[int, int] = (0, 0), at_most: int = sys.maxsize
 ) -> Generator[Batch, None, None]:
     """Training batches from an epoch and step on, made in as many threads as there are workers, or `at_most`."""
