@@ -146,7 +146,7 @@ def test_jobs_that_have_a_baseline_in_common_train_it_once(tmp_path: Path, comma
 def test_which_jobs_share_a_baseline(tmp_path: Path) -> None:
     told = JobReturn()
     plans = [
-        Planned(Job(number, [], ""), [], tmp_path, Task.train, None, reference, None, told)
+        Planned(Job(number, [], ""), [], tmp_path, Task.train, None, None, reference, None, told)
         for number, reference in enumerate(["a", "b", None, "a", None])
     ]
     share_references(plans, tmp_path / "baselines")
