@@ -10,19 +10,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import BASIC, QUICK, ROOT, SWEPT, TINY, Command, FinishedRun, in_process
 from faults.compare import differences
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from image_folders import write_noise
+from omegaconf import OmegaConf
 
 from camtrain.config.options import Task
-from camtrain.sweeps.launcher import Planned, share_references
+from camtrain.interrupts import raised
+from camtrain.sweeps import launcher
+from camtrain.sweeps.launcher import Jobs, Planned, Processes, share_references
 from camtrain.sweeps.process import Child, last_error, outcome
-from camtrain.sweeps.record import Job
+from camtrain.sweeps.record import Job, Sweep
 
 FAULTY = (*TINY, *QUICK, "trainer.threads=1", "model.name=own_networks:faulty", "+model.options.marker=marker")
 
@@ -36,8 +40,9 @@ def jobs_of(sweep: Path, *what: str) -> list[Any]:
 
 
 @pytest.mark.faults  # nine processes that import torch
-def test_jobs_that_end_badly_leave_the_others_alone_and_go_on(tmp_path: Path, command: Command) -> None:
-    faults = ("-m", *FAULTY, "+model.options.fault=none,raise,exit,kill,no,nothing")
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_jobs_that_end_badly_leave_the_others_alone_and_go_on(at_once: int, tmp_path: Path, command: Command) -> None:
+    faults = ("-m", *FAULTY, "+model.options.fault=none,raise,exit,kill,no,nothing", f"sweep.jobs={at_once}")
     (tmp_path / "marker").touch()
     first = command(*faults, "hydra.sweep.dir=here", **OWN)
     here = tmp_path / "here"
@@ -63,7 +68,7 @@ def test_jobs_that_end_badly_leave_the_others_alone_and_go_on(tmp_path: Path, co
     again = command(*shlex.split(left.partition("go on with camtrain ")[2]), **OWN)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": is complete") == 3
-    assert again.stdout.count("goes on") == 3
+    assert again.stdout.count("goes on") == (3 if at_once == 1 else 0)  # side by side they print nothing
     assert set(jobs_of(here, "status")) == {"completed"}
     assert {number: (here / number / "result.json").stat().st_mtime_ns for number in "045"} == untouched
     assert [line.split()[0] for line in again.stdout.splitlines() if "> " in line[-60:]][-6:] == [
@@ -74,6 +79,88 @@ def test_jobs_that_end_badly_leave_the_others_alone_and_go_on(tmp_path: Path, co
     assert undisturbed.returncode == 0, undisturbed.stderr
     for number in map(str, range(6)):
         assert not differences(here / number, tmp_path / "undisturbed" / number)
+
+
+class Pretended(Child):
+    """A process that ends after so many looks, by what its number says."""
+
+    looks = (3, 1, 2, 2, 1, 1)
+    begun: list[tuple[int, str | None]]  # numbers, and the device of each
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], quiet: bool = False) -> None:
+        self.number, self.left, self.got = int(arguments[0]), self.looks[int(arguments[0])], list[int]()
+        assert quiet
+        self.begun.append((self.number, environment.get("CUDA_VISIBLE_DEVICES")))
+
+    def signal(self, number: int) -> None:
+        self.got.append(number)
+
+    def code(self) -> int | None:
+        self.left -= 1
+        return (
+            None if self.left > 0 and not self.got else 2 if self.number == 1 else 128 + self.got[0] if self.got else 0
+        )
+
+    def stop(self) -> None:
+        raise AssertionError("none is left")
+
+
+@pytest.fixture
+def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Planned]]:
+    """Six jobs, three at once, of processes that are none; the first and the third have a baseline in common."""
+    monkeypatch.setattr(launcher, "Child", Pretended)
+    monkeypatch.setattr(launcher, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(launcher, "finals", lambda _: {"baseline": {}})
+    monkeypatch.setattr(launcher, "objective", lambda _: 1.0)
+    monkeypatch.setattr(Pretended, "begun", [], raising=False)
+
+    def launch(**settings: Any) -> list[Planned]:
+        processes = Processes.__new__(Processes)
+        processes.config = OmegaConf.create({"sweep": {"jobs": 3, "fail_fast": False, **settings}})
+        processes.jobs, processes.sweep, processes.compared = Jobs(lambda _: None, False), Sweep(tmp_path), {None}
+        plans = [
+            Planned(
+                *(Job(number, [f"seed={number}"], str(tmp_path / str(number))), [str(number)]),
+                *(tmp_path / str(number) / "camtrain.log", Task.train, None, None, reference, None),
+                JobReturn(status=JobStatus.COMPLETED),
+            )
+            for number, reference in enumerate(["a", None, "a", "b", None, "c"])
+        ]
+        processes.sweep.jobs = [plan.job for plan in plans]
+        try:
+            processes.carry_out(plans)
+        except launcher.FailedFast:
+            assert settings["fail_fast"]
+        return plans
+
+    return launch
+
+
+def test_jobs_run_side_by_side(launched: Callable[..., list[Planned]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    plans = launched()
+    # The third waits for the baseline that the first one trains, as long as there is something else to do.
+    assert [number for number, _ in Pretended.begun] == [0, 1, 3, 4, 5, 2]
+    assert [device for _, device in Pretended.begun][:3] == ["4", "7", "4"]
+    statuses = [plan.job.status for plan in plans]
+    assert statuses == ["completed", "failed", "completed", "completed", "completed", "completed"]
+    assert [plan.told.return_value for plan in plans] == [1.0, None, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_after_a_failure_none_is_begun_and_those_that_run_end(launched: Callable[..., list[Planned]]) -> None:
+    plans = launched(fail_fast=True)
+    assert [plan.job.status for plan in plans] == ["completed", "failed", "waiting", "completed", "waiting", "waiting"]
+
+
+def test_a_signal_reaches_all_that_run(launched: Callable[..., list[Planned]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Pretended, "looks", (9,) * 6)
+    monkeypatch.setattr(launcher.time, "sleep", interrupted)
+    with raised(), pytest.raises(KeyboardInterrupt):
+        launched()
+    assert len(Pretended.begun) == 3
 
 
 def test_after_a_failure_the_others_wait_if_asked(tmp_path: Path, command: Command) -> None:
@@ -261,9 +348,10 @@ def test_a_signal_that_comes_while_a_process_is_started_is_handed_on_once(monkey
             if len(sent) == 1:
                 child.signal(signal.SIGTERM)
 
-        def wait(self) -> int:
+        def poll(self) -> int:
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Started)
-    assert child.run([], {}) == 0
+    child.start([], {})
+    assert child.code() == 0
     assert sent == [signal.SIGINT, signal.SIGTERM]

@@ -329,6 +329,12 @@ class ReportConfig:
 class SweepConfig:
     """Sweeps, `camtrain -m`."""
 
+    jobs: int = setting(
+        1,
+        "jobs that run at the same time; they share the CPUs, unless `trainer.threads` is given, and the devices that"
+        " CUDA_VISIBLE_DEVICES lists",
+        low=1,
+    )
     fail_fast: bool = setting(
         False,
         "stop after the first job that is not completed; the others wait for `resume=auto hydra.sweep.dir=FOLDER`",

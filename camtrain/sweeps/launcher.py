@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from camtrain.interrupts import handed_on
 from camtrain.runs import lock
 from camtrain.runs.search import completed_run
 from camtrain.runs.settings import of_reference
-from camtrain.sweeps.process import Child, outcome
+from camtrain.sweeps.process import Child, outcome, paused_together
 from camtrain.sweeps.record import COMPLETED, RUNNING, Job, Sweep, finals, former_seconds, objective
 
 log = logging.getLogger("camtrain")
@@ -39,6 +39,12 @@ OF_THE_SWEEP = ("sweep.", "resume", "hydra.mode", "hydra/launcher", "hydra.launc
 
 TO_COMPLETE = (Task.train, Task.resume)
 """Tasks that leave a run."""
+
+
+LOOK_EVERY = 0.1
+"""Seconds between looks at whether a job has ended."""
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 class FailedFast(Exception):
@@ -72,6 +78,21 @@ class Planned:
     images: tuple[str, str] | None  # data set and fingerprint of a complete run, which is to be compared with its files
     told: JobReturn  # what the sweeper gets
 
+    @property
+    def label(self) -> str:
+        return f"#{self.job.number}: {' '.join(self.job.overrides)}"
+
+
+@dataclass
+class Running:
+    """A job whose process has been started, or is about to be."""
+
+    plan: Planned
+    child: Child
+    slot: int  # of those that run at the same time, from 0
+    started: float = field(default_factory=time.monotonic)
+    log_size: int = 0  # bytes of its log before
+
 
 class Processes(Launcher):
     """Runs each job by the plain command."""
@@ -88,7 +109,7 @@ class Processes(Launcher):
         self.content = self.former.read_bytes() if self.former.is_file() else None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs one after the other.
+        """Run jobs, as many at the same time as `sweep.jobs` says.
 
         Raises:
             UserError: the folder of a job holds a run of other settings, or the sweep's is in use. Nothing was run.
@@ -108,10 +129,7 @@ class Processes(Launcher):
                 self.sweep.jobs += [plan.job for plan in plans]
                 self.sweep.write()
                 log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
-                for plan in plans:
-                    self.carry_out(plan)
-                    if self.config.sweep.fail_fast and plan.job.status != COMPLETED:
-                        raise FailedFast
+                self.carry_out(plans)
         except UserError:
             if self.content is not None:
                 self.former.write_bytes(self.content)
@@ -170,42 +188,108 @@ class Processes(Launcher):
             *(f"hydra.job.num={job.number}", f"hydra.job.id={job.number}", f"hydra.run.dir={quoted(str(folder))}"),
         ]
 
-    def carry_out(self, plan: Planned) -> None:
-        """Run a job to its end, unless it is complete, and keep what became of it.
+    def carry_out(self, plans: Sequence[Planned]) -> None:
+        """Run jobs to their ends, but those that are complete, and keep what became of each.
 
-        The first complete one of all with the same images is run: it has nothing left to do but to look at them.
+        Raises:
+            BrokenPipeError: their output was no longer read.
+            FailedFast: one was not completed, and the others are to wait.
+            KeyboardInterrupt: a signal stopped those that ran.
+        """
+        waiting, running, failed = list(plans), list[Running](), False
+        alone = any(plan.task not in TO_COMPLETE for plan in plans)  # what they print is their result
+        most = 1 if alone else self.config.sweep.jobs
+        if most > 1:
+            divide_threads(plans, most)
+
+        def hand_on(number: int) -> None:
+            for one in running:
+                one.child.signal(number)
+
+        try:
+            with handed_on(hand_on) as came, paused_together(hand_on):
+                while running or (waiting and not came and not failed):
+                    while waiting and len(running) < most and not (came or failed):
+                        plan = waiting.pop(next_of(waiting, [one.plan for one in running]))
+                        if plan.job.status == COMPLETED and plan.images in self.compared:
+                            log.info("%s: is complete", plan.label)
+                            self.tell(plan)
+                            continue
+                        slot = min(set(range(most)) - {one.slot for one in running})
+                        running.append(Running(plan, Child(), slot))
+                        self.begin(running[-1], quiet=most > 1)
+                    ended = [one for one in running if one.child.code() is not None]
+                    for one in ended:
+                        running.remove(one)
+                        self.end(one, came, quiet=most > 1)
+                        failed |= self.config.sweep.fail_fast and one.plan.job.status != COMPLETED
+                    if not ended:
+                        time.sleep(LOOK_EVERY)
+        finally:
+            for one in running:
+                one.child.stop()
+        if failed:
+            raise FailedFast
+
+    def begin(self, one: Running, quiet: bool) -> None:
+        """Start a job. The first complete one of all with the same images is run, too: it has nothing left to do but to
+        look at them."""
+        plan = one.plan
+        log.info("%s", plan.label)
+        plan.log.parent.mkdir(parents=True, exist_ok=True)
+        plan.log.touch()  # what was there before a job stays, even if this ends before it has made anything
+        one.log_size = plan.log.stat().st_size
+        environment = {**os.environ, "HYDRA_FULL_ERROR": str(int(self.jobs.full_error))}
+        devices = [device for device in os.environ.get(DEVICES, "").split(",") if device]
+        if quiet and len(devices) > 1:
+            environment[DEVICES] = devices[one.slot % len(devices)]
+        plan.job.status = RUNNING
+        self.sweep.write()
+        one.child.start(plan.arguments, environment, quiet)
+
+    def end(self, one: Running, came: Sequence[int], quiet: bool) -> None:
+        """Keep what became of a job whose process has ended.
 
         Raises:
             BrokenPipeError: its output was no longer read.
-            KeyboardInterrupt: a signal stopped it.
         """
-        job, started = plan.job, time.monotonic()
-        label = f"#{job.number}: {' '.join(job.overrides)}"
-        if job.status == COMPLETED and plan.images in self.compared:
-            log.info("%s: is complete", label)
-        else:
-            log.info("%s", label)
-            plan.log.parent.mkdir(parents=True, exist_ok=True)
-            plan.log.touch()  # what was there before a job stays, even if this ends before it has made anything
-            before = plan.log.stat().st_size
-            child = Child()
-            environment = {**os.environ, "HYDRA_FULL_ERROR": str(int(self.jobs.full_error))}
-            with handed_on(child.signal) as came:
-                job.status = RUNNING
-                self.sweep.write()
-                code = child.run(plan.arguments, environment)
-                complete = plan.task not in TO_COMPLETE or finals(Path(job.folder)) is not None
-                job.status, job.reason = outcome(code, came, complete, written_since(plan.log, before))
-                if plan.fault and code == USAGE:
-                    job.reason = plan.fault
-                job.exit_code, job.seconds = code, round(job.seconds + time.monotonic() - started, 3)
-                self.sweep.write()
-            if code == BROKEN_PIPE:
-                raise BrokenPipeError
-            if job.status == COMPLETED:
-                self.compared.add(plan.images)
-        final = finals(Path(job.folder)) if job.status == COMPLETED else None
+        plan, job, code = one.plan, one.plan.job, one.child.code()
+        assert code is not None, "it has ended"
+        complete = plan.task not in TO_COMPLETE or finals(Path(job.folder)) is not None
+        job.status, job.reason = outcome(code, came, complete, written_since(plan.log, one.log_size))
+        if plan.fault and code == USAGE:
+            job.reason = plan.fault
+        took = time.monotonic() - one.started
+        job.exit_code, job.seconds = code, round(job.seconds + took, 3)
+        self.sweep.write()
+        if code == BROKEN_PIPE:
+            raise BrokenPipeError
+        if job.status == COMPLETED:
+            self.compared.add(plan.images)
+        if quiet:
+            why = f": {job.reason}, see {plan.log}" if job.reason else ""
+            log.info("%s: %s after %.0f s%s", plan.label, job.status, took, why)
+        self.tell(plan)
+
+    def tell(self, plan: Planned) -> None:
+        """Tell the sweeper what a job found."""
+        final = finals(Path(plan.job.folder)) if plan.job.status == COMPLETED else None
         plan.told.return_value = objective(final) if final else None
+
+
+def next_of(waiting: Sequence[Planned], running: Sequence[Planned]) -> int:
+    """Which of the waiting jobs to begin: the first one whose reference arm is not in training, if there is one."""
+    trained = {plan.reference for plan in running if plan.reference is not None}
+    return next((at for at, plan in enumerate(waiting) if plan.reference not in trained), 0)
+
+
+def divide_threads(plans: Sequence[Planned], jobs: int) -> None:
+    """Let jobs that run at the same time share the CPUs, where nobody said how many threads they have."""
+    from camtrain.device import cpus
+
+    for plan in plans:
+        if plan.config is not None and plan.config.trainer.threads is None:
+            plan.arguments.append(f"trainer.threads={max(1, cpus() // jobs)}")
 
 
 def say_costs(plans: Sequence[Planned]) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -34,42 +34,53 @@ class Child:
         else:
             self.process.send_signal(number)
 
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Start `camtrain` with these arguments, and wait for its end.
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], quiet: bool = False) -> None:
+        """Start `camtrain` with these arguments.
 
         Args:
             arguments: of the command.
             environment: of the process.
-
-        Returns:
-            Its exit code; negative: the number of the signal that ended it.
+            quiet: whether it prints nothing.
         """
         # Modules are looked for in the present folder only where this process does so too.
         isolated = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
         command = [sys.executable, *isolated, "-m", "camtrain", *arguments]
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+        output = subprocess.DEVNULL if quiet else None
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+        )
         while self.early:
             self.signal(self.early.pop(0))
-        with self.paused_together():
-            return self.process.wait()
 
-    @contextlib.contextmanager
-    def paused_together(self) -> Iterator[None]:
-        """Within the block Ctrl-Z stops both processes, and both go on together."""
+    def code(self) -> int | None:
+        """Its exit code, negative: the number of the signal that ended it; None while it runs."""
+        assert self.process is not None
+        return self.process.poll()
 
-        def pause(_number: int, _frame: FrameType | None) -> None:
-            self.signal(signal.SIGSTOP)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            self.signal(signal.SIGCONT)
+    def stop(self) -> None:
+        """End it, and wait for its end."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
 
-        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
-            yield
-            return
-        signal.signal(signal.SIGTSTP, pause)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+@contextlib.contextmanager
+def paused_together(hand_on: Callable[[int], object]) -> Iterator[None]:
+    """Within the block Ctrl-Z stops this process and those that a signal is handed on to, and all go on together."""
+
+    def pause(_number: int, _frame: FrameType | None) -> None:
+        hand_on(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        hand_on(signal.SIGCONT)
+
+    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTSTP, pause)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def outcome(code: int, came: Sequence[int], complete: bool, said: str) -> tuple[str, str | None]:
