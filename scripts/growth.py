@@ -5,7 +5,7 @@
 
 images       training images in a folder, 1 k to 200 k, generated JPEG files of 32 pixels, decoded into the cache
 classes      2 to 1000
-grid         cells of the map in each direction, 4 to 64
+cells        of the map, 16 to 4096, with images of 32 to 512 pixels
 arms         2 to 16
 validation   validation images, 1 k to 50 k
 
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ AXES: dict[str, tuple[Sequence[int], Callable[[int], list[str]]]] = {
     "images": ((1000, 10_000, 50_000, 200_000), lambda _: ["dataset=folder", "dataset.image_size=32"]),
     "classes": ((2, 10, 100, 1000), lambda count: fake(classes=count, train=max(1000, 2 * count), val=max(200, count))),
     # The map of the small residual network has an eighth of the image's pixels in each direction.
-    "grid": ((4, 8, 16, 32, 64), lambda cells: fake(image_size=8 * cells)),
+    "cells": ((16, 64, 256, 1024, 4096), lambda cells: fake(image_size=8 * math.isqrt(cells))),
     "arms": ((2, 4, 8, 16), with_arms),
     "validation": ((1000, 5000, 20_000, 50_000), lambda count: fake(val=count)),
 }
@@ -120,7 +121,10 @@ def plot(found: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
         for row, unit in enumerate(("seconds", "MiB")):
             chart = rows[row][column]
             chart.plot([size for size, *_ in points], [point[row + 1] for point in points], "o-")
-            chart.set(xscale="log", ylim=(0, None), xlabel=axis if row else "", ylabel="" if column else unit)
+            chart.set(xlim=(0, None), ylim=(0, 1.08 * max(point[row + 1] for point in points)))
+            chart.set(xlabel=axis if row else "", ylabel="" if column else unit)
+            chart.xaxis.set_major_locator(MaxNLocator(4))
+            chart.xaxis.set_major_formatter(EngFormatter(sep=" "))
             chart.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 

@@ -34,6 +34,9 @@ COLOURS = ("#d1560b", "#1f6fb4", "#1b8a5a", "#8a4fb0", "#b5307a", "#8a6d00")
 DASHES: tuple[tuple[float, ...] | tuple[None, None], ...] = ((None, None), (6, 1.5, 1.5, 1.5), (1.5, 1.2), (8, 2))
 MARKERS = "o^Dv<>P"
 
+FEW = 4
+"""Arms whose names have room in a panel."""
+
 
 def styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
     """A style for each arm: the reference grey, the treatments in colours."""
@@ -99,10 +102,21 @@ def _panels(panels: Sequence[Panel], title: str, below: str) -> str:
         figure = Figure(figsize=(9, 2.5 * rows), layout="constrained")
         for number, panel in enumerate(panels, start=1):
             _draw_panel(figure.add_subplot(rows, columns, number), panel)
-        figure.axes[0].legend(frameon=False)
+        _legend(figure)
         for axes in figure.axes[-columns:]:
             axes.set_xlabel(below)
         return _svg(figure, title)
+
+
+def _legend(figure: Figure) -> None:
+    """Of the first panel: within it, or below all of them where there are many arms."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(labels) <= FEW:
+        figure.axes[0].legend(frameon=False)
+        return
+    columns = 4
+    figure.set_figheight(figure.get_figheight() + 0.25 * math.ceil(len(labels) / columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -161,7 +175,7 @@ def front(panels: Sequence[tuple[str, Sequence[Point]]], up: str) -> str:
         for axes in figure.axes[::columns]:
             axes.set_ylabel(up)
         if len(style) > 2:
-            figure.axes[0].legend(frameon=False)
+            _legend(figure)
         return _svg(figure, f"Pareto front of {up} against each family of indicators; squares are the references")
 
 

@@ -139,6 +139,13 @@ def test_curves_of_three_arms_name_each() -> None:
     assert plots.curves([{name: [{}] for name in THREE}]) == "", "nothing to draw"
 
 
+def test_the_names_of_many_arms_stand_below_the_curves() -> None:
+    """Warnings are errors: within a panel they would leave it no room."""
+    names = [f"share_0_{number}" for number in range(16)]
+    svg = plots.curves([dict.fromkeys(names, [{"cam/entropy": 2.0}, {"cam/entropy": 1.0}])])
+    assert all(svg.count(f">{name}</text>") == 1 for name in names)
+
+
 def test_lines_of_the_epochs_have_a_column_for_each_arm() -> None:
     figures = {
         name: {"accuracy/val": 0.5, "cam/entropy": 2.0, "cam/energy_in_mask": 0.25, "cam/dead_rate": 0.0}
