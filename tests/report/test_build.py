@@ -142,7 +142,7 @@ def test_curves_of_three_arms_name_each() -> None:
 def test_the_names_of_many_arms_stand_below_the_curves() -> None:
     """Warnings are errors: within a panel they would leave it no room."""
     names = [f"share_0_{number}" for number in range(16)]
-    svg = plots.curves([dict.fromkeys(names, [{"cam/entropy": 2.0}, {"cam/entropy": 1.0}])])
+    svg = plots.curves([{name: [{"cam/entropy": 2.0}, {"cam/entropy": 1.0}] for name in names}])
     assert all(svg.count(f">{name}</text>") == 1 for name in names)
 
 
