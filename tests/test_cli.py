@@ -354,3 +354,20 @@ def test_a_reader_that_has_had_enough(tmp_path: Path, arguments: list[str]) -> N
         running.stdout.close()
         assert running.stderr.read() == b""
         assert running.wait() in (0, 141)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("prune=3", "prune is for task=baselines, not for task=train: say which, or leave it out"),
+        ("class=cat", "class_name is for task=explain, not for task=train: say which, or leave it out"),
+        (
+            "run=somewhere",
+            "run is for task=evaluate, explain or resume, not for task=train: say which, or leave it out",
+        ),
+    ],
+)
+def test_a_key_without_its_task_trains_nothing(setting: str, said: str, run_command: Command, tmp_path: Path) -> None:
+    done = run_command("dataset=fake", "trainer.max_steps=1", setting)
+    assert (done.returncode, done.stderr) == (2, f"camtrain: error: {said}\n")
+    assert not list(tmp_path.iterdir())

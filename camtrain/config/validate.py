@@ -55,6 +55,15 @@ TAKEN = {
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
 
+OF_OTHERS = {
+    "run": "evaluate, explain or resume",
+    "runs": "report",
+    "images": "explain",
+    "class_name": "explain",
+    "prune": "baselines",
+}
+"""Keys for which training has no use, with the tasks that have one."""
+
 ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 RESERVED = (
@@ -70,8 +79,11 @@ EXAMPLE = "+arms.area.cam.term=area"
 
 
 def check_taken(task: Task, chosen: Iterable[str]) -> None:
-    """Raise :class:`UserError` for the first key that was set although the task takes it from its run."""
+    """Raise :class:`UserError` for the first key that was set although the task takes it from its run, or has no use
+    for it: to train instead would be a surprise of minutes."""
     for key in sorted(chosen):
+        if task not in TAKEN and key in OF_OTHERS:
+            raise UserError(f"{key} is for task={OF_OTHERS[key]}, not for task={task.value}: name one, or leave it out")
         if task in TAKEN and not key.startswith(("sweep.", *TAKEN[task])):
             raise UserError(f"{key}: task={task.value} takes it from the run, or has no use for it; leave it out")
 
