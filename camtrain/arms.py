@@ -60,7 +60,9 @@ def spread(arms: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
         return dict(arms)
     reference, *treatments = arms
     if len(treatments) > 1:
-        raise UserError(f"arms_by makes the arms, but there are {', '.join(treatments)} already; leave it out")
+        raise UserError(
+            f"arms_by makes the arms, but `arms` or a preset has {', '.join(treatments)} already; leave it out"
+        )
     for key, values in by.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"arms_by.{key}={values} does not fit; it must be a list of values, such as [A,B]")

@@ -359,11 +359,11 @@ def test_a_reader_that_has_had_enough(tmp_path: Path, arguments: list[str]) -> N
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("prune=3", "prune is for task=baselines, not for task=train: say which, or leave it out"),
-        ("class=cat", "class_name is for task=explain, not for task=train: say which, or leave it out"),
+        ("prune=3", "prune is for task=baselines, not for task=train: name one, or leave it out"),
+        ("class=cat", "class_name is for task=explain, not for task=train: name one, or leave it out"),
         (
             "run=somewhere",
-            "run is for task=evaluate, explain or resume, not for task=train: say which, or leave it out",
+            "run is for task=evaluate, explain or resume, not for task=train: name one, or leave it out",
         ),
     ],
 )

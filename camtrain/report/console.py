@@ -33,6 +33,9 @@ NOTICED = 0.05
 WIDTH = 120
 """Characters of a line."""
 
+WIDTHS = (8, 11, 14)
+"""Characters of an arm's name, the first ones that suffice."""
+
 SPLITS = {"train": "training", "val": "validation"}
 
 
@@ -158,33 +161,39 @@ def said(notes: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def epoch_heading(multilabel: bool, arms: Sequence[str]) -> str:
-    """Two lines over those of :func:`epoch_line`: indicators, and under each the arms."""
-    names, tags = _briefly(arms), _main_tags(multilabel, len(arms))
-    width = 9 * len(arms) - 1
-    top = "".join(f"  {INDICATORS[tag].label:^{width}}" for tag in tags).rstrip()
-    below = " ".join(f"{name:>8}" for name in names)
-    return f"\n{'':>5}{top}\n{'epoch':>5}" + f"  {below}" * len(tags)
+    """Two lines over those of :func:`epoch_line`: indicators, and under each the arms; before, which arm is which."""
+    (names, width), tags = _briefly(arms), _main_tags(multilabel, arms)
+    across = (width + 1) * len(arms) - 1
+    top = "".join(f"  {INDICATORS[tag].label:^{across}}" for tag in tags).rstrip()
+    below = " ".join(f"{name:>{width}}" for name in names)
+    numbered = [f"{name}: {arm}" for name, arm in zip(names, arms, strict=True) if name.startswith("arm ")]
+    which = f"\n{', '.join(numbered)}" if numbered else ""
+    return f"{which}\n{'':>5}{top}\n{'epoch':>5}" + f"  {below}" * len(tags)
 
 
 def epoch_line(epoch: int, figures: Mapping[str, Mapping[str, float]], multilabel: bool) -> str:
     """The arms' main figures after an epoch, by arm and tag."""
+    _, width = _briefly([*figures])
     groups = (
-        " ".join(f"{short(arm.get(tag, math.nan)):>8}" for arm in figures.values())
-        for tag in _main_tags(multilabel, len(figures))
+        " ".join(f"{short(arm.get(tag, math.nan)):>{width}}" for arm in figures.values())
+        for tag in _main_tags(multilabel, [*figures])
     )
     return f"{epoch:>5}" + "".join(f"  {group}" for group in groups)
 
 
-def _main_tags(multilabel: bool, arms: int) -> list[str]:
+def _main_tags(multilabel: bool, arms: Sequence[str]) -> list[str]:
     """As many as a line has room for, but at least the first one."""
     tags = [f"{metric_name(multilabel)}/val", *(indicator.tag for indicator in at(Place.epochs))]
-    return tags[: max(1, (WIDTH - 5) // (9 * arms + 1))]
+    return tags[: max(1, (WIDTH - 5) // ((_briefly(arms)[1] + 1) * len(arms) + 1))]
 
 
-def _briefly(arms: Sequence[str]) -> list[str]:
-    """Names in at most 8 characters; by number where that would make two alike."""
-    names = [name if len(name) <= 8 else f"{name[:7]}." for name in arms]
-    return names if len(set(names)) == len(names) else [f"arm {number}" for number in range(1, len(names) + 1)]
+def _briefly(arms: Sequence[str]) -> tuple[list[str], int]:
+    """Names in at most 8 characters, or as many as keep them apart, and how many; by number where that are too many."""
+    for width in WIDTHS:
+        names = [name if len(name) <= width else f"{name[: width - 1]}." for name in arms]
+        if len(set(names)) == len(names):
+            return names, width
+    return [f"arm {number}" for number in range(1, len(arms) + 1)], WIDTHS[0]
 
 
 def tensorboard_command() -> str:

@@ -78,9 +78,12 @@ class Planned:
     images: tuple[str, str] | None  # data set and fingerprint of a complete run, which is to be compared with its files
     told: JobReturn  # what the sweeper gets
 
+    common: frozenset[str] = frozenset()  # settings that all jobs have
+
     @property
     def label(self) -> str:
-        return f"#{self.job.number}: {' '.join(self.job.overrides)}"
+        own = [text for text in self.job.overrides if text not in self.common]
+        return f"#{self.job.number}: {' '.join(own)}"
 
 
 @dataclass
@@ -129,6 +132,9 @@ class Processes(Launcher):
                 self.sweep.jobs += [plan.job for plan in plans]
                 self.sweep.write()
                 log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
+                common = frozenset.intersection(*(frozenset(plan.job.overrides) for plan in plans))
+                for plan in plans if len(plans) > 1 else ():
+                    plan.common = common
                 self.carry_out(plans)
         except UserError:
             if self.content is not None:
@@ -200,6 +206,7 @@ class Processes(Launcher):
         alone = any(plan.task not in TO_COMPLETE for plan in plans)  # what they print is their result
         most = 1 if alone else self.config.sweep.jobs
         if most > 1:
+            log.info("%d at a time; what they print is in %s", most, self.sweep.folder / "JOB" / plans[0].log.name)
             divide_threads(plans, most)
 
         def hand_on(number: int) -> None:

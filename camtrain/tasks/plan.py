@@ -39,10 +39,13 @@ WARM_UP, STEPS = 3, 10
 IMAGES, CLOSELY = 48, 8
 """Validation images that are measured, and of these those for faithfulness, ROAD and randomisation."""
 
+STARTED = time.process_time()
+"""Seconds of computing from the start of a process until everything is imported."""
+
 ROW, REPORT = 360, 5 * 10**6
 """Bytes of an image's figures, and of report, pictures and curves."""
 
-DEVICES = (1, 2, 4, 8)
+MACHINES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,13 @@ def plan(config: Config) -> str:
         UserError: as for the run itself.
     """
     setup, cost = _measured(config)
-    arms, batch = len(setup.arms), config.trainer.batch_size
+    arms, batch = ", ".join(arm.name for arm in setup.arms), config.trainer.batch_size
     per_epoch, count = setup.plan.steps_per_epoch, len(setup.val_set.targets)
     context = _context(setup, config)
     machine = environment(setup.device, config.trainer)
     lines = [
-        ("plan", f"{data_name(config.dataset)}, {config.model.name}: {counted(arms, 'arm')}, {machine['device']}"),
+        ("plan", f"{data_name(config.dataset)}, {config.model.name}, {machine['device']}"),
+        ("arms", arms),
         ("a step", f"{1000 * cost.step:.0f} ms for all arms, {batch / cost.step:.0f} images per second"),
         ("set-up", in_words(cost.setting_up)),
         ("training", f"{in_words(cost.training)}: {counted(cost.steps, 'step')}, {per_epoch} an epoch"),
@@ -98,10 +102,7 @@ def plan(config: Config) -> str:
     return "\n".join(f"{label:<{width}}  {text}" for label, text in lines) + f"\n{NOTE}"
 
 
-NOTE = (
-    f"Estimated from {STEPS} steps and {IMAGES} images here and now, without the cache of images that are still to be"
-    " decoded;\na machine that others use takes longer."
-)
+NOTE = f"Estimated from {STEPS} steps and {IMAGES} images, here and now; while others use the machine it takes longer."
 
 
 def plan_sweep(jobs: Sequence[tuple[Sequence[str], Config]]) -> str:
@@ -127,8 +128,9 @@ def plan_sweep(jobs: Sequence[tuple[Sequence[str], Config]]) -> str:
         own = " ".join(override for override in overrides if override not in common)
         rows.append((f"#{number}: {own}", f"{in_words(seconds[-1])}{note}", in_bytes(cost.disk)))
     total = f"{counted(len(jobs), 'run')}: {in_words(sum(seconds))}, {in_bytes(disk)} on the disk"
-    on = [f"{devices}: {in_words(max(max(seconds), sum(seconds) / devices))}" for devices in DEVICES]
-    return f"{aligned(rows)}\n\n{total}\nat least, on so many devices like this one: {', '.join(on)}\n{NOTE}"
+    on = ", ".join(f"{count}: {in_words(max(max(seconds), sum(seconds) / count))}" for count in MACHINES)
+    memory = f"each takes up to {in_bytes(max(cost.memory for cost in known.values()))} of memory"
+    return f"{aligned(rows)}\n\n{total}; {memory}\nspread over so many machines, or GPUs, like this one: {on}\n{NOTE}"
 
 
 def _what_costs(config: Config) -> str:
@@ -142,9 +144,9 @@ def _what_costs(config: Config) -> str:
 
 
 def _measured(config: Config) -> tuple[Setup, Cost]:
-    started = time.perf_counter()
-    setup = set_up(config)
-    setting_up = time.perf_counter() - started
+    made: list[Setup] = []
+    setting_up = STARTED + _seconds(lambda: made.append(set_up(config)))
+    (setup,) = made
     state = TrainingState(setup.arms)
     step = _seconds_of_a_step(setup, state)
     reference = step if len(setup.arms) == 1 else _seconds_of_a_step(setup, TrainingState(setup.arms[:1]))
@@ -226,6 +228,7 @@ def in_words(seconds: float) -> str:
 
 
 def in_bytes(count: float) -> str:
-    """Bytes in three digits."""
+    """Bytes in two digits or three."""
     power = min(4, max(1, int(math.log(max(count, 1), 1000))))
-    return f"{count / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+    value = count / 1000**power
+    return f"{value:.{1 if value < 10 else 0}f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"

@@ -161,12 +161,27 @@ def test_lines_of_the_epochs_have_a_column_for_each_arm() -> None:
 
 @pytest.mark.parametrize(("arms", "shown"), [(2, 4), (3, 4), (4, 3), (9, 1), (40, 1)])
 def test_lines_of_the_epochs_fit_a_terminal(arms: int, shown: int) -> None:
-    names = [f"arm{number}" for number in range(arms)]
+    names = [f"arm_{number}" for number in range(arms)]
     *_, below = console.epoch_heading(False, names).splitlines()
     line = console.epoch_line(1, {name: {} for name in names}, multilabel=False)
     assert len(line) == len(below)
     assert len(line.split()) == 1 + arms * shown
     assert len(line) <= 120 or shown == 1
+
+
+@pytest.mark.parametrize(
+    ("arms", "shown"),
+    [
+        (["baseline", "share_0_2", "share_0_5"], ["baseline", "share_0_2", "share_0_5"]),
+        (["baseline", "regularised"], ["baseline", "regular."]),
+        (["baseline", "term_entropy_share_1", "term_entropy_share_2"], ["arm", "1", "arm", "2", "arm", "3"]),
+    ],
+)
+def test_arms_are_told_apart_over_the_lines_of_the_epochs(arms: list[str], shown: list[str]) -> None:
+    heading = console.epoch_heading(False, arms).splitlines()
+    assert heading[-1].split()[1 : 1 + len(shown)] == shown
+    known = ["arm 1: baseline, arm 2: term_entropy_share_1, arm 3: term_entropy_share_2"] if "arm" in shown else []
+    assert [line for line in heading if ": " in line] == known
 
 
 def test_tables_of_three_arms_have_one_heading_each() -> None:

@@ -41,7 +41,7 @@ def test_durations(seconds: float, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 kB"), (999, "0.999 kB"), (12_345, "12.3 kB"), (2.5e9, "2.5 GB"), (4e15, "4e+03 TB")]
+    ("count", "said"), [(0, "0.0 kB"), (999, "1.0 kB"), (12_345, "12 kB"), (2.5e9, "2.5 GB"), (4e15, "4000 TB")]
 )
 def test_sizes(count: float, said: str) -> None:
     assert in_bytes(count) == said
@@ -50,7 +50,7 @@ def test_sizes(count: float, said: str) -> None:
 def test_a_run_is_planned_and_nothing_is_written(run_command: Command, tmp_path: Path) -> None:
     done = run_command("task=plan", *FAST, "trainer.epochs=7", "+arms.area.cam.term=area")
     assert done.returncode == 0, done.stderr
-    assert "plan        fake, small_resnet: 3 arms, 1 CPU thread" in done.stdout
+    assert "plan        fake, small_resnet, 1 CPU thread\narms        baseline, regularised, area\n" in done.stdout
     assert re.search(r"^training +\S+ \w+: 28 steps, 4 an epoch$", done.stdout, re.MULTILINE)
     assert re.search(r"^evaluation +\S+ s: 7 x 16 images$", done.stdout, re.MULTILINE)
     assert re.search(r"^a run +\S+ \w+, \S+ MB on the disk, \S+ [MG]B of memory$", done.stdout, re.MULTILINE)
@@ -66,7 +66,7 @@ def test_a_sweep_is_planned_with_its_baselines_trained_once(run_command: Command
         f"seed={seed} cam.share={share}" for seed in (0, 1) for share in (0.2, 0.5)
     ]
     assert [bool(shared) for _, shared in jobs] == [False, True, False, True]
-    assert re.search(r"^4 runs: .* on the disk$", done.stdout, re.MULTILINE)
+    assert re.search(r"^4 runs: .* on the disk; each takes up to \S+ [MG]B of memory$", done.stdout, re.MULTILINE)
     assert not list(tmp_path.iterdir())
     assert "baseline shared" not in run_command(*sweep, "trainer.baselines=null").stdout
 
