@@ -79,7 +79,7 @@ WRONG = {
     "arms_by.share=[]": r"arms_by.share=\[\] does not fit; it must be a list of values",
     "arms_by.share=[0.3,0.3]": r"arms_by: two arms would be called share_0_3; give each value once",
     "arms_by.shares=[0.3]": r"arms.shares_0_3.cam.shares: no such key",
-    "experiment=ablation arms_by.share=[0.3]": r"arms_by makes the arms, but `arms` or a preset has regularised, .* already",
+    "experiment=ablation arms_by.share=[0.3]": r"arms_by makes the arms, but `arms` or a preset has regul.* already",
     "+arms.area.cam.tem=area": r"arms.area.cam.tem: no such key \(did you mean arms.area.cam.term\?\)",
     "+arms.area.cam.term=areas": r"arms.area.cam.term: areas does not fit; it must be one of entropy, area",
     "+arms.area.cam.weight=-1": r"arms.area.cam.weight=-1 is out of range: it must be at least 0",
