@@ -259,15 +259,20 @@ def sentences(claim: Claim) -> list[str]:
     if claim.changed:
         lines.append(f"Margins other than the default: {'; '.join(claim.changed)}.")
     if claim.cliffs:
-        found = "; ".join(cliff.words for cliff in claim.cliffs)
-        lines.append(f"Neither is said, because a seed lost more than {CLIFF_MARGINS} margins: {found}.")
-    for outcome, words in ((Outcome.refuted, "Refuted"), (Outcome.unmeasured, "Not measured")):
-        names = [condition.name for condition in claim.conditions if condition.outcome is outcome]
-        if names:
-            lines.append(f"{words}: {'; '.join(names)}.")
-    if any(condition.outcome is Outcome.unmeasured for condition in claim.conditions):
+        fallen = "; ".join(cliff.words for cliff in claim.cliffs)
+        lines.append(f"Neither is said, because a seed lost more than {CLIFF_MARGINS} margins: {fallen}.")
+    unmeasured = [condition for condition in claim.conditions if condition.outcome is Outcome.unmeasured]
+    for words, found in (
+        ("Refuted", [condition for condition in claim.conditions if condition.outcome is Outcome.refuted]),
+        ("Not measured", [condition for condition in unmeasured if not math.isfinite(condition.found.estimate)]),
+        ("Too few images", [condition for condition in unmeasured if math.isfinite(condition.found.estimate)]),
+    ):
+        if found:
+            lines.append(f"{words}: {'; '.join(condition.name for condition in found)}.")
+    if unmeasured:
         lines.append(
-            "`camtrain task=evaluate run=FOLDER` measures what runs lack (evaluate.maps, evaluate.faithfulness_images)."
+            "`camtrain task=evaluate run=FOLDER` measures what runs lack (evaluate.maps, evaluate.faithfulness_images); of a"
+            " network that has hardly learnt anything faithfulness is not defined."
         )
     plans = [f"{one.name} {plan.power:.2f} ({plan.words})" for one in claim.conditions if (plan := claim.needed(one))]
     if plans:

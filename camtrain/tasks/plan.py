@@ -17,6 +17,7 @@ from typing import Any
 from camtrain.config.options import Task
 from camtrain.config.schema import Config, keys, plain
 from camtrain.data.images import part_of
+from camtrain.errors import UserError
 from camtrain.evaluation.after_training import measure_after_training
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import evaluate
@@ -118,7 +119,10 @@ def plan_sweep(jobs: Sequence[tuple[Sequence[str], Config]]) -> str:
     for number, (overrides, config) in enumerate(jobs):
         key = _what_costs(config)
         if key not in known:
-            known[key] = _measured(config)[1]
+            try:
+                known[key] = _measured(config)[1]
+            except UserError as error:
+                raise type(error)(f"job #{number}: {error}") from error
         cost, reference = known[key], of_reference(replace(config, task=Task.train))
         shared = reference is not None and reference in references and config.trainer.baselines is not None
         references.add(reference)

@@ -76,6 +76,6 @@ def test_what_would_not_run_is_not_planned(sweep: bool, run_command: Command, tm
     seeds = ("-m", "seed=0,1") if sweep else ()
     done = run_command(*seeds, "task=plan", *FAST, "model.layer=nowhere")
     assert done.returncode == 2
-    assert done.stderr.startswith("camtrain: error: model.layer=nowhere")
+    assert done.stderr.startswith(f"camtrain: error: {'job #0: ' if sweep else ''}model.layer=nowhere")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
