@@ -271,8 +271,8 @@ def sentences(claim: Claim) -> list[str]:
             lines.append(f"{words}: {'; '.join(condition.name for condition in found)}.")
     if unmeasured:
         lines.append(
-            "`camtrain task=evaluate run=FOLDER` measures what runs lack (evaluate.maps, evaluate.faithfulness_images); of a"
-            " network that has hardly learnt anything faithfulness is not defined."
+            "`camtrain task=evaluate run=FOLDER` measures what runs lack (evaluate.maps, evaluate.faithfulness_images);"
+            " of a network that has hardly learnt anything faithfulness is not defined."
         )
     plans = [f"{one.name} {plan.power:.2f} ({plan.words})" for one in claim.conditions if (plan := claim.needed(one))]
     if plans:
