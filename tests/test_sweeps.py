@@ -75,7 +75,7 @@ def test_jobs_that_end_badly_leave_the_others_alone_and_go_on(at_once: int, tmp_
         f"{number}:" for number in range(6)
     ]
 
-    undisturbed = in_process(*faults, BASIC, "hydra.sweep.dir=undisturbed", cwd=tmp_path)
+    undisturbed = in_process(*faults[:-1], BASIC, "hydra.sweep.dir=undisturbed", cwd=tmp_path)
     assert undisturbed.returncode == 0, undisturbed.stderr
     for number in map(str, range(6)):
         assert not differences(here / number, tmp_path / "undisturbed" / number)
