@@ -97,9 +97,9 @@ class Pretended(Child):
 
     def code(self) -> int | None:
         self.left -= 1
-        return (
-            None if self.left > 0 and not self.got else 2 if self.number == 1 else 128 + self.got[0] if self.got else 0
-        )
+        if self.left > 0 and not self.got:
+            return None
+        return 128 + self.got[0] if self.got else 2 * (self.number == 1)
 
     def stop(self) -> None:
         raise AssertionError("none is left")

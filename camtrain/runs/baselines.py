@@ -35,9 +35,6 @@ SUFFIX = ".safetensors"
 DIGITS = 16
 """Of a signature, hexadecimal."""
 
-TOLERANCE = 1e-3
-"""By which figures may differ from those of another machine, or of an operation that adds in any order."""
-
 CODE = Path(__file__).resolve().parent.parent
 
 log = logging.getLogger("camtrain")
@@ -172,14 +169,13 @@ def held(place: Place | None) -> Iterator[None]:
 
 
 def differing(then: dict[str, float], now: dict[str, float]) -> str:
-    """Tags of figures that are not equal but for rounding, in words; empty if all are."""
-    known = {tag: then.get(tag, math.nan) for tag in now}
-    other = [tag for tag, value in now.items() if not _alike(known[tag], value)]
+    """Tags of figures that are not equal to the last bit, in words; empty if all are."""
+    other = [tag for tag, value in now.items() if not _equal(then.get(tag), value)]
     return ", ".join(other[:3]) + ", ..." * (len(other) > 3)
 
 
-def _alike(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE) or (math.isnan(one) and math.isnan(other))
+def _equal(one: float | None, other: float) -> bool:
+    return one is not None and (one == other or (math.isnan(one) and math.isnan(other)))
 
 
 def kept(folder: Path) -> Iterator[tuple[Path, Any]]:
