@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from camtrain.arms import BASELINE, REGULARISED
-from camtrain.cam.routes import GradientRoute
+from camtrain.cam.routes import GradientRoute, Routes
 from camtrain.config.options import CamConfig, GradientPath, Score, ViewKind
 from camtrain.config.schema import FolderConfig, ModelConfig, OptimConfig
 from camtrain.data.batches import Batch, Batching, steps_per_epoch, training_batches
@@ -143,7 +143,8 @@ def made_batch(views: bool, count: int = BATCH) -> Batch:
 
 
 def steps(name: str, network: Classifier, kinds: tuple[str, ...]) -> dict[str, Callable[[], object]]:
-    """A training step of each kind that this network has, each with a network of its own."""
+    """A training step of each kind that this network has. All train the same weights, each by an optimiser of its own:
+    as many copies of a large network would not fit into memory."""
     plain, viewed = (made_batch(views, BATCH if name == "small_resnet" else SMALL) for views in (False, True))
     routes = probe_routes(network, plain.images[:4], Score.centred)
     cams = {
@@ -159,15 +160,22 @@ def steps(name: str, network: Classifier, kinds: tuple[str, ...]) -> dict[str, C
         if kind == "closed" and not closed:
             continue
         if kind in cams:
-            cam = {BASELINE: CamConfig(weight=0), REGULARISED: cams[kind]}
-            arm = make_arms(copy.deepcopy(network), cam, routes, OptimConfig(), 1e-3, pretrained=False)[1]
+            cam = {REGULARISED: cams[kind]}
+            arm = make_arms(network, cam, routes, OptimConfig(), 1e-3, pretrained=False)[0]
             batch = viewed if kind in ("views", "consistency") else plain
+            step = partial(arm_step, arm, network.routes, batch)
             for _ in range(3):  # from then on the automatic weight needs no backward pass of its own
-                train_step(arm, batch, 1.0, observe=True)
-            found[kind] = partial(train_step, arm, batch, 1.0, observe=False)
+                step(observe=True)
+            found[kind] = step
         else:
-            found[kind] = by_hand(copy.deepcopy(network), kind, plain)
+            found[kind] = by_hand(network, kind, plain)
     return found
+
+
+def arm_step(arm: Arm, routes: Routes, batch: Batch, observe: bool = False) -> None:
+    """A step of an arm that shares its network with others, which need not go the same way through it."""
+    arm.network.routes = routes
+    train_step(arm, batch, 1.0, observe)
 
 
 def by_hand(network: Classifier, kind: str, batch: Batch) -> Callable[[], object]:
