@@ -41,6 +41,7 @@ from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import Config
 from camtrain.config.validate import check_taken
+from camtrain.distributed.environment import follows, restarted, world_size
 from camtrain.errors import (
     BROKEN_PIPE,
     DIVERGED,
@@ -136,6 +137,9 @@ class Command:
 
 def main() -> None:
     """Entry point of the `camtrain` command."""
+    if follows():
+        follow_rank_0()
+        return
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
@@ -152,6 +156,31 @@ def main() -> None:
                 end_output(USAGE)
 
 
+def follow_rank_0() -> None:
+    """Do what rank 0 of a training tells this process; where it is to show something only, nothing."""
+    if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        from camtrain.tasks.train import follow
+
+        follow()
+
+
+def check_together(arguments: list[str]) -> list[str]:
+    """What torchrun's restart of a training adds to its arguments.
+
+    Raises:
+        UserError: torchrun has started what is no training.
+    """
+    if world_size() is None:
+        return []
+    task = next((part.removeprefix("task=") for part in arguments if part.startswith("task=")), Task.train.value)
+    if task not in (Task.train.value, Task.resume.value):
+        raise UserError(f"task={task} runs in one process; start it without torchrun")
+    if not SWEEP_FLAGS.isdisjoint(arguments):
+        raise UserError("a sweep starts its processes itself: run it without torchrun, with trainer.processes=N")
+    begun_before = any(part.startswith("resume=") for part in arguments) or task == Task.resume.value
+    return ["resume=auto"] if restarted() and not begun_before else []
+
+
 def run() -> None:
     """Parse the command line, and run each job that it asks for."""
     if sys.argv[1:] == ["--version"]:
@@ -164,7 +193,7 @@ def run() -> None:
     command = Command(None, set(), full_error, sys.argv[1:])
     jobs = Jobs(functools.partial(job, command=command), full_error)
     try:
-        sys.argv[1:] = prepared(sys.argv[1:])
+        sys.argv[1:] = prepared([*sys.argv[1:], *check_together(sys.argv[1:])])
         implied = dataset_of_run(sys.argv[1:])
         sys.argv[1:] = beside(sys.argv[1:], implied)
         jobs.implied = command.implied = {override.partition("=")[0] for override in implied}

@@ -11,6 +11,7 @@ import torch
 
 from camtrain.config.options import Device, Precision
 from camtrain.config.schema import TrainerConfig
+from camtrain.distributed.environment import local_rank, local_size
 from camtrain.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -22,6 +23,8 @@ def prepare_device(config: TrainerConfig) -> torch.device:
     device = choose_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    elif local_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cpus() // local_size()))
     if device.type == "cpu":
         keep_freed_memory()
     return device
@@ -42,21 +45,21 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(device: Device) -> torch.device:
-    """The device to work on; `auto` takes a GPU where there is one.
+    """The device to work on; `auto` takes a GPU where there is one. Processes that train together take one each.
 
     Raises:
         UserError: there is no GPU, and one was asked for.
     """
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError("trainer.device=cuda: torch finds no CUDA device here; use trainer.device=cpu")
-    if device is Device.auto:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device.value)
+    if device is Device.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank()) if local_size() > 1 else torch.device("cuda")
 
 
 def worker_threads(config: TrainerConfig) -> int:
     """Threads that decode images and make batches."""
-    return config.workers or config.threads or cpus()
+    return config.workers or config.threads or max(1, cpus() // local_size())
 
 
 def memory_format(config: TrainerConfig) -> torch.memory_format:
@@ -66,12 +69,14 @@ def memory_format(config: TrainerConfig) -> torch.memory_format:
 
 def compute_dtype(config: TrainerConfig) -> torch.dtype:
     """What networks compute in."""
-    return torch.bfloat16 if config.precision is Precision.bfloat16 else torch.float32
+    dtype = getattr(torch, config.precision.value)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
 
 
 def emulates_precision(config: TrainerConfig, device: torch.device) -> bool:
     """Whether the precision is one for which the CPU has no instructions: much slower than float32."""
-    if compute_dtype(config) is torch.float32 or device.type != "cpu":
+    if config.precision is not Precision.bfloat16 or device.type != "cpu":
         return False
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return not (available and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -25,7 +25,7 @@ def views_of(kind: ViewKind, count: int = 8, seed: int = 0, size: tuple[int, int
 
 def seen(kind: ViewKind, multilabel: bool = False, count: int = 4) -> Batch:
     """A small batch in float64 with views behind it."""
-    images, targets, regions, indices, _ = batch(count=count, multilabel=multilabel)
+    images, targets, regions, indices, *_ = batch(count=count, multilabel=multilabel)
     images[:, :, 8:40, 16:48] += 0.5  # something that maps of the image and of its view have in common
     views = draw_views(kind, 0.5, targets, (images.shape[2], images.shape[3]), np.random.default_rng(3))
     together, regions = with_views(images.double(), regions, views)

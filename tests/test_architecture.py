@@ -15,7 +15,7 @@ PACKAGE = ROOT / "camtrain"
 # From the ground up: a package may import those on lower floors and itself, but none beside it on its own floor.
 FLOORS = [
     ("errors", "streams", "normalisation", "regions", "interrupts"),
-    ("arms",),
+    ("arms", "distributed"),
     ("files", "importing", "config.options"),
     ("packed",),
     ("config",),

@@ -126,6 +126,7 @@ class BatchNorm(enum.Enum):
 class Precision(enum.Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
+    float64 = "float64"
 
 
 class Optimiser(enum.Enum):

@@ -41,7 +41,7 @@ ARMS: dict[str, Any] = {BASELINE: {"cam": {"weight": 0}}, REGULARISED: {}}
 """The arms of the default experiment, each by the settings in which it differs."""
 
 OF_THE_MACHINE = (
-    *("trainer.device", "trainer.threads", "trainer.workers", "trainer.checkpoint_every"),
+    *("trainer.device", "trainer.processes", "trainer.threads", "trainer.workers", "trainer.checkpoint_every"),
     *("dataset.cache", "dataset.download", "dataset.mirror", "trainer.baselines"),
 )
 """Keys that change no figure."""
@@ -247,13 +247,23 @@ class TrainerConfig:
     batch_size: int = setting(32, "images in a batch", low=2)
     max_steps: int | None = setting(None, "stop after so many steps; null: after all epochs", low=1)
     device: Device = setting(Device.auto, "auto: a CUDA device if there is one, else the CPU")
-    threads: int | None = setting(None, "CPU threads of torch; null: torch's own choice", low=1)
+    processes: int | None = setting(
+        None,
+        "processes on this machine that train together, each on its part of every batch and on a GPU of its own where"
+        " there are some; null: one, or as many as torchrun has started",
+        low=1,
+    )
+    threads: int | None = setting(
+        None, "CPU threads of torch in each process; null: torch's own choice, divided among processes", low=1
+    )
     workers: int | None = setting(
         None, "threads that prepare batches; null: `trainer.threads`, or as many as there are CPUs", low=1
     )
     channels_last: bool = setting(True, "store images with the channels last, which most networks compute faster with")
     precision: Precision = setting(
-        Precision.float32, "of the network; bfloat16: by autocast, while maps and losses stay in float32"
+        Precision.float32,
+        "of the network; bfloat16: by autocast, while maps and losses stay in float32; float64: all of it, to tell an"
+        " error from rounding",
     )
     checkpoint_every: Any = setting(
         "10min",

@@ -76,6 +76,10 @@ class Draws(NamedTuple):
     colours: Tensor | None  # (batch, 4) float32: factors of brightness, contrast, saturation, and the hue's turn
     erased: Tensor | None  # (batch, 4) float32, empty where nothing is hidden; of the image after the crop
 
+    def of(self, rows: Sequence[int]) -> Draws:
+        """Those of some images."""
+        return Draws(*(None if part is None else part[list(rows)] for part in self))  # type: ignore[arg-type]
+
 
 def draw(sizes: Tensor, augmentation: Augmentation, generator: np.random.Generator) -> Draws:
     """One draw for each image, given (batch, 2) widths and heights."""

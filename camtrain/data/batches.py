@@ -16,14 +16,23 @@ import torch
 from torch import Tensor
 
 from camtrain.config.options import ViewKind
-from camtrain.data.augment import Augmentation, Draws, draw, move, move_each, vary
+from camtrain.data.augment import Augmentation, draw, move, move_each, vary
 from camtrain.data.images import ImageSet
 from camtrain.data.prefetch import prefetched
 from camtrain.data.views import Views, draw_views, with_views
+from camtrain.distributed.ranks import ALONE, Ranks
 from camtrain.streams import Stream, stream
 
 WAITING = 2**30
 """Bytes that batches may take before they are needed, where they are more than two."""
+
+
+class Share(NamedTuple):
+    """Where the rows of a rank's part, images and then views, stand in the whole batch."""
+
+    rows: Tensor  # (rows,) int64, on the CPU
+    images: int  # of the whole batch
+    whole: int  # rows of the whole batch: images and views
 
 
 class Batch(NamedTuple):
@@ -36,6 +45,7 @@ class Batch(NamedTuple):
     regions: Tensor
     indices: Tensor  # (batch,) int64, numbers of the images in their split, on the CPU; of views none
     views: Views | None = None  # which stand behind the images, with their targets and regions
+    share: Share | None = None  # of what this is a part; None: of nothing
 
     @property
     def classified(self) -> int:
@@ -52,7 +62,8 @@ class Batch(NamedTuple):
 
     def without_views(self) -> Batch:
         """The images alone."""
-        return self.select(slice(len(self.indices)))
+        alone, count = self.select(slice(len(self.indices))), len(self.indices)
+        return alone._replace(share=self.share and Share(self.share.rows[:count], self.share.images, self.share.images))
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class Batching:
         threads: number of threads that prepare them.
         views: in training, what further views of images are made by.
         views_share: of how many of the images.
+        ranks: which rows of each batch are made: this rank's. They are what they are in the whole batch.
     """
 
     size: int
@@ -74,6 +86,7 @@ class Batching:
     threads: int = 1
     views: ViewKind = ViewKind.none
     views_share: float = 0.0
+    ranks: Ranks = ALONE
 
 
 class Plan(NamedTuple):
@@ -124,19 +137,22 @@ def training_batches(
             of_epoch = epoch_plans(len(train_set.targets), batching.size, seed, epoch)
             yield from of_epoch[start[1] if epoch == start[0] else 0 :]
 
-    def varied(plan: Plan, images: Tensor, regions: Tensor | None, draws: Draws) -> Batch:
-        made = _batch(train_set, plan.indices, vary(images, regions, draws), regions, batching.layout)
-        return _seen_again(made, train_set.targets[made.indices], batching, plan, seed)
-
     def prepared(plan: Plan) -> Callable[[], Batch]:
         generator = stream(seed, Stream.augmentation, plan.epoch, plan.step)
         draws = draw(train_set.sizes[plan.indices], augmentation, generator)
+        rows, views, share = _own(plan, train_set.targets, batching, size, seed)
+        indices, draws = [plan.indices[row] for row in rows], draws.of(rows)
+
+        def varied(images: Tensor, regions: Tensor | None) -> Batch:
+            made = _batch(train_set, indices, vary(images, regions, draws), regions, batching.layout)
+            return _seen_again(made, train_set.targets[indices], views, share, batching.layout)
+
         if on_cpu:
-            stored = [train_set.item(number) for number in plan.indices]
-            made = varied(plan, *move_each(stored, draws, size, bool(train_set.has_region.any())), draws)
+            stored = [train_set.item(number) for number in indices]
+            made = varied(*move_each(stored, draws, size, bool(train_set.has_region.any())))
             return lambda: made
-        gathered = train_set.gather(plan.indices)
-        return lambda: varied(plan, *move(*_to(batching.device, *gathered), draws, size), draws)
+        gathered = train_set.gather(indices)
+        return lambda: varied(*move(*_to(batching.device, *gathered), draws, size))
 
     begun = _begun(batching, (train_set.shape[0], *size))
     with closing(prefetched(prepared, plans(), batching.threads, begun)) as batches:
@@ -144,23 +160,49 @@ def training_batches(
             yield finished()
 
 
-def _seen_again(batch: Batch, targets: Tensor, batching: Batching, plan: Plan, seed: int) -> Batch:
-    """The batch, whose targets are also given on the CPU, with its views, if there are to be any."""
-    if batching.views is ViewKind.none:
-        return batch
-    size = (batch.images.shape[2], batch.images.shape[3])
-    generator = stream(seed, Stream.views, plan.epoch, plan.step)
-    views = draw_views(batching.views, batching.views_share, targets, size, generator)
+def _own(
+    plan: Plan, targets: Tensor, batching: Batching, size: tuple[int, int], seed: int
+) -> tuple[list[int], Views | None, Share | None]:
+    """Which rows of a batch have to be made, those of this rank first, and the views of its images among them."""
+    count, views, ranks = len(plan.indices), None, batching.ranks
+    if batching.views is not ViewKind.none:
+        generator = stream(seed, Stream.views, plan.epoch, plan.step)
+        views = draw_views(batching.views, batching.views_share, targets[plan.indices], size, generator)
+    if ranks.alone:
+        return list(range(count)), views, None
+    rows = list(ranks.rows(count))
+    if views is None:
+        return rows, None, Share(torch.tensor(rows), count, count)
+    mine = torch.isin(views.rows, torch.tensor(rows))
+    share = Share(torch.cat([torch.tensor(rows), count + mine.nonzero().flatten()]), count, count + len(mine))
+    own = views.select(mine)
+    needed = [*rows, *(row for row in own.behind_rows() if row not in rows)]
+    return needed, own.renumbered({row: place for place, row in enumerate(needed)}), share
+
+
+def _seen_again(
+    batch: Batch, targets: Tensor, views: Views | None, share: Share | None, layout: torch.memory_format
+) -> Batch:
+    """The batch, whose targets are also given on the CPU, with its views, if it has some, and without what it holds
+    only because a view shows it."""
+    if views is None:
+        return batch._replace(share=share)
     images, regions = with_views(batch.images, batch.regions, views)
-    images = images.contiguous(memory_format=batching.layout)
-    targets = torch.cat([targets, targets[views.rows]]).to(batch.targets.device, non_blocking=True)
-    return Batch(images, targets, regions, batch.indices, views)
+    targets = torch.cat([targets, targets[views.rows]])
+    count = len(batch.indices) if share is None else len(share.rows) - len(views.rows)
+    if count < len(batch.indices):
+        kept = torch.tensor([*range(count), *range(len(batch.indices), len(images))])
+        images, regions, targets = images[kept.to(images.device)], regions[kept.to(images.device)], targets[kept]
+    images, targets = images.contiguous(memory_format=layout), targets.to(images.device, non_blocking=True)
+    return Batch(images, targets, regions, batch.indices[:count], views, share)
 
 
 def all_batches(image_set: ImageSet, batching: Batching, chosen: Tensor | None = None) -> Generator[Batch, None, None]:
-    """Every image once, or every chosen one, (images,) bool; in order, not augmented."""
+    """Every image once, or every chosen one, (images,) bool; in order, not augmented. Of several ranks each has whole
+    batches, those of its rows."""
     numbers = range(len(image_set.targets)) if chosen is None else chosen.nonzero().flatten().tolist()
     parts = [list(numbers[at : at + batching.size]) for at in range(0, len(numbers), batching.size)]
+    parts = [parts[number] for number in batching.ranks.rows(len(parts))]
     begun = _begun(batching, image_set.shape)
     with closing(prefetched(image_set.gather, parts, batching.threads, begun)) as made:
         for part, gathered in made:

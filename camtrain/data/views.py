@@ -9,6 +9,7 @@ Views are made once, as a part of the batch: every arm gets the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,24 @@ class Views(NamedTuple):
     def classified(self) -> bool:
         """Whether the classification loss counts them: not where two images are in one."""
         return self.behind is None
+
+    def select(self, chosen: Tensor) -> Views:
+        """Some of them, by (views,) bool."""
+        behind = None if self.behind is None else self.behind[chosen]
+        return Views(self.rows[chosen], self.matrix[chosen], self.size, behind)
+
+    def behind_rows(self) -> list[int]:
+        """Numbers of the images that fill what views leave free, each once."""
+        return [] if self.behind is None else sorted(set(self.behind.tolist()))
+
+    def renumbered(self, number: Mapping[int, int]) -> Views:
+        """The same in a batch in which the images have other numbers."""
+        rows, behind = (
+            None if part is None else torch.tensor([number[row] for row in part.tolist()], dtype=torch.int64)
+            for part in (self.rows, self.behind)
+        )
+        assert rows is not None
+        return Views(rows, self.matrix, self.size, behind)
 
 
 def check_view_kind(kind: ViewKind, size: tuple[int, int], multilabel: bool, key: str) -> None:

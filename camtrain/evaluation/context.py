@@ -34,7 +34,8 @@ class EvaluationContext:
     Args:
         networks: by arm, the reference first; each with the route of its gradients.
         targets: of the validation images, (images,) class numbers or (images, classes) of 0 and 1, on the CPU.
-        batches: the validation images, or the chosen ones, (images,) bool, in ascending order of their numbers.
+        batches: the validation images, or the chosen ones, (images,) bool, in ascending order of their numbers; of
+            several ranks this one's.
         method: of the maps that are measured.
         settings: how many images each measurement takes.
         seed: of the choice of images, of their two folds, and of the noise in what ROAD puts in place of pixels.
@@ -46,7 +47,7 @@ class EvaluationContext:
 
     networks: Mapping[str, Captured]
     targets: Tensor
-    batches: Callable[[Tensor | None], Iterable[Batch]]
+    batches: Callable[..., Iterable[Batch]]
     method: CamVariant
     settings: EvaluateConfig
     seed: int

@@ -12,6 +12,7 @@ from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import MapTargets, is_multilabel
 from camtrain.config.options import CamVariant
 from camtrain.data.batches import Batch
+from camtrain.distributed.ranks import ALONE, Ranks
 from camtrain.evaluation.accumulate import Measured, Values, tagged
 from camtrain.evaluation.forward import forward_maps
 from camtrain.metrics import concentration
@@ -66,47 +67,68 @@ def image_of_each_map(batch: Batch) -> Tensor:
     return MapTargets.of(batch.targets.cpu()).expand(batch.indices)
 
 
+class Seen(NamedTuple):
+    """What a batch gave; figures, maps and so on by arm."""
+
+    targets: Tensor
+    numbers: Tensor  # (batch,) int64, on the CPU
+    image_of_map: Tensor  # of the measured maps, likewise
+    of_images: dict[str, dict[str, Tensor]]  # by tag: (batch,)
+    of_maps: dict[str, dict[str, Tensor]]  # by tag: (measured maps,)
+    maps: dict[str, Tensor]  # those measured, (maps, height, width)
+    logits: dict[str, Tensor]  # of the measured images; where images have several classes of all
+    faults: dict[str, Tensor]  # (2,): of how many images the logits, and the maps, are not finite
+
+
+def see(networks: Mapping[str, Captured], batch: Batch, method: CamVariant, measured: Tensor) -> Seen:
+    """One batch, fed to every arm's network; arguments as for :func:`evaluate`."""
+    chosen, of_map = measured[batch.indices].to(batch.images.device), image_of_each_map(batch)
+    seen = Seen(batch.targets, batch.indices, of_map[measured[of_map]], {}, {}, {}, {}, {})
+    for name, network in networks.items():
+        mapped = forward_maps(network, batch.images, batch.targets, method)
+        rows = mapped.targets.expand(chosen)
+        regions = mapped.targets.regions(batch.regions)
+        figures = map_metrics(mapped.maps[rows], regions[rows], network.placement(batch.images))
+        seen.of_images[name] = dict(classification_metrics(mapped.logits, batch.targets))
+        seen.of_maps[name] = tagged("cam", figures)
+        seen.maps[name] = mapped.maps[rows]
+        seen.logits[name] = mapped.logits if is_multilabel(batch.targets) else mapped.logits[chosen]
+        seen.faults[name] = mapped.faults().sum(1)
+    return seen
+
+
 def evaluate(
-    networks: Mapping[str, Captured], batches: Iterable[Batch], method: CamVariant, measured: Tensor
+    networks: Mapping[str, Captured],
+    batches: Iterable[Batch],
+    method: CamVariant,
+    measured: Tensor,
+    ranks: Ranks = ALONE,
 ) -> Evaluated:
     """One pass over the validation images, each batch fed to every arm's network.
 
     Args:
         networks: by arm.
-        batches: the validation images, in ascending order of their numbers.
+        batches: the validation images, in ascending order of their numbers; of several ranks this one's, as
+            :meth:`camtrain.distributed.ranks.Ranks.rows` shares them out.
         method: which map.
         measured: (images,) bool, whose maps are measured; accuracy and confidence are of all.
+        ranks: among which the batches are shared; each gets what all of them found.
     """
+    parts = ranks.in_turn([see(networks, batch, method, measured) for batch in batches])
     values = Values(networks, len(measured))
-    kept: dict[str, list[Tensor]] = {name: [] for name in networks}
-    logits: dict[str, list[Tensor]] = {name: [] for name in networks}
-    faults: dict[str, list[Tensor]] = {name: [] for name in networks}
-    targets, indices, image_of_map = [], [], []
-    for batch in batches:
-        chosen, numbers = (part.to(batch.images.device) for part in (measured[batch.indices], batch.indices))
-        targets.append(batch.targets)
-        indices.append(batch.indices)
-        of_map = image_of_each_map(batch)
-        image_of_map.append(of_map[measured[of_map]])
-        for name, network in networks.items():
-            mapped = forward_maps(network, batch.images, batch.targets, method)
-            rows = mapped.targets.expand(chosen)
-            regions = mapped.targets.regions(batch.regions)
-            values.add(name, numbers, dict(classification_metrics(mapped.logits, batch.targets)))
-            figures = tagged("cam", map_metrics(mapped.maps[rows], regions[rows], network.placement(batch.images)))
-            values.add(name, mapped.targets.expand(numbers)[rows], figures)
-            faults[name].append(mapped.faults().sum(1))
-            kept[name].append(mapped.maps[rows])
-            logits[name].append(mapped.logits if is_multilabel(batch.targets) else mapped.logits[chosen])
+    for part in parts:
+        for name in networks:
+            values.add(name, part.numbers, part.of_images[name])
+            values.add(name, part.image_of_map, part.of_maps[name])
     found = values.measured()
-    maps = {name: torch.cat(parts) for name, parts in kept.items()}
-    seen, target = torch.cat(indices), torch.cat(targets)
+    maps = {name: torch.cat([part.maps[name] for part in parts]) for name in networks}
+    logits = {name: torch.cat([part.logits[name] for part in parts]) for name in networks}
+    seen, target = (torch.cat(each) for each in zip(*((part.numbers, part.targets) for part in parts), strict=True))
     for name, means in found.means.items():
         means["cam/peak_entropy"] = peak_entropy(maps[name])
-    joined = {name: torch.cat(parts) for name, parts in logits.items()}
     if is_multilabel(target):
-        _add_average_precision(found, joined, target, seen)
-        joined = {name: part[measured[seen].to(part.device)] for name, part in joined.items()}
+        _add_average_precision(found, logits, target, seen)
+        logits = {name: part[measured[seen].to(part.device)] for name, part in logits.items()}
     else:
         by_number = torch.zeros(len(measured), dtype=torch.int64).index_copy(0, seen, target.cpu())
         for name, tags in found.each.items():
@@ -114,9 +136,10 @@ def evaluate(
             tags[BALANCED] = balanced(tags[f"{ACCURACY}/val"], by_number)
             found.means[name]["confidence/calibration_error"] = float(error)
             found.means[name][BALANCED] = float(tags[BALANCED].mean())
-    counts = {name: torch.stack(parts).sum(0).tolist() for name, parts in faults.items()}
+    counts = {name: torch.stack([part.faults[name] for part in parts]).sum(0).tolist() for name in networks}
     said = not_finite(counts, f"{len(seen)} validation images")
-    return Evaluated(found, maps, torch.cat(image_of_map), joined, seen[measured[seen]], said)
+    of_map = torch.cat([part.image_of_map for part in parts])
+    return Evaluated(found, maps, of_map, logits, seen[measured[seen]], said)
 
 
 def not_finite(faults: Mapping[str, Sequence[int]], images: str) -> dict[str, str]:

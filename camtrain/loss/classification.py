@@ -57,7 +57,12 @@ def anchor_loss(logits: Tensor, anchor: Anchor, multilabel: bool) -> Tensor:
 
 
 def classification_gradient(
-    logits: Tensor, target: Tensor, class_weights: Tensor, cells: int, anchor: Anchor | None = None
+    logits: Tensor,
+    target: Tensor,
+    class_weights: Tensor,
+    cells: int,
+    anchor: Anchor | None = None,
+    count: Tensor | None = None,
 ) -> Tensor:
     r"""Gradient of the mean classification loss on the activations, by closed form, (batch, channels, 1, 1), detached.
 
@@ -72,6 +77,7 @@ def classification_gradient(
         class_weights: weight of the linear layer, (classes, channels).
         cells: :math:`N`, height times width of the activations.
         anchor: of the same images; None: there is none.
+        count: B, where these images are but a part of the batch; None: they are all.
     """
     with torch.no_grad():
         several = is_multilabel(target)
@@ -82,5 +88,5 @@ def classification_gradient(
         if anchor is not None:
             theirs = anchor.logits.to(logits.dtype)
             of_logits = of_logits + anchor.weight * (predicted - (theirs.sigmoid() if several else theirs.softmax(1)))
-        of_logits = of_logits / (logits.numel() if several else len(logits))
+        of_logits = of_logits / ((len(logits) if count is None else count) * (logits.shape[1] if several else 1))
         return (of_logits @ class_weights / cells)[:, :, None, None]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from camtrain.cam.stretch import Placement
+from camtrain.distributed.ranks import ALONE, Ranks
 from camtrain.loss.consistency import compared
 
 TEMPERATURE = 0.5
@@ -35,6 +36,7 @@ def contrastive(
     size: tuple[int, int],
     rows: Tensor,
     placement: Placement | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     r""":math:`C` of each view, (views,); 0 where one of both maps is dead, or nothing of it in view.
 
@@ -45,13 +47,15 @@ def contrastive(
         size: height and width of the images.
         rows: (views,) number of the image of each view: maps of one image are not contrasted with each other.
         placement: where the cells lie in them; None: in equal tiles.
+        ranks: the other images are those of all of them.
     """
     pair = compared(shares, of_views, matrix, size, placement)
     query, key = _of_length_one(pair.found), _of_length_one(pair.expected)
     alike = (query * key).sum(1, keepdim=True) / TEMPERATURE
-    alive = query.detach().square().sum(1) > 0
-    others = (rows[:, None] != rows[None, :]) & alive[None, :]
-    against = (query @ query.mT / TEMPERATURE).masked_fill(~others, -torch.inf)
+    everybody, of_image = ranks.gathered(query), ranks.gathered(rows * ranks.size + ranks.rank)
+    alive = everybody.detach().square().sum(1) > 0
+    others = ((rows * ranks.size + ranks.rank)[:, None] != of_image[None, :]) & alive[None, :]
+    against = (query @ everybody.mT / TEMPERATURE).masked_fill(~others, -torch.inf)
     return (torch.cat([alike, against], 1).logsumexp(1) - alike[:, 0]) * pair.both
 
 

@@ -47,6 +47,7 @@ from camtrain.config.options import (
     trains_maps,
 )
 from camtrain.data.views import Views
+from camtrain.distributed.ranks import ALONE, Ranks
 from camtrain.errors import UserError
 from camtrain.loss.balance import Balance, default_share, limit_of
 from camtrain.loss.classification import Anchor, anchor_loss, classification_gradient, classification_loss
@@ -79,6 +80,9 @@ class Criterion(Protocol):
     observing: bool
     """Whether to measure the term and its gradient share in the next pass, also where it does not enter the loss."""
 
+    ranks: Ranks
+    """Processes of which each has some rows of the batch; the loss is then this one's part of the batch's."""
+
     anchor: Tensor | None
     """Logits, (batch, classes), of the network that the predictions of the next pass are held to; used up by it."""
 
@@ -108,21 +112,28 @@ class CamTerm(NamedTuple):
     in_view: Tensor | None = None  # (pairs,) what both count by, 0..1
     maps: Tensor | None = None  # (maps, height, width), before ReLU
 
+    ranks: Ranks = ALONE  # over whose maps means are taken
+
     def mean(self) -> Tensor:
-        """Mean of q T over the maps that count; 0 if there are none. Scalar."""
-        return (self.confidence * self.value).sum() / self.counts.sum().clamp_min(1)
+        """Mean of q T over the maps that count, of which this is this rank's part; 0 if there are none. Scalar."""
+        return (self.confidence * self.value).sum() / self.ranks.sum(self.counts.sum()).clamp_min(1)
 
     def of_pairs(self) -> dict[str, Tensor]:
-        """Means of v q D and v q C over the pairs that count, 0 if there are none, by the names of their weights."""
+        """Means of v q D and v q C over the pairs that count, 0 if there are none, by the names of their weights; of
+        each this rank's part."""
         if self.in_view is None:
             return {}
-        count = (self.in_view > 0).sum().clamp_min(1)
+        count = self.ranks.sum((self.in_view > 0).sum()).clamp_min(1)
         values = {"consistency": self.distance, "contrastive": self.contrast}
         return {name: (self.in_view * each).sum() / count for name, each in values.items() if each is not None}
 
     def mean_confidence(self) -> Tensor:
         """Mean of q over the maps that count; 0 if there are none. Scalar."""
-        return (self.confidence * self.counts).sum() / self.counts.sum().clamp_min(1)
+        summed = self.ranks.sum(torch.stack([(self.confidence * self.counts).sum(), self.counts.sum()]))
+        return summed[0] / summed[1].clamp_min(1)
+
+    def detached(self) -> CamTerm:
+        return CamTerm(*(part.detach() if isinstance(part, Tensor) else part for part in self))  # type: ignore[arg-type]
 
 
 def cam_term(
@@ -208,7 +219,7 @@ class CamLoss(nn.Module):
 
     def __init__(self, *, only_loss: bool = False, **settings: Any) -> None:
         super().__init__()
-        self.only_loss, self.observing = only_loss, True
+        self.only_loss, self.observing, self.ranks = only_loss, True, ALONE
         self.anchor: Tensor | None = None
         self.cam = cam_config(**settings)
         self.share = self.cam.share or default_share(pretrained=False)
@@ -250,7 +261,7 @@ class CamLoss(nn.Module):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             counted = len(target) if views is None or views.classified else len(target) - len(views.rows)
             classification = classification_loss(logits[:counted], _checked(target)[:counted])
-            loss = classification.mean()
+            loss = self.ranks.mean(classification)
             if not (torch.is_grad_enabled() and logits.requires_grad):
                 return loss
             self._take_in()
@@ -268,7 +279,7 @@ class CamLoss(nn.Module):
                     at_layer = self._watch(logits, activations, target[:counted], loss, term, limits)
                     weight = self._weight(full, loss)
                     loss = _with_term(loss, weight, self.total(term), at_layer)
-                term = CamTerm(*(None if part is None else part.detach() for part in term))  # type: ignore[arg-type]
+                term = term.detached()
         further = self._further(logits, activations, target[:counted], term, again) if active else {}
         # Added last: what is measured at the layer is a hook on the loss before.
         loss = sum((full * getattr(self.cam, name) * value for name, value in further.items()), start=loss)
@@ -294,7 +305,8 @@ class CamLoss(nn.Module):
         assert term is not None, "an arm that is trained by its maps has made them"
         assert term.maps is not None, "the term was made without its maps"
         count, placement = len(target), head_behind(activations).placement
-        first = FirstPass(logits[:count].detach(), target, term.maps[:count], term.confidence[:count], placement)
+        maps, confidence = term.maps[:count], term.confidence[:count]
+        first = FirstPass(logits[:count].detach(), target, maps, confidence, placement, self.ranks)
         return second_pass(self.cam, first, again)
 
     def term(
@@ -325,7 +337,7 @@ class CamLoss(nn.Module):
         maps = maps if train else maps.detach()
         own = made.targets.regions(regions) if regions is not None and self.cam.term in NEED_REGIONS else None
         placement = head_behind(activations).placement
-        term = cam_term(maps, made.confidence(), self.cam, own, placement)._replace(maps=maps)
+        term = cam_term(maps, made.confidence(), self.cam, own, placement)._replace(maps=maps, ranks=self.ranks)
         if views is None:
             return term
         images = len(target) - len(views.rows)
@@ -341,7 +353,7 @@ class CamLoss(nn.Module):
         distance, in_view = consistency(*both, placement)
         term = term._replace(distance=confidence * distance, in_view=in_view)
         if self.cam.contrastive:
-            contrast = contrastive(*both, made.targets.rows[image], placement)
+            contrast = contrastive(*both, made.targets.rows[image], placement, self.ranks)
             term = term._replace(contrast=confidence * contrast)
         return term
 
@@ -395,9 +407,8 @@ class CamLoss(nn.Module):
         own = self.total(term) if not several or self.cam.term is Term.none else term.mean()
         measured = gradient_at(activations, own) if by_itself or not self.only_loss else None
         alone = measured if not several else gradient_at(activations, self.total(term)) if not self.only_loss else None
-        anchor = self._anchored(len(target))
         at_layer = LayerGradient(
-            _padded(classification_gradient(logits[: len(target)], target, weights, cells, anchor), len(logits))
+            _padded(self._classification_gradient(logits, target, weights, cells), len(logits))
             if route is GradientRoute.closed and weights is not None
             else gradient_at(activations, loss),
             cells,
@@ -405,19 +416,27 @@ class CamLoss(nn.Module):
             measure,
             None if self.only_loss else alone,
             limits,
+            self.ranks,
         )
         if self.balance is not None and measured is not None:
-            norms = at_layer.square.sum().sqrt(), measured.norm()
-            self.balance.update(*norms, term.mean_confidence())
+            norms = torch.stack([at_layer.square.sum().sqrt(), measured.norm()])
+            classification, of_term = self.ranks.norm(norms)
+            self.balance.update(classification, of_term, term.mean_confidence())
         activations.register_hook(at_layer)  # type: ignore[no-untyped-call]
         return at_layer
+
+    def _classification_gradient(self, logits: Tensor, target: Tensor, weights: Tensor, cells: int) -> Tensor:
+        """By closed form, of the images that `target` holds, the first ones."""
+        own = logits[: len(target)]
+        count = None if self.ranks.alone else self.ranks.sum(own.new_tensor(len(own)))
+        return classification_gradient(own, target, weights, cells, self._anchored(len(own)), count)
 
     def _held(self, loss: Tensor, logits: Tensor, multilabel: bool) -> tuple[Tensor, Tensor | None]:
         """The loss with the divergence from the anchor's predictions, and that divergence, if there is an anchor."""
         anchor = self._anchored(len(logits))
         if anchor is None:
             return loss, None
-        divergence = anchor_loss(logits, anchor, multilabel).mean()
+        divergence = self.ranks.mean(anchor_loss(logits, anchor, multilabel))
         return loss + anchor.weight * divergence, divergence
 
     def _anchored(self, count: int) -> Anchor | None:
@@ -455,12 +474,13 @@ class CamLoss(nn.Module):
         self._take_in()
         loss, classification, term, _, weight, further, observe = self._last
         share = self._share if self._share is not None else torch.zeros_like(loss)
+        parts = {**(term.of_pairs() if term is not None and observe else {}), **further}
         return Observed(
-            classification.mean(),
-            term.mean() if term is not None and observe and self.cam.term is not Term.none else None,
+            self.ranks.sum(self.ranks.mean(classification)),
+            self.ranks.sum(term.mean()) if term is not None and observe and self.cam.term is not Term.none else None,
             share if observe else None,
             weight if observe else None,
-            {**(term.of_pairs() if term is not None else {}), **further} if observe else {},
+            {name: self.ranks.sum(part) for name, part in parts.items()} if observe else {},
         )
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from camtrain.distributed.ranks import ALONE, Ranks
 from camtrain.loss.balance import gradient_share
 
 
@@ -39,6 +40,7 @@ class LayerGradient:
         measure: whether the norms will be asked for.
         alone: the gradient of the term without its weight, like the activations; None: the difference is the term's.
         limits: (batch,) :math:`r_i`, see :func:`camtrain.loss.balance.limit_of`; None: there are none.
+        ranks: over whose images norms are taken.
     """
 
     weight: Tensor | float = 1.0
@@ -52,8 +54,9 @@ class LayerGradient:
         measure: bool = True,
         alone: Tensor | None = None,
         limits: Tensor | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.alone, self.limits = alone, limits
+        self.alone, self.limits, self.ranks = alone, limits, ranks
         self.classification, self.project, self.measure = classification, project, measure
         same = cells if classification.shape[-2:] == (1, 1) else 1
         self.square = same * self.classification.square().sum((1, 2, 3))
@@ -112,12 +115,13 @@ class LayerGradient:
         The latter is found as a difference: what is not above `floor` times the former is rounding.
         """
         assert self.term is not None, "no backward pass reached the activations, or none was to be measured"
-        return self.square.sum().sqrt(), self.term
+        classification, term = self.ranks.norm(torch.stack([self.square.sum().sqrt(), self.term]))
+        return classification, term
 
     def share(self) -> Tensor:
         """The term's share of the gradient, within the limits and before anything was projected out; scalar."""
         classification, term = self.norms()
-        return gradient_share(classification, term if self.limited is None else self.limited)
+        return gradient_share(classification, term if self.limited is None else self.ranks.norm(self.limited))
 
 
 def gradient_at(activations: Tensor, loss: Tensor) -> Tensor:

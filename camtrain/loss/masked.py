@@ -24,6 +24,7 @@ from camtrain.cam.distribution import is_dead
 from camtrain.cam.stretch import Placement, rank, upsample
 from camtrain.config.options import SECOND_PASS, CamConfig, second_pass_terms
 from camtrain.data.blur import blur
+from camtrain.distributed.ranks import ALONE, Ranks
 from camtrain.errors import UserError
 
 Again = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
@@ -44,11 +45,12 @@ class FirstPass(NamedTuple):
     maps: Tensor  # (images, height, width), before ReLU
     confidence: Tensor  # (images,) q
     placement: Placement | None = None  # where the maps' cells lie in the image; None: in equal tiles
+    ranks: Ranks = ALONE  # over whose images means are taken
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of (images,) over those whose map is alive; 0 if there are none."""
+        """Of (images,) over those whose map is alive, of which this is this rank's part; 0 if there are none."""
         alive = ~is_dead(self.maps)
-        return (values * alive).sum() / alive.sum().clamp_min(1)
+        return (values * alive).sum() / self.ranks.sum(alive.sum()).clamp_min(1)
 
 
 # ---- images with parts hidden
@@ -185,7 +187,7 @@ def saliency_guided(first: FirstPass, again: Again) -> Tensor:
     of_class = logits.gather(1, first.target[:, None]).sum()
     (gradient,) = torch.autograd.grad(of_class, images, retain_graph=True)
     masked, _ = again(lambda _: with_noise(images.detach(), gradient))
-    return divergence(logits, masked).mean()
+    return first.ranks.mean(divergence(logits, masked))
 
 
 TERMS: dict[str, Callable[[FirstPass, Again], Tensor]] = dict(

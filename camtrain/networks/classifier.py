@@ -21,7 +21,8 @@ class Classifier(Captured):
         layer: name of the target layer.
         linear: name of the last linear layer, if there is one.
         frozen: keep batch norm at its stored statistics in training mode as well.
-        precision: what the backbone computes in, by autocast where it is not float32.
+        precision: what the backbone computes in, by autocast where that is less than its weights' float32; float64: so
+            are these.
         normalisation: mean and deviation of each channel.
     """
 
@@ -42,6 +43,8 @@ class Classifier(Captured):
         mean, std = normalisation
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
+        if precision is torch.float64:
+            self.double()
         # What runs the backbone in training (True) and evaluation mode, where that is not itself: compiled code.
         self.runs: dict[bool, Callable[[Tensor], tuple[Tensor, Tensor]]] = {}
 
@@ -52,11 +55,11 @@ class Classifier(Captured):
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images as the backbone takes them."""
-        return (images - self.mean) / self.std
+        return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def forward_normalised(self, images: Tensor) -> Output:
         """The same for images that are normalised already."""
-        lower = self.precision is not torch.float32
+        lower = self.precision is torch.bfloat16
         with torch.autocast(images.device.type, self.precision if lower else torch.bfloat16, enabled=lower):
             if self.training in self.runs:
                 with self.differentiable_twice():

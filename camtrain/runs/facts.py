@@ -16,6 +16,7 @@ from camtrain.config.schema import DatasetConfig, FolderConfig, PythonConfig, Sh
 from camtrain.config.validate import image_shape
 from camtrain.data.images import ImageSet
 from camtrain.device import emulates_precision
+from camtrain.distributed.environment import world_size
 from camtrain.metrics.classification import images_per_class
 from camtrain.networks.build import Built
 from camtrain.runs.result import DataFacts, ModelFacts
@@ -102,15 +103,18 @@ def model_facts(name: str, built: Built, routes: Routes, shape: tuple[int, int, 
 def environment(device: torch.device, trainer: TrainerConfig) -> dict[str, str]:
     """Versions, and what is computed on."""
     emulated = emulates_precision(trainer, device)
-    threads = torch.get_num_threads()
+    threads, processes = torch.get_num_threads(), world_size() or 1
     return {
         "camtrain": version("camtrain"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{threads} CPU thread{'s' * (threads > 1)}",
+        "device": f"{processes} x " * (processes > 1)
+        + (
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"{threads} CPU thread{'s' * (threads > 1)}"
+        ),
         **({trainer.precision.value: "emulated"} if emulated else {}),
     }
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from camtrain.config.validate import image_shape
 from camtrain.data.batches import Batching, all_batches, one_batch
 from camtrain.data.images import ImageSet
 from camtrain.device import memory_format, worker_threads
+from camtrain.distributed.ranks import ALONE
 from camtrain.errors import Diverged
 from camtrain.evaluation.after_training import AfterTraining, measure_after_training
 from camtrain.evaluation.context import EvaluationContext
@@ -57,7 +58,7 @@ def evaluation_context(
     return EvaluationContext(
         networks,
         val_set.targets,
-        lambda chosen: all_batches(val_set, batching, chosen),
+        lambda chosen, ranks=ALONE: all_batches(val_set, replace(batching, ranks=ranks), chosen),
         config.cam.variant,
         config.evaluate,
         config.seed,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ from camtrain.data.build import build as build_data
 from camtrain.data.images import ImageSet, shared_files
 from camtrain.data.views import check_view_kind
 from camtrain.device import compute_dtype, memory_format, prepare_device, worker_threads
+from camtrain.distributed.ranks import ALONE, Ranks
+from camtrain.distributed.start import following, together
 from camtrain.errors import UserError
 from camtrain.evaluation.context import EvaluationContext
 from camtrain.evaluation.every_epoch import Evaluated, evaluate
@@ -89,6 +92,7 @@ class Setup:
     built: Built
     arms: list[Arm]
     plan: Plan
+    ranks: Ranks = ALONE
 
     @property
     def multilabel(self) -> bool:
@@ -116,12 +120,44 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
         Diverged: an arm's loss, gradients, logits or maps are no longer finite. The others were trained to the end.
     """
     check_name(folder)
-    setup = set_up(config)
-    state = TrainingState(setup.arms, config.trainer.fork or 0)
+    with together(config.trainer.processes) as ranks:
+        ranks.from_first(config)
+        return _train(set_up(config, ranks), folder, begun)
+
+
+def follow() -> None:
+    """What the other ranks of a training do: the same as rank 0, of which they leave nothing but their part of it."""
+    with following() as ranks:
+        config: Config = ranks.from_first(None)  # type: ignore[assignment]
+        setup = set_up(config, ranks)
+        state, context = _begun(setup)
+        _agree(state, ranks)
+        for _ in epochs_of(setup, state, context, lambda: None):
+            pass
+
+
+def _begun(setup: Setup) -> tuple[TrainingState, EvaluationContext]:
+    """Training at its beginning, and what its networks are measured on."""
+    state = TrainingState(setup.arms, setup.config.trainer.fork or 0)
     networks = {arm.name: arm.network for arm in setup.arms}
     images = training_images(setup)
-    context = session.evaluation_context(config, networks, setup.val_set, setup.device, trained_images=images)
-    record = RunRecord(folder, _first_result(setup, state), {name: {} for name in networks})
+    context = session.evaluation_context(setup.config, networks, setup.val_set, setup.device, trained_images=images)
+    return state, context
+
+
+def _agree(state: TrainingState, ranks: Ranks) -> None:
+    """Let all ranks begin where rank 0 does, with its weights."""
+    if ranks.alone:
+        return
+    written = io.BytesIO()
+    torch.save(state.state_dict() if ranks.rank == 0 else None, written)
+    state.load_state_dict(torch.load(io.BytesIO(ranks.from_first(written.getvalue())), map_location="cpu"))
+
+
+def _train(setup: Setup, folder: Path, begun: RunResult | None) -> RunResult:
+    """See :func:`train`."""
+    state, context = _begun(setup)
+    record = RunRecord(folder, _first_result(setup, state), {arm.name: {} for arm in setup.arms})
     place = _place_of_reference(setup)
     with lock.held(folder):
         if begun is None:
@@ -146,9 +182,10 @@ def train(config: Config, folder: Path, begun: RunResult | None = None) -> RunRe
             session.log_introduction(record)
             if place is not None and not (state.steps_done(setup.plan.steps_per_epoch) or state.taken):
                 place.take(state, partial(_figures_of_reference, state, context))
+            _agree(state, setup.ranks)
             record.result.reference_from = next((taken.source for taken in state.taken.values()), None)
             context.progress = bar.set_description
-            board.text("config", f"```yaml\n{to_yaml(config)}\n```")
+            board.text("config", f"```yaml\n{to_yaml(setup.config)}\n```")
             try:
                 evaluated = _train_epochs(setup, state, context, record, board, bar)
             finally:  # an arm may have been trained to the end where others were stopped
@@ -193,7 +230,7 @@ def _train_epochs(
     Raises:
         Diverged: an arm was stopped.
     """
-    plan, saving, evaluated = setup.plan, Saving(setup.config.trainer, state, record), None
+    saving, evaluated = Saving(setup.config.trainer, state, record), None
 
     def after_step() -> None:
         bar.update()
@@ -201,27 +238,40 @@ def _train_epochs(
 
     state.on_fault = partial(_keep_fault, state, record.folder)
     log.info("%s", console.epoch_heading(setup.multilabel, [arm.name for arm in state.arms]))
+    with closing(epochs_of(setup, state, context, after_step)) as epochs:
+        for evaluated in epochs:
+            record.each = evaluated.measured.each
+            record.result.timing.step = step_times(state.history)
+            _show_epoch(setup, state, context, evaluated, board)
+            for arm in state.arms:
+                save_weights(arm, record.folder / arm.name)
+            saving.save()
+            record.save("running")
+    if state.stopped:
+        raise diverged(state, setup.plan)
+    if evaluated is None:  # it broke off later than that
+        evaluated = _evaluate(state, context, ALONE)
+        record.each = evaluated.measured.each
+    return evaluated
+
+
+def epochs_of(
+    setup: Setup, state: TrainingState, context: EvaluationContext, after_step: Callable[[], object]
+) -> Generator[Evaluated, None, None]:
+    """Train what is left, epoch by epoch, and yield what each one gave, when the state holds it: what is done with it
+    belongs to the change from one epoch to the next."""
+    plan = setup.plan
     with closing(batches_of(setup, setup.config.trainer.epochs, (state.epoch, state.step))) as batches:
         while state.epoch < plan.epochs_begun:
-            bar.set_description(f"epoch {state.epoch + 1}/{setup.config.trainer.epochs}")
+            context.progress(f"epoch {state.epoch + 1}/{setup.config.trainer.epochs}")
             train_epoch(state, batches, plan, after_step)
             if not state.active:
                 state.keep_all_taken(plan.epochs_begun)
-                break
-            evaluated = _evaluate(state, context)
+                return
+            evaluated = _evaluate(state, context, setup.ranks)
             with state.changing():
-                _keep_epoch(state, record, evaluated)
-                _show_epoch(setup, state, context, evaluated, board)
-                for arm in state.arms:
-                    save_weights(arm, record.folder / arm.name)
-                saving.save()
-                record.save("running")
-    if state.stopped:
-        raise diverged(state, plan)
-    if evaluated is None:  # it broke off later than that
-        evaluated = _evaluate(state, context)
-        record.each = evaluated.measured.each
-    return evaluated
+                _keep_epoch(state, evaluated)
+                yield evaluated
 
 
 class Saving:
@@ -309,17 +359,17 @@ def _keep_fault(state: TrainingState, folder: Path, at: Unread, fault: str) -> N
         log.warning("%s: not written (%s)", path, error.strerror)
 
 
-def _evaluate(state: TrainingState, context: EvaluationContext) -> Evaluated:
+def _evaluate(state: TrainingState, context: EvaluationContext, ranks: Ranks) -> Evaluated:
     """Of the arms that are trained, after an epoch; before the fork, what is measured of the first is that of all."""
     networks = {arm.name: arm.network for arm in state.measurable}
-    found = evaluate(networks, context.batches(None), context.method, context.measured)
+    found = evaluate(networks, context.batches(None, ranks), context.method, context.measured, ranks)
     return found if state.forked else found.shared_by([arm.name for arm in state.arms])
 
 
 def _figures_of_reference(state: TrainingState, context: EvaluationContext) -> dict[str, float]:
     """Of the first arm as it is, by tag."""
     first = state.arms[0]
-    found = evaluate({first.name: first.network}, context.batches(None), context.method, context.measured)
+    found = evaluate({first.name: first.network}, context.batches(None, ALONE), context.method, context.measured)
     return found.measured.means[first.name]
 
 
@@ -339,7 +389,7 @@ def check_images(folder: Path, begun: RunResult, fingerprint: str | None) -> Non
         raise UserError(f"{folder}: the images are not those that the run was trained on; give these, or train anew")
 
 
-def set_up(config: Config) -> Setup:
+def set_up(config: Config, ranks: Ranks = ALONE) -> Setup:
     """Data, network and arms, of which it is known that they fit together.
 
     Raises:
@@ -352,6 +402,7 @@ def set_up(config: Config) -> Setup:
     train_set, val_set = images_of(config)
     multilabel = is_multilabel(train_set.targets)
     _check_classes(config, cams, multilabel)
+    _check_ranks(ranks, config.trainer, len(train_set.targets))
     built = build(
         config.model,
         len(train_set.classes),
@@ -372,7 +423,7 @@ def set_up(config: Config) -> Setup:
             f"trainer.fork={config.trainer.fork}: trainer.max_steps={config.trainer.max_steps} ends training before"
             " arms part; give more steps, or an earlier epoch"
         )
-    setup = Setup(config, device, train_set, val_set, built, [], plan)
+    setup = Setup(config, device, train_set, val_set, built, [], plan)  # of which the ranks see the same first batches
 
     with closing(batches_of(setup, 1, at_most=PROBED_BATCHES)) as early:
         first = list(islice(early, PROBED_BATCHES))
@@ -391,10 +442,21 @@ def set_up(config: Config) -> Setup:
         for arm in setup.arms:
             if cams[arm.name].weight != 0 and trains_maps(cams[arm.name], arm.views):
                 check_alive(arm.network, first, cams[arm.name])
-    if config.trainer.compile:
-        for arm in setup.arms:
+    setup.ranks = ranks
+    for arm in setup.arms:
+        arm.train_with(ranks)
+        if config.trainer.compile:
             compile_network(arm.network, built.output)
     return setup
+
+
+def _check_ranks(ranks: Ranks, trainer: TrainerConfig, images: int) -> None:
+    """Raise :class:`UserError` for a batch that the ranks cannot share."""
+    batch = min(trainer.batch_size, images)
+    if ranks.size > batch:
+        raise UserError(f"trainer.processes={ranks.size}: a batch has {batch} images; start fewer")
+    if trainer.compile and not ranks.alone:
+        raise UserError("trainer.compile=true: batches that several processes share are not compiled for; leave it out")
 
 
 def _check_classes(config: Config, cams: Mapping[str, CamConfig], multilabel: bool) -> None:
@@ -419,6 +481,7 @@ def batches_of(
         threads,
         views_of(config),
         config.cam.views_share,
+        setup.ranks,
     )
     size = image_shape(config.dataset)[1:]
     return training_batches(setup.train_set, batching, epochs, config.seed, augmentation(config.dataset), size, start)
@@ -445,8 +508,8 @@ def _first_result(setup: Setup, state: TrainingState) -> RunResult:
     )
 
 
-def _keep_epoch(state: TrainingState, record: RunRecord, evaluated: Evaluated) -> None:
-    """Add what an epoch gave to the state and to the record, and stop arms whose logits or maps are not finite."""
+def _keep_epoch(state: TrainingState, evaluated: Evaluated) -> None:
+    """Add what an epoch gave to the state, and stop arms whose logits or maps are not finite."""
     for name, fault in evaluated.not_finite.items():
         state.stop(name, f"{fault} after epoch {state.epoch + 1}")
         log.error("%s; it is trained no further", state.stopped[name])
@@ -458,8 +521,6 @@ def _keep_epoch(state: TrainingState, record: RunRecord, evaluated: Evaluated) -
     if state.active and not state.forked:
         state.share_first()
     state.close_epoch()
-    record.each = evaluated.measured.each
-    record.result.timing.step = step_times(state.history)
 
 
 def _show_epoch(

@@ -12,6 +12,7 @@ from torch import Tensor
 from camtrain.cam.routes import Routes
 from camtrain.config.options import CamConfig, ViewKind
 from camtrain.config.schema import OptimConfig
+from camtrain.distributed.ranks import ALONE, Ranks
 from camtrain.loss.balance import default_share
 from camtrain.loss.criterion import CamLoss, Criterion
 from camtrain.networks.classifier import Classifier
@@ -33,8 +34,15 @@ class Arm:
     anchor: Classifier | None = None
     """In evaluation mode, what its predictions are held to; arms share it. None: they are not."""
 
+    ranks: Ranks = ALONE
+    """The processes that train it together."""
+
     failed: Tensor = field(default_factory=lambda: torch.zeros(()))
     """Scalar: 1 once the loss or a gradient was not finite, from when on no step changes the weights; else 0."""
+
+    def train_with(self, ranks: Ranks) -> None:
+        """Let other processes train it too, each on its rows of every batch."""
+        self.ranks = self.criterion.ranks = ranks
 
 
 def make_arms(

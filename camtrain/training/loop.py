@@ -84,8 +84,7 @@ def train_epoch(
                 clock = Clock(plan.device)
                 taken = train_step(arm, batch, done, observe)
                 clock.stop()
-                targets, timed = batch.targets[: len(taken.logits)], clock if comparable else None
-                state.unread.append(Unread(arm, step, taken, targets, batch.indices, timed))
+                state.unread.append(Unread(arm, step, taken, batch.indices, clock if comparable else None))
             state.step = step + 1
             if state.step % plan.read_every == 0 or state.step == plan.steps_in(epoch):
                 state.read()

@@ -36,7 +36,7 @@ class EpochRecord:
     timed: list[float] = field(default_factory=list)  # seconds of each step that is comparable between arms
     steps: int = 0
 
-    def add(self, step: Step, target: Tensor, term_name: str) -> None:
+    def add(self, step: Step, term_name: str) -> None:
         self.steps += 1
         for tag, value in (
             ("loss/total", step.loss),
@@ -48,11 +48,11 @@ class EpochRecord:
         ):
             if value is not None:
                 self.means.setdefault(tag, []).append(value)
-        if is_multilabel(target):
+        if is_multilabel(step.targets):
             self.logits.append(step.logits)
-            self.targets.append(target)
+            self.targets.append(step.targets)
         else:
-            self.means.setdefault(f"{ACCURACY}/train", []).append(is_correct(step.logits, target).mean())
+            self.means.setdefault(f"{ACCURACY}/train", []).append(is_correct(step.logits, step.targets).mean())
 
     def summary(self) -> dict[str, float]:
         """Figures of the epoch, by tag."""
@@ -100,7 +100,6 @@ class Unread(NamedTuple):
     arm: Arm
     step: int
     taken: Step
-    targets: Tensor  # of the images that the classification loss counts
     indices: Tensor  # numbers of all its images
     clock: Clock | None  # that ran through it; None where it is not comparable between arms
 
@@ -208,7 +207,7 @@ class TrainingState:
             if name in self.stopped:
                 continue
             if bool(each.taken.finite):
-                self.records[name].add(each.taken, each.targets, each.arm.criterion.term_name)
+                self.records[name].add(each.taken, each.arm.criterion.term_name)
                 if each.clock is not None:
                     self.records[name].timed.append(each.clock.seconds())
                 continue

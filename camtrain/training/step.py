@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from camtrain.data.batches import Batch
+from camtrain.distributed.as_one_batch import AsOneBatch
+from camtrain.distributed.ranks import Ranks
 from camtrain.loss.criterion import Observed
 from camtrain.training.arm import Arm
 
@@ -17,7 +20,8 @@ class Step(NamedTuple):
     """What one training step measured; nothing here needs a copy from the device until it is read."""
 
     loss: Tensor  # scalar
-    logits: Tensor  # (images, classes), of those that the classification loss counts
+    logits: Tensor  # (images, classes), of those that the classification loss counts, of all ranks
+    targets: Tensor  # of these images
     observed: Observed
     finite: Tensor  # scalar bool: the loss and the norm of the gradients are; no weight was changed otherwise
 
@@ -34,27 +38,49 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
     if not arm.views:
         batch = batch.without_views()
     arm.criterion.observing = observe
-    if arm.anchor is not None:
-        with torch.no_grad():
-            arm.criterion.anchor = arm.anchor(batch.images).logits
-    output = arm.network(batch.images)
-    loss = arm.criterion(
-        output.logits,
-        output.activations,
-        batch.targets,
-        batch.regions,
-        epochs_done,
-        batch.views,
-        arm.network.again(batch.images),
-    )
+    with as_one_batch(arm.ranks, batch):
+        if arm.anchor is not None:
+            with torch.no_grad():
+                arm.criterion.anchor = arm.anchor(batch.images).logits
+        output = arm.network(batch.images)
+        part = arm.criterion(
+            output.logits,
+            output.activations,
+            batch.targets,
+            batch.regions,
+            epochs_done,
+            batch.views,
+            arm.network.again(batch.images),
+        )
     arm.optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
+    torch.autograd.backward(part)
+    loss, logits, targets = arm.ranks.sum(part.detach()), *classified(arm.ranks, output.logits.detach(), batch)
     gradients = [part.grad for part in arm.network.parameters() if part.grad is not None]
-    finite = loss.detach().isfinite() & get_total_norm(gradients).isfinite()
+    arm.ranks.add_up(gradients)
+    finite = loss.isfinite() & get_total_norm(gradients).isfinite()
     arm.failed = torch.where(finite, arm.failed.to(loss.device), 1.0)
     arm.optimiser.found_inf = arm.failed  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells it
     arm.optimiser.step()
-    return Step(loss.detach(), output.logits[: batch.classified].detach(), arm.criterion.observed(), finite)
+    return Step(loss, logits, targets, arm.criterion.observed(), finite)
+
+
+def as_one_batch(ranks: Ranks, batch: Batch) -> contextlib.AbstractContextManager[object]:
+    """Within the block networks take a rank's part for what it is in the whole batch."""
+    if ranks.alone or batch.share is None:
+        return contextlib.nullcontext()
+    rows, images, whole = batch.share
+    return AsOneBatch(ranks, (rows, whole), (rows[: len(batch.indices)], images))
+
+
+def classified(ranks: Ranks, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits and targets that the classification loss counts, of all ranks, in the order of the whole batch."""
+    count = batch.classified
+    logits, targets = logits[:count], batch.targets[:count]
+    if ranks.alone or batch.share is None:
+        return logits, targets
+    rows, images, whole = batch.share
+    of_batch = whole if count == len(rows) else images
+    return ranks.whole(logits, rows[:count], of_batch), ranks.whole(targets, rows[:count], of_batch)
 
 
 def fault_of(step: Step, network: nn.Module | None) -> str:

@@ -1,0 +1,1 @@
+"""Processes that train together, each on its own part of every batch."""

@@ -1,0 +1,147 @@
+"""How the processes of a training find each other: those that torchrun has started, or that this one starts.
+
+Rank 0 is the command that the user gave: it alone looks at the command line, writes, and prints. The others wait for
+what is to be done, and end when it ends. What ends one of them, it leaves in the store that all share, where rank 0
+finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+
+from camtrain.distributed import environment
+from camtrain.distributed.ranks import ALONE, Lost, Ranks
+from camtrain.errors import UserError
+
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for another one: rank 0 may measure, read or write meanwhile."""
+
+TO_SPEAK = timedelta(seconds=10)
+"""How long a rank whose error is rank 0's to tell waits for that before it ends, upon which torchrun ends all."""
+
+FAULT, HEARD, HERE = "camtrain/fault", "camtrain/heard", "camtrain/here/{}"
+"""Keys of the store: what ended a rank, whether rank 0 knows, and that a rank has come."""
+
+LOOK_EVERY = 0.05
+"""Seconds between looks at whether all ranks have come."""
+
+
+@contextlib.contextmanager
+def together(processes: int | None) -> Iterator[Ranks]:
+    """Within the block this is rank 0 of so many processes, which are started unless torchrun has done so.
+
+    Raises:
+        UserError: torchrun has started another number, or another rank could not go on, for which it gave the reason.
+        Lost: another rank has ended, and nobody knows why.
+    """
+    started = environment.world_size()
+    if started is not None and processes not in (None, started):
+        raise UserError(f"trainer.processes={processes}: torchrun has started {started}; leave the setting out")
+    size = started or processes or 1
+    if size == 1:
+        yield ALONE
+        return
+    with contextlib.ExitStack() as undo:
+        if started is not None:
+            store: Store = next(rendezvous("env://", timeout=PATIENCE))[0]
+        else:
+            store = own = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+            undo.enter_context(_environment(environment.of(0, size, own.port)))
+            wait_for(store, [undo.enter_context(_started(rank, size, own.port)) for rank in range(1, size)])
+        ranks = _join(store, 0, size)
+        undo.callback(dist.destroy_process_group)
+        try:
+            yield ranks
+        except Lost as error:
+            if not store.check([FAULT]):
+                raise
+            reason = store.get(FAULT).decode()
+            store.set(HEARD, "")
+            raise UserError(reason) from error
+
+
+@contextlib.contextmanager
+def following() -> Iterator[Ranks]:
+    """Within the block this is a rank that follows rank 0. The process ends with the block, without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is rank 0's
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store.set(HERE.format(rank), "")
+    try:
+        ranks = _join(store, rank, size)
+        yield ranks
+    except Lost:
+        sys.exit(1)  # rank 0 has ended, or says which other one has
+    except UserError as error:
+        store.set(FAULT, f"process {rank} on {socket.gethostname()}: {error}")
+        dist.destroy_process_group()  # upon which rank 0 looks there
+        with contextlib.suppress(RuntimeError):
+            store.wait([HEARD], TO_SPEAK)
+        sys.exit(1)
+    dist.destroy_process_group()
+
+
+def wait_for(store: Store, others: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until the other ranks have come.
+
+    Raises:
+        Lost: one has ended before.
+    """
+    while not store.check([HERE.format(rank) for rank in range(1, len(others) + 1)]):
+        if any(other.poll() is not None for other in others):
+            raise Lost("a process of the training ended before it had begun")
+        time.sleep(LOOK_EVERY)
+
+
+def _join(store: Store, rank: int, size: int) -> Ranks:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(environment.local_rank())
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except RuntimeError as error:
+        raise Lost("another process of the training ended before it had begun") from error
+    return Ranks(rank, size)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            os.environ.pop(name)
+
+
+@contextlib.contextmanager
+def _started(rank: int, size: int, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that follows, in a group of its own, which signals of the terminal do not reach; ended after the
+    block, if it is still there."""
+    isolated = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
+    child = subprocess.Popen(
+        [sys.executable, *isolated, "-m", "camtrain"],
+        env={**os.environ, **environment.of(rank, size, port)},
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        child.wait()
