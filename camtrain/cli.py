@@ -41,7 +41,7 @@ from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import Config
 from camtrain.config.validate import check_taken
-from camtrain.distributed.environment import follows, restarted, world_size
+from camtrain.distributed.environment import follows, restarts, world_size
 from camtrain.errors import (
     BROKEN_PIPE,
     DIVERGED,
@@ -178,7 +178,7 @@ def check_together(arguments: list[str]) -> list[str]:
     if not SWEEP_FLAGS.isdisjoint(arguments):
         raise UserError("a sweep starts its processes itself: run it without torchrun, with trainer.processes=N")
     begun_before = any(part.startswith("resume=") for part in arguments) or task == Task.resume.value
-    return ["resume=auto"] if restarted() and not begun_before else []
+    return ["resume=auto"] if restarts() and not begun_before else []
 
 
 def run() -> None:

@@ -15,9 +15,9 @@ def follows() -> bool:
     return world_size() is not None and int(os.environ["RANK"]) > 0
 
 
-def restarted() -> bool:
-    """Whether torchrun has started all processes again, after one of them had ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+def restarts() -> int:
+    """How often torchrun has started all processes again, after one of them had ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def local_size() -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from camtrain.distributed import environment
@@ -58,11 +58,13 @@ def together(processes: int | None) -> Iterator[Ranks]:
         return
     with contextlib.ExitStack() as undo:
         if started is not None:
-            store: Store = next(rendezvous("env://", timeout=PATIENCE))[0]
+            store = _part_of(next(rendezvous("env://", timeout=PATIENCE))[0])
         else:
-            store = own = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+            own = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
             undo.enter_context(_environment(environment.of(0, size, own.port)))
-            wait_for(store, [undo.enter_context(_started(rank, size, own.port)) for rank in range(1, size)])
+            others = [undo.enter_context(_started(rank, size, own.port)) for rank in range(1, size)]
+            store = _part_of(own)
+            wait_for(store, others)
         ranks = _join(store, 0, size)
         undo.callback(dist.destroy_process_group)
         try:
@@ -80,7 +82,8 @@ def following() -> Iterator[Ranks]:
     """Within the block this is a rank that follows rank 0. The process ends with the block, without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is rank 0's
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    whole, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store = _part_of(whole)
     store.set(HERE.format(rank), "")
     try:
         ranks = _join(store, rank, size)
@@ -106,6 +109,11 @@ def wait_for(store: Store, others: Sequence[subprocess.Popen[bytes]]) -> None:
         if any(other.poll() is not None for other in others):
             raise Lost("a process of the training ended before it had begun")
         time.sleep(LOOK_EVERY)
+
+
+def _part_of(store: Store) -> Store:
+    """What of the store belongs to these processes: torchrun may have started others before, which have ended."""
+    return PrefixStore(f"start {environment.restarts()}", store)
 
 
 def _join(store: Store, rank: int, size: int) -> Ranks:
