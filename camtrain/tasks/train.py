@@ -54,7 +54,7 @@ from camtrain.report import console, tables
 from camtrain.report.console import counted, tensorboard_command
 from camtrain.report.gallery import strips
 from camtrain.runs import baselines, lock
-from camtrain.runs.facts import data_facts, data_name, environment, model_facts, title
+from camtrain.runs.facts import data_facts, data_name, environment, fingerprint, model_facts, title
 from camtrain.runs.result import ArmResult, RunResult, Timing, check_unused
 from camtrain.runs.search import COMPLETED
 from camtrain.runs.settings import of_reference
@@ -442,6 +442,8 @@ def set_up(config: Config, ranks: Ranks = ALONE) -> Setup:
         for arm in setup.arms:
             if cams[arm.name].weight != 0 and trains_maps(cams[arm.name], arm.views):
                 check_alive(arm.network, first, cams[arm.name])
+    if len({*ranks.in_turn([fingerprint(train_set, val_set)])}) > 1:
+        raise UserError("the processes of the training do not see the same images: give all machines the same files")
     setup.ranks = ranks
     for arm in setup.arms:
         arm.train_with(ranks)

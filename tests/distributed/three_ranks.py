@@ -58,7 +58,9 @@ def batch_norm(ranks: Ranks) -> None:
     torch.manual_seed(0)
     images = torch.randn(COUNT, 3, 5, 4, dtype=torch.float64) * 3 + 7
     norm, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False, momentum=None)
-    network = nn.Sequential(norm, nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), plain, nn.Flatten(), nn.Linear(18, 1))
+    network = nn.Sequential(
+        norm, nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), plain, nn.Flatten(), nn.Linear(18, 1)
+    )
     compare_passes(network.double(), images, ranks)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(60, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 1))
     compare_passes(flat.double(), images, ranks)
@@ -99,7 +101,8 @@ def sums(ranks: Ranks) -> None:
     assert ranks.from_first({"given": ranks.rank}) == {"given": 0}
     tensors = [torch.full((2, 2), float(ranks.rank)), torch.tensor([ranks.rank])]
     ranks.add_up(tensors)
-    assert tensors[0].unique().tolist() == [3] and tensors[1].tolist() == [3]
+    assert tensors[0].unique().tolist() == [3]
+    assert tensors[1].tolist() == [3]
 
 
 def evaluation(ranks: Ranks) -> None:
