@@ -97,9 +97,17 @@ def check(config: Config) -> None:
     intensity_range(config.dataset)
     fold_of(config.dataset)
     saving_intervals(config.trainer)
+    check_processes(config.trainer)
     check_trainable(config.cam, "cam.")
     check_dataset(config.dataset)
     check_arms(config.arms)
+
+
+def check_processes(trainer: TrainerConfig) -> None:
+    """Raise :class:`UserError` for more processes than a batch has images."""
+    count, images = trainer.processes or 1, trainer.batch_size
+    if count > images:
+        raise UserError(f"trainer.processes={count}: trainer.batch_size={images} leaves some without an image")
 
 
 def check_values(node: Any, prefix: str = "") -> None:

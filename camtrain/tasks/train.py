@@ -402,7 +402,6 @@ def set_up(config: Config, ranks: Ranks = ALONE) -> Setup:
     train_set, val_set = images_of(config)
     multilabel = is_multilabel(train_set.targets)
     _check_classes(config, cams, multilabel)
-    _check_ranks(ranks, config.trainer, len(train_set.targets))
     built = build(
         config.model,
         len(train_set.classes),
@@ -442,6 +441,10 @@ def set_up(config: Config, ranks: Ranks = ALONE) -> Setup:
         for arm in setup.arms:
             if cams[arm.name].weight != 0 and trains_maps(cams[arm.name], arm.views):
                 check_alive(arm.network, first, cams[arm.name])
+    if ranks.size > min(config.trainer.batch_size, len(train_set.targets)):
+        raise UserError(f"{ranks.size} processes are more than a batch has images; start fewer")
+    if config.trainer.compile and not ranks.alone:
+        raise UserError("trainer.compile=true: nothing is compiled for several processes; leave one of both out")
     if len({*ranks.in_turn([fingerprint(train_set, val_set)])}) > 1:
         raise UserError("the processes of the training do not see the same images: give all machines the same files")
     setup.ranks = ranks
@@ -450,15 +453,6 @@ def set_up(config: Config, ranks: Ranks = ALONE) -> Setup:
         if config.trainer.compile:
             compile_network(arm.network, built.output)
     return setup
-
-
-def _check_ranks(ranks: Ranks, trainer: TrainerConfig, images: int) -> None:
-    """Raise :class:`UserError` for a batch that the ranks cannot share."""
-    batch = min(trainer.batch_size, images)
-    if ranks.size > batch:
-        raise UserError(f"trainer.processes={ranks.size}: a batch has {batch} images; start fewer")
-    if trainer.compile and not ranks.alone:
-        raise UserError("trainer.compile=true: batches that several processes share are not compiled for; leave it out")
 
 
 def _check_classes(config: Config, cams: Mapping[str, CamConfig], multilabel: bool) -> None:
