@@ -44,6 +44,9 @@ TO_COMPLETE = (Task.train, Task.resume)
 LOOK_EVERY = 0.1
 """Seconds between looks at whether a job has ended."""
 
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+"""Knows all jobs before the first one runs, if it does not divide them into batches."""
+
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
@@ -55,12 +58,12 @@ class FailedFast(Exception):
 class Jobs:
     """What Hydra is given to call for a job, and what this launcher needs of the command instead."""
 
-    here: Callable[[DictConfig], float | None]  # a job in this process, for other launchers
+    here: Callable[[DictConfig], float | list[float] | None]  # a job in this process, for other launchers
     full_error: bool  # show tracebacks
     implied: Collection[str] = ()  # keys that the user did not set, and that each process finds again
     sweep: Sweep | None = None  # is kept by the launcher
 
-    def __call__(self, cfg: DictConfig) -> float | None:
+    def __call__(self, cfg: DictConfig) -> float | list[float] | None:
         return self.here(cfg)
 
 
@@ -105,6 +108,8 @@ class Processes(Launcher):
         self.loader: ConfigLoader = hydra_context.config_loader
         self.jobs, self.config = task_function, config
         self.sweep = task_function.sweep = Sweep(Path(str(config.hydra.sweep.dir)).absolute())
+        # Further jobs follow, which nobody knows yet.
+        self.open = config.hydra.sweeper._target_ != BASIC_SWEEPER
         self.seconds = former_seconds(self.sweep.folder)
         self.compared: set[tuple[str, str] | None] = {None}  # images that are those of before; None: nothing to compare
         # The sweeper replaces it before it asks for jobs, some of which may be refused.
@@ -128,12 +133,14 @@ class Processes(Launcher):
                 if all(plan.task is Task.plan for plan in plans):
                     say_costs(plans)
                     return [plan.told for plan in plans]
-                share_references(plans, self.sweep.folder / "baselines")
+                share_references(plans, self.sweep.folder / "baselines", everywhere=self.open)
                 self.sweep.jobs += [plan.job for plan in plans]
                 self.sweep.write()
-                log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
-                common = frozenset.intersection(*(frozenset(plan.job.overrides) for plan in plans))
-                for plan in plans if len(plans) > 1 else ():
+                common = frozenset(self.config.hydra.overrides.task)
+                if not self.open:
+                    log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
+                    common = frozenset.intersection(*(frozenset(plan.job.overrides) for plan in plans))
+                for plan in plans if len(plans) > 1 or self.open else ():
                     plan.common = common
                 self.carry_out(plans)
         except UserError:
@@ -280,8 +287,8 @@ class Processes(Launcher):
 
     def tell(self, plan: Planned) -> None:
         """Tell the sweeper what a job found."""
-        final = finals(Path(plan.job.folder)) if plan.job.status == COMPLETED else None
-        plan.told.return_value = objective(final) if final else None
+        asked = self.config.sweep.objectives
+        plan.told.return_value = objective(Path(plan.job.folder), asked) if plan.job.status == COMPLETED else None
 
 
 def next_of(waiting: Sequence[Planned], running: Sequence[Planned]) -> int:
@@ -313,11 +320,11 @@ def say_costs(plans: Sequence[Planned]) -> None:
     print(plan_sweep([(plan.job.overrides, plan.config) for plan in plans if plan.config is not None]), flush=True)
 
 
-def share_references(plans: Sequence[Planned], folder: Path) -> None:
-    """Let jobs whose reference arm another one has as well find it in a folder, or leave it there."""
+def share_references(plans: Sequence[Planned], folder: Path, everywhere: bool = False) -> None:
+    """Let jobs whose reference arm another one has as well find it in a folder, or leave it there; or all of them."""
     known = [plan.reference for plan in plans]
     for plan in plans:
-        if plan.reference is not None and known.count(plan.reference) > 1:
+        if plan.reference is not None and (everywhere or known.count(plan.reference) > 1):
             plan.arguments.append(f"trainer.baselines={quoted(str(folder))}")
 
 

@@ -1,7 +1,12 @@
-"""Our launcher under the name by which alone Hydra takes plugins; the command puts the folder above on the path."""
+"""Our launcher and sweeper under the names by which alone Hydra takes plugins; the command puts the folder above on the
+path."""
 
-from camtrain.sweeps import launcher
+from camtrain.sweeps import launcher, optimise
 
 
 class Processes(launcher.Processes):
     """`hydra/launcher=processes`, the default of camtrain: each job in a process of its own."""
+
+
+class Optuna(optimise.Optuna):
+    """`hydra/sweeper=optuna`: jobs whose settings are chosen by the figures of those before."""
