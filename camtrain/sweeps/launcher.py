@@ -30,7 +30,7 @@ from camtrain.runs import lock
 from camtrain.runs.search import completed_run
 from camtrain.runs.settings import of_reference
 from camtrain.sweeps.process import Child, outcome, paused_together
-from camtrain.sweeps.record import COMPLETED, RUNNING, Job, Sweep, finals, former_seconds, objective
+from camtrain.sweeps.record import COMPLETED, FAILED, RUNNING, Job, Sweep, finals, former_seconds, objective
 
 log = logging.getLogger("camtrain")
 
@@ -102,6 +102,21 @@ class Running:
 
 class Processes(Launcher):
     """Runs each job by the plain command."""
+
+    here = True
+    """Whether jobs share the CPUs and devices of this machine."""
+
+    prints = True
+    """Whether a job that runs alone prints to this terminal."""
+
+    def at_once(self, jobs: int) -> int:  # noqa: ARG002
+        """How many of so many jobs run, or are handed over, at the same time."""
+        most: int = self.config.sweep.jobs
+        return most
+
+    def child(self) -> Child:
+        """The process of a job, before it is started."""
+        return Child()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         assert isinstance(task_function, Jobs)
@@ -211,9 +226,11 @@ class Processes(Launcher):
         """
         waiting, running, failed = list(plans), list[Running](), False
         alone = any(plan.task not in TO_COMPLETE for plan in plans)  # what they print is their result
-        most = 1 if alone else self.config.sweep.jobs
-        if most > 1:
+        most = 1 if alone and self.prints else self.at_once(len(plans))
+        quiet = most > 1 or not self.prints
+        if quiet:
             log.info("%d at a time; what they print is in %s", most, self.sweep.folder / "JOB" / plans[0].log.name)
+        if most > 1 and self.here:
             divide_threads(plans, most)
 
         def hand_on(number: int) -> None:
@@ -230,12 +247,12 @@ class Processes(Launcher):
                             self.tell(plan)
                             continue
                         slot = min(set(range(most)) - {one.slot for one in running})
-                        running.append(Running(plan, Child(), slot))
-                        self.begin(running[-1], quiet=most > 1)
+                        running.append(Running(plan, self.child(), slot))
+                        self.begin(running[-1], quiet)
                     ended = [one for one in running if one.child.code() is not None]
                     for one in ended:
                         running.remove(one)
-                        self.end(one, came, quiet=most > 1)
+                        self.end(one, came, quiet)
                         failed |= self.config.sweep.fail_fast and one.plan.job.status != COMPLETED
                     if not ended:
                         time.sleep(LOOK_EVERY)
@@ -253,9 +270,9 @@ class Processes(Launcher):
         plan.log.parent.mkdir(parents=True, exist_ok=True)
         plan.log.touch()  # what was there before a job stays, even if this ends before it has made anything
         one.log_size = plan.log.stat().st_size
-        environment = {**os.environ, "HYDRA_FULL_ERROR": str(int(self.jobs.full_error))}
+        environment = {"HYDRA_FULL_ERROR": str(int(self.jobs.full_error))}
         devices = [device for device in os.environ.get(DEVICES, "").split(",") if device]
-        if quiet and len(devices) > 1:
+        if quiet and self.here and len(devices) > 1:
             environment[DEVICES] = devices[one.slot % len(devices)]
         plan.job.status = RUNNING
         self.sweep.write()
@@ -273,6 +290,8 @@ class Processes(Launcher):
         job.status, job.reason = outcome(code, came, complete, written_since(plan.log, one.log_size))
         if plan.fault and code == USAGE:
             job.reason = plan.fault
+        if job.status == FAILED and one.child.lost:
+            job.reason = one.child.lost
         took = time.monotonic() - one.started
         job.exit_code, job.seconds = code, round(job.seconds + took, 3)
         self.sweep.write()

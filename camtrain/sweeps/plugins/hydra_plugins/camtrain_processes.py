@@ -1,11 +1,15 @@
-"""Our launcher and sweeper under the names by which alone Hydra takes plugins; the command puts the folder above on the
-path."""
+"""Our launchers and sweeper under the names by which alone Hydra takes plugins; the command puts the folder above on
+the path."""
 
-from camtrain.sweeps import launcher, optimise
+from camtrain.sweeps import launcher, optimise, submitted
 
 
 class Processes(launcher.Processes):
     """`hydra/launcher=processes`, the default of camtrain: each job in a process of its own."""
+
+
+class Submitit(submitted.Submitit):
+    """`hydra/launcher=submitit_slurm` and `submitit_local`: each job as one of a batch system."""
 
 
 class Optuna(optimise.Optuna):

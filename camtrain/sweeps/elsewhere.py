@@ -1,0 +1,72 @@
+"""What a batch system or a cluster carries out for a job: the plain command in a process of its own, as here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from camtrain.sweeps.process import Child
+
+LOOK_EVERY = 0.1
+"""Seconds between looks at whether the process has ended."""
+
+IGNORED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What a batch system may send to all processes of a job at once: the process hears of it through its parent only, as a
+second signal ends it without a checkpoint."""
+
+
+@dataclass
+class Carried:
+    """A job as it is handed over: called in a worker, it returns the exit code as :meth:`Child.code` does."""
+
+    arguments: Sequence[str]  # of the command
+    environment: Mapping[str, str]  # beside that of the worker
+    folder: str  # that the command was given in
+
+    def __call__(self) -> int:
+        os.chdir(self.folder)
+        self.child = Child()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: self.child.signal(signal.SIGINT))
+        with ignored():
+            self.child.start(self.arguments, self.environment)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for the end of the process; an interruption is handed on to it."""
+        while (code := self.child.code()) is None:
+            try:
+                time.sleep(LOOK_EVERY)
+            except KeyboardInterrupt:
+                self.child.signal(signal.SIGINT)
+        return code
+
+    def checkpoint(self) -> Any:
+        """What submitit is to queue again when the time is over, or another job more important: the job goes on from
+        the checkpoint that it writes now."""
+        from submitit.helpers import DelayedSubmission
+
+        self.child.signal(signal.SIGINT)
+        self.end()
+        going_on = [text for text in self.arguments if not text.startswith("resume=")]
+        return DelayedSubmission(replace(self, arguments=[*going_on, "resume=auto"]))
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """A process that is started within the block ignores :data:`IGNORED`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in IGNORED}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
