@@ -16,7 +16,7 @@ from camtrain.sweeps.process import Child
 LOOK_EVERY = 0.1
 """Seconds between looks at whether the process has ended."""
 
-IGNORED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+OF_ALL = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """What a batch system may send to all processes of a job at once: the process hears of it through its parent only, as a
 second signal ends it without a checkpoint."""
 
@@ -31,10 +31,11 @@ class Carried:
 
     def __call__(self) -> int:
         os.chdir(self.folder)
-        self.child = Child()
+        self.child, self.interrupted = Child(), False
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: self.child.signal(signal.SIGINT))
-        with ignored():
+            signal.signal(signal.SIGTERM, lambda *_: self.interrupt())
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # which the process is to heed
+        with ignored(*OF_ALL):
             self.child.start(self.arguments, self.environment)
         return self.end()
 
@@ -44,27 +45,33 @@ class Carried:
             try:
                 time.sleep(LOOK_EVERY)
             except KeyboardInterrupt:
-                self.child.signal(signal.SIGINT)
+                self.interrupt()
         return code
+
+    def interrupt(self) -> None:
+        """Let the process write a checkpoint and end. Several who mean the same thing are one signal to it."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.child.signal(signal.SIGINT)
 
     def checkpoint(self) -> Any:
         """What submitit is to queue again when the time is over, or another job more important: the job goes on from
         the checkpoint that it writes now."""
         from submitit.helpers import DelayedSubmission
 
-        self.child.signal(signal.SIGINT)
+        self.interrupt()
         self.end()
         going_on = [text for text in self.arguments if not text.startswith("resume=")]
         return DelayedSubmission(replace(self, arguments=[*going_on, "resume=auto"]))
 
 
 @contextmanager
-def ignored() -> Iterator[None]:
-    """A process that is started within the block ignores :data:`IGNORED`."""
+def ignored(*numbers: int) -> Iterator[None]:
+    """A process that is started within the block ignores these signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {number: signal.signal(number, signal.SIG_IGN) for number in IGNORED}
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:

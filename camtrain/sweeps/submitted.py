@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from camtrain.errors import CRASHED, UserError, first_line
 from camtrain.importing import optional
 from camtrain.interrupts import STOPPING
-from camtrain.sweeps.elsewhere import Carried
+from camtrain.sweeps.elsewhere import Carried, ignored
 from camtrain.sweeps.launcher import Processes
 from camtrain.sweeps.process import Child
+
+log = logging.getLogger("camtrain")
 
 BASE = (
     "name",
@@ -42,7 +45,10 @@ class Submitted(Child):
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], quiet: bool = False) -> None:  # noqa: ARG002
         try:
-            self.job = self.executor.submit(Carried(arguments, environment, str(Path.cwd())))
+            with ignored(
+                *[signal.SIGINT] * (self.cluster == "local")
+            ):  # of the terminal: it reaches the job through this
+                self.job = self.executor.submit(Carried(arguments, environment, str(Path.cwd())))
         except Exception as error:  # such as what sbatch says
             raise UserError(f"hydra/launcher=submitit_{self.cluster}: {first_line(error)}") from error
         while self.early:
@@ -59,11 +65,13 @@ class Submitted(Child):
         if not self.job.done():
             return None
         try:
-            code: int = self.job.result()
-        except Exception as error:  # its worker is gone
-            self.lost = first_line(error)
-            return CRASHED
-        return code
+            if self.cluster != "local" or self.job.paths.result_pickle.exists():  # else result() waits half a minute
+                code: int = self.job.result()
+                return code
+        except Exception:
+            log.debug("no result", exc_info=True)
+        self.lost = f"ended without a result, see {self.job.paths.stderr}"
+        return CRASHED
 
     def stop(self) -> None:
         """Ask for its end, without waiting: it may be far down in a queue."""
