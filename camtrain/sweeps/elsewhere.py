@@ -33,19 +33,19 @@ class Carried:
         os.chdir(self.folder)
         self.child, self.interrupted = Child(), False
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: self.interrupt())
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # which the process is to heed
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: self.interrupt())
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, [signal.SIGINT]
+        )  # Ray blocks it, also for those that are started here
         with ignored(*OF_ALL):
             self.child.start(self.arguments, self.environment)
         return self.end()
 
     def end(self) -> int:
-        """Wait for the end of the process; an interruption is handed on to it."""
+        """Wait for the end of the process."""
         while (code := self.child.code()) is None:
-            try:
-                time.sleep(LOOK_EVERY)
-            except KeyboardInterrupt:
-                self.interrupt()
+            time.sleep(LOOK_EVERY)
         return code
 
     def interrupt(self) -> None:

@@ -229,7 +229,8 @@ class Processes(Launcher):
         most = 1 if alone and self.prints else self.at_once(len(plans))
         quiet = most > 1 or not self.prints
         if quiet:
-            log.info("%d at a time; what they print is in %s", most, self.sweep.folder / "JOB" / plans[0].log.name)
+            how = f"{most} at a time" if self.here else "handed over"
+            log.info("%s; what they print is in %s", how, self.sweep.folder / "JOB" / plans[0].log.name)
         if most > 1 and self.here:
             divide_threads(plans, most)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ class Ray(Processes):
         try:
             if not self.ray.is_initialized():
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+                former = {number: signal.getsignal(number) for number in STOPPING}
                 self.ray.init(**self.given["init"])
+                for number, handler in former.items():  # Ray has others, which know nothing of jobs
+                    signal.signal(number, handler)
             # What became of a job decides whether it goes on, not whether its worker is alive.
             self.function = self.ray.remote(max_retries=0, **self.given["remote"])(carry_out)
         except Exception as error:
