@@ -31,6 +31,8 @@ class Carried:
 
     def __call__(self) -> int:
         os.chdir(self.folder)
+        if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # SLURM itself has queued it again: its node was lost
+            self.arguments = going_on(self.arguments)
         self.child, self.interrupted = Child(), False
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -61,8 +63,12 @@ class Carried:
 
         self.interrupt()
         self.end()
-        going_on = [text for text in self.arguments if not text.startswith("resume=")]
-        return DelayedSubmission(replace(self, arguments=[*going_on, "resume=auto"]))
+        return DelayedSubmission(replace(self, arguments=going_on(self.arguments)))
+
+
+def going_on(arguments: Sequence[str]) -> list[str]:
+    """Arguments of the command that goes on with a job, if it had begun."""
+    return [*(text for text in arguments if not text.startswith("resume=")), "resume=auto"]
 
 
 @contextmanager
