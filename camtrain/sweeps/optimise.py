@@ -15,7 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from camtrain.config.options import Objective
+from camtrain.config.options import Objective, Task
 from camtrain.errors import UserError, first_line
 from camtrain.importing import optional
 
@@ -41,6 +41,8 @@ class Optuna(Sweeper):
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         if not hasattr(self.optuna.samplers, self.sampler):
             raise UserError(f"hydra.sweeper.sampler={self.sampler}: no such class in optuna.samplers")
+        if config.task is Task.plan:
+            raise UserError("task=plan: which jobs a search has is not known before; plan one of them, without -m")
         self.parser = OverridesParser.create(hydra_context.config_loader)
         self.jobs, self.multirun, self.folder = config.sweep.jobs, config, Path(str(config.hydra.sweep.dir)).absolute()
         self.objectives: list[Objective] = list(config.sweep.objectives)
