@@ -122,7 +122,7 @@ def fronts(summaries: Sequence[Summary]) -> Markup:
     gain = INDICATORS[ENERGY]
     panels.append(
         (
-            f"{gain.label} beyond the sharpened baseline ({gain.better} is better)",
+            f"{gain.label} beyond\nthe sharpened baseline ({gain.better} is better)",
             front(summaries, ENERGY, primary, True),
         )
     )
