@@ -485,7 +485,7 @@ def refuse_used(folder: Path) -> None:
             raise UserError(f"{folder} already holds {what}: choose another hydra.run.dir=FOLDER")
 
 
-def job(cfg: DictConfig, command: Command) -> float | None:
+def job(cfg: DictConfig, command: Command) -> float | list[float] | None:
     """One run. A user's error ends it in one line; the other jobs of a sweep continue.
 
     Args:
@@ -493,7 +493,7 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         command: is told of it.
 
     Returns:
-        The first treatment's validation accuracy (mean average precision), for sweepers that optimise.
+        Of the first treatment what `sweep.objectives` names, for sweepers that optimise.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     chosen = set_by_user() - command.implied
@@ -529,7 +529,7 @@ def job(cfg: DictConfig, command: Command) -> float | None:
         return None
     final = {name: arm.final for name, arm in result.arms.items()}
     command.finished.append(FinishedJob(folder, list(HydraConfig.get().overrides.task), final))
-    return objective(final)
+    return objective(folder, config.sweep.objectives)
 
 
 def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:

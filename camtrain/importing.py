@@ -56,6 +56,23 @@ def imported(path: str, key: str) -> Callable[..., Any]:
     return called
 
 
+def optional(name: str, what: str, extra: str) -> Any:
+    """A package that not everybody has.
+
+    Args:
+        name: of the package.
+        what: needs it, for the message.
+        extra: of camtrain's, which installs it.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what}: {error.name} is not installed; pip install 'camtrain[{extra}]'") from None
+
+
 @contextmanager
 def _searched_first(folders: list[str]) -> Iterator[None]:
     """Within the block modules are looked for in these folders first; afterwards last, for what the user's code imports

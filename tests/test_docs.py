@@ -14,7 +14,7 @@ from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from camtrain.cli import CONF
-from camtrain.config.arguments import prepared
+from camtrain.config.arguments import jobs_to_check, prepared
 from camtrain.config.hydra_store import register
 from camtrain.metrics.catalogue import INDICATORS
 
@@ -58,12 +58,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
 def test_commands_fit_the_schema(words: list[str]) -> None:
     parsed = OverridesParser.create().parse_overrides([word for word in prepared(words) if word != "-m"])
     assert "-m" in words or not any(override.is_sweep_override() for override in parsed), "several values without -m"
-    overrides = [
-        f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
-        if override.is_sweep_override()
-        else str(override.input_line)
-        for override in parsed
-    ]
+    overrides, *_ = jobs_to_check([str(override.input_line) for override in parsed], sweep=True)
     register()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         hydra.compose("config", overrides=overrides)

@@ -111,12 +111,12 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
     monkeypatch.setattr(launcher, "Child", Pretended)
     monkeypatch.setattr(launcher, "LOOK_EVERY", 0.0)
     monkeypatch.setattr(launcher, "finals", lambda _: {"baseline": {}})
-    monkeypatch.setattr(launcher, "objective", lambda _: 1.0)
+    monkeypatch.setattr(launcher, "objective", lambda *_: 1.0)
     monkeypatch.setattr(Pretended, "begun", [], raising=False)
 
     def launch(**settings: Any) -> list[Planned]:
         processes = Processes.__new__(Processes)
-        processes.config = OmegaConf.create({"sweep": {"jobs": 3, "fail_fast": False, **settings}})
+        processes.config = OmegaConf.create({"sweep": {"jobs": 3, "fail_fast": False, "objectives": [], **settings}})
         processes.jobs, processes.sweep, processes.compared = Jobs(lambda _: None, False), Sweep(tmp_path), {None}
         plans = [
             Planned(

@@ -18,6 +18,7 @@ from camtrain.analysis.planning import CLIFF, WANTED, Needed, missed, needed
 from camtrain.config.options import CamVariant
 from camtrain.config.schema import ReportConfig
 from camtrain.metrics.catalogue import INDICATORS, other_map_tag
+from camtrain.metrics.tags import ENERGY
 
 HELD_OUT_NEEDED = 2
 """Held-out methods over which faithfulness has to be kept: methods whose maps were not trained on."""
@@ -32,10 +33,9 @@ In all arms, because very sharp maps are alike however they are made.
 CLIFF_MARGINS = 3
 """Margins beyond which no seed may lie with its whole interval."""
 
-GAIN, HELD_OUT_GAIN, ENERGY, DEAD_RATE = (
+GAIN, HELD_OUT_GAIN, DEAD_RATE = (
     "faithfulness/gain",
     "other_maps/gain",  # mean over the held-out methods
-    "cam/energy_in_mask",
     "cam/dead_rate",
 )
 STABILITY = ("stability/flip", "stability/shift")

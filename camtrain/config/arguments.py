@@ -17,7 +17,7 @@ import typing
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, ValueType
 from hydra.errors import OverrideParseException
 
 from camtrain.config.options import DatasetName, Task
@@ -232,6 +232,8 @@ def jobs_to_check(arguments: list[str], sweep: bool) -> list[list[str]]:
         if override.is_discrete_sweep():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        elif isinstance(interval := override.value(), IntervalSweep):
+            choices.append([f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)])
         else:
             choices.append([str(override.input_line)])
     first = [options[0] for options in choices]

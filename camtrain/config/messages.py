@@ -26,11 +26,15 @@ def message(error: Exception) -> str:
         return _unreadable(str(error.override))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).partition("/")
+        if group == "hydra":
+            group, choice = f"hydra/{choice.partition('/')[0]}", choice.partition("/")[2]
         return f"{group}={choice}: no such choice{_meant_choice(group, choice, error.options)}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         return message(cause)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _about_key(error)
+    if "does not support sweep type" in str(error):
+        return "an interval is searched by hydra/sweeper=optuna; other sweeps take values, KEY=A,B"
     return first_line(error)
 
 

@@ -155,6 +155,13 @@ class Resume(enum.Enum):
     auto = "auto"
 
 
+class Objective(enum.Enum):
+    """What a sweeper that optimises goes by; higher is better."""
+
+    accuracy = "accuracy"
+    gain = "gain"
+
+
 class Device(enum.Enum):
     auto = "auto"
     cpu = "cpu"

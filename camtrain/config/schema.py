@@ -24,6 +24,7 @@ from camtrain.config.options import (
     Device,
     Fit,
     LrSchedule,
+    Objective,
     OnError,
     Optimiser,
     Precision,
@@ -348,6 +349,12 @@ class SweepConfig:
     fail_fast: bool = setting(
         False,
         "stop after the first job that is not completed; the others wait for `resume=auto hydra.sweep.dir=FOLDER`",
+    )
+    objectives: list[Objective] = setting(
+        [Objective.accuracy],
+        "what a sweeper that optimises, such as `hydra/sweeper=optuna`, is told of the first treatment; accuracy: on"
+        " the validation images, or mean average precision; gain: energy in mask beyond the sharpened baseline. Of two"
+        " it looks for the Pareto front",
     )
 
 

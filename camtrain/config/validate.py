@@ -101,6 +101,9 @@ def check(config: Config) -> None:
     check_trainable(config.cam, "cam.")
     check_dataset(config.dataset)
     check_arms(config.arms)
+    asked = config.sweep.objectives
+    if not asked or len(set(asked)) < len(asked):
+        raise UserError(f"sweep.objectives=[{','.join(one.value for one in asked)}]: name one or more, each once")
 
 
 def check_processes(trainer: TrainerConfig) -> None:

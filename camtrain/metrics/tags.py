@@ -8,6 +8,9 @@ ACCURACY, PRECISION = "accuracy", "average_precision"
 BALANCED = f"{ACCURACY}/balanced"
 """Tag of the mean over classes of the share that is classified correctly."""
 
+ENERGY = "cam/energy_in_mask"
+"""Tag of the share of the map's energy that lies on the object."""
+
 
 def metric_name(multilabel: bool) -> str:
     """Name of the figure, the first part of its tag."""

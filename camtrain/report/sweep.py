@@ -12,7 +12,7 @@ from camtrain.analysis.over_seeds import Summary
 from camtrain.analysis.pareto import on_front
 from camtrain.analysis.verdict import VERDICTS
 from camtrain.metrics.catalogue import INDICATORS, Place, at
-from camtrain.metrics.tags import primary_tag
+from camtrain.metrics.tags import ENERGY, primary_tag
 from camtrain.report import plots
 from camtrain.report.page import Cell, Table
 from camtrain.report.tables import figures, joined, series
@@ -112,33 +112,45 @@ def overfitting(one: Summary, arm: str) -> float:
 
 
 def fronts(summaries: Sequence[Summary]) -> Markup:
-    """Accuracy against an indicator of each family; empty where no treatment has any of them."""
+    """Accuracy against an indicator of each family, and against what of energy in mask is more than sharpness; empty
+    where no treatment has any of them."""
     primary = primary_tag(summaries[0].reference)
     panels = [
         (f"{indicator.title} ({indicator.better} is better)", front(summaries, indicator.tag, primary))
         for indicator in at(Place.fronts)
     ]
+    gain = INDICATORS[ENERGY]
+    panels.append(
+        (
+            f"{gain.label} beyond\nthe sharpened baseline ({gain.better} is better)",
+            front(summaries, ENERGY, primary, True),
+        )
+    )
     panels = [(label, points) for label, points in panels if any(point.treatment for point in points)]
     return Markup(plots.front(panels, INDICATORS[primary].title) if panels else "")
 
 
-def front(summaries: Sequence[Summary], tag: str, primary: str) -> list[plots.Point]:
+def front(summaries: Sequence[Summary], tag: str, primary: str, beyond: bool = False) -> list[plots.Point]:
     """The arms of every setting by an indicator and by how well they classify, and which of them none other beats.
 
     Args:
         summaries: the settings.
         tag: of the indicator, one that has a better direction.
         primary: tag of accuracy or mean average precision.
+        beyond: the indicator less that of the sharpened baseline, which the reference has none of.
     """
     sign = 1 if INDICATORS[tag].better == "higher" else -1
     points = []
     for number, one in enumerate(summaries, start=1):
         intervals = {each.contrast.treatment: each.intervals for each in one.comparisons}
+        controls = {each.contrast.treatment: one.final.get(each.contrast.control, {}) for each in one.comparisons}
         for arm in one.arms:
             across, up = (one.final[arm].get(name, math.nan) for name in (tag, primary))
+            across -= controls.get(arm, {}).get(tag, math.nan) if beyond else 0
             if math.isfinite(across) and math.isfinite(up):
                 found = intervals.get(arm, {})
-                margins = tuple(found[name].margin if name in found else math.nan for name in (tag, primary))
+                margins = [found[name].margin if name in found else math.nan for name in (tag, primary)]
+                margins[0] = math.nan if beyond else margins[0]  # it is that of another difference
                 points.append(plots.Point(number, arm, arm in intervals, across, up, (margins[0], margins[1]), False))
     best = on_front([(sign * point.across, point.up) for point in points])
     return [point._replace(on_front=front) for point, front in zip(points, best, strict=True)]

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import nn
 
 from camtrain.data.images import ImageSet
 from camtrain.errors import MALFORMED, UserError, out_of_memory
 from camtrain.packed import Damaged, read_packed, write_packed
 from camtrain.runs.facts import fingerprint
+from camtrain.runs.lock import Lock
 from camtrain.training.state import TrainingState
 
 SUFFIX = ".safetensors"
@@ -76,7 +77,7 @@ class Place:
 
     path: Path
     about: str = ""  # what it is, in words
-    lock: FileLock | None = None  # while this run trains it
+    lock: Lock | None = None  # while this run trains it
 
     def take(self, state: TrainingState, measured: Callable[[], dict[str, float]]) -> None:
         """Let the first arm be the one that is kept here, or else hold the place for it until :meth:`put`.
@@ -87,7 +88,7 @@ class Place:
             state: before its first step.
             measured: figures of the first arm as it is then, by tag.
         """
-        lock = FileLock(self.path.with_suffix(".lock"))
+        lock = Lock(self.path.with_suffix(".lock"))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:

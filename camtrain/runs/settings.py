@@ -14,7 +14,10 @@ from camtrain.errors import UserError
 Values = tuple[str | float | bool, str | float | bool]
 """Of a setting: as it was, and as it is now."""
 
-NOT_OF_A_RUN = ("task", "run", "runs", "resume", "prune", "images", "class_name", "sweep.fail_fast", "sweep.jobs")
+NOT_OF_A_RUN = (
+    *("task", "run", "runs", "resume", "prune", "images", "class_name"),
+    *("sweep.fail_fast", "sweep.jobs", "sweep.objectives"),
+)
 """Keys that say what a command does, and nothing of the run."""
 
 NO_SETTINGS = (

@@ -30,7 +30,7 @@ from camtrain.runs import lock
 from camtrain.runs.search import completed_run
 from camtrain.runs.settings import of_reference
 from camtrain.sweeps.process import Child, outcome, paused_together
-from camtrain.sweeps.record import COMPLETED, RUNNING, Job, Sweep, finals, former_seconds, objective
+from camtrain.sweeps.record import COMPLETED, FAILED, RUNNING, Job, Sweep, finals, former_seconds, objective
 
 log = logging.getLogger("camtrain")
 
@@ -44,6 +44,9 @@ TO_COMPLETE = (Task.train, Task.resume)
 LOOK_EVERY = 0.1
 """Seconds between looks at whether a job has ended."""
 
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+"""Knows all jobs before the first one runs, if it does not divide them into batches."""
+
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
@@ -55,12 +58,12 @@ class FailedFast(Exception):
 class Jobs:
     """What Hydra is given to call for a job, and what this launcher needs of the command instead."""
 
-    here: Callable[[DictConfig], float | None]  # a job in this process, for other launchers
+    here: Callable[[DictConfig], float | list[float] | None]  # a job in this process, for other launchers
     full_error: bool  # show tracebacks
     implied: Collection[str] = ()  # keys that the user did not set, and that each process finds again
     sweep: Sweep | None = None  # is kept by the launcher
 
-    def __call__(self, cfg: DictConfig) -> float | None:
+    def __call__(self, cfg: DictConfig) -> float | list[float] | None:
         return self.here(cfg)
 
 
@@ -100,11 +103,28 @@ class Running:
 class Processes(Launcher):
     """Runs each job by the plain command."""
 
+    here = True
+    """Whether jobs share the CPUs and devices of this machine."""
+
+    prints = True
+    """Whether a job that runs alone prints to this terminal."""
+
+    def at_once(self, jobs: int) -> int:  # noqa: ARG002
+        """How many of so many jobs run, or are handed over, at the same time."""
+        most: int = self.config.sweep.jobs
+        return most
+
+    def child(self) -> Child:
+        """The process of a job, before it is started."""
+        return Child()
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         assert isinstance(task_function, Jobs)
         self.loader: ConfigLoader = hydra_context.config_loader
         self.jobs, self.config = task_function, config
         self.sweep = task_function.sweep = Sweep(Path(str(config.hydra.sweep.dir)).absolute())
+        # Further jobs follow, which nobody knows yet.
+        self.open = config.hydra.sweeper._target_ != BASIC_SWEEPER
         self.seconds = former_seconds(self.sweep.folder)
         self.compared: set[tuple[str, str] | None] = {None}  # images that are those of before; None: nothing to compare
         # The sweeper replaces it before it asks for jobs, some of which may be refused.
@@ -128,12 +148,14 @@ class Processes(Launcher):
                 if all(plan.task is Task.plan for plan in plans):
                     say_costs(plans)
                     return [plan.told for plan in plans]
-                share_references(plans, self.sweep.folder / "baselines")
+                share_references(plans, self.sweep.folder / "baselines", everywhere=self.open)
                 self.sweep.jobs += [plan.job for plan in plans]
                 self.sweep.write()
-                log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
-                common = frozenset.intersection(*(frozenset(plan.job.overrides) for plan in plans))
-                for plan in plans if len(plans) > 1 else ():
+                common = frozenset(self.config.hydra.overrides.task)
+                if not self.open:
+                    log.info("%d job%s, each in a process of its own", len(plans), "s" * (len(plans) > 1))
+                    common = frozenset.intersection(*(frozenset(plan.job.overrides) for plan in plans))
+                for plan in plans if len(plans) > 1 or self.open else ():
                     plan.common = common
                 self.carry_out(plans)
         except UserError:
@@ -204,9 +226,12 @@ class Processes(Launcher):
         """
         waiting, running, failed = list(plans), list[Running](), False
         alone = any(plan.task not in TO_COMPLETE for plan in plans)  # what they print is their result
-        most = 1 if alone else self.config.sweep.jobs
-        if most > 1:
-            log.info("%d at a time; what they print is in %s", most, self.sweep.folder / "JOB" / plans[0].log.name)
+        most = 1 if alone and self.prints else self.at_once(len(plans))
+        quiet = most > 1 or not self.prints
+        if quiet:
+            how = f"{most} at a time" if self.here else "handed over"
+            log.info("%s; what they print is in %s", how, self.sweep.folder / "JOB" / plans[0].log.name)
+        if most > 1 and self.here:
             divide_threads(plans, most)
 
         def hand_on(number: int) -> None:
@@ -223,12 +248,12 @@ class Processes(Launcher):
                             self.tell(plan)
                             continue
                         slot = min(set(range(most)) - {one.slot for one in running})
-                        running.append(Running(plan, Child(), slot))
-                        self.begin(running[-1], quiet=most > 1)
+                        running.append(Running(plan, self.child(), slot))
+                        self.begin(running[-1], quiet)
                     ended = [one for one in running if one.child.code() is not None]
                     for one in ended:
                         running.remove(one)
-                        self.end(one, came, quiet=most > 1)
+                        self.end(one, came, quiet)
                         failed |= self.config.sweep.fail_fast and one.plan.job.status != COMPLETED
                     if not ended:
                         time.sleep(LOOK_EVERY)
@@ -246,9 +271,9 @@ class Processes(Launcher):
         plan.log.parent.mkdir(parents=True, exist_ok=True)
         plan.log.touch()  # what was there before a job stays, even if this ends before it has made anything
         one.log_size = plan.log.stat().st_size
-        environment = {**os.environ, "HYDRA_FULL_ERROR": str(int(self.jobs.full_error))}
+        environment = {"HYDRA_FULL_ERROR": str(int(self.jobs.full_error))}
         devices = [device for device in os.environ.get(DEVICES, "").split(",") if device]
-        if quiet and len(devices) > 1:
+        if quiet and self.here and len(devices) > 1:
             environment[DEVICES] = devices[one.slot % len(devices)]
         plan.job.status = RUNNING
         self.sweep.write()
@@ -266,6 +291,8 @@ class Processes(Launcher):
         job.status, job.reason = outcome(code, came, complete, written_since(plan.log, one.log_size))
         if plan.fault and code == USAGE:
             job.reason = plan.fault
+        if job.status == FAILED and one.child.lost:
+            job.reason = one.child.lost
         took = time.monotonic() - one.started
         job.exit_code, job.seconds = code, round(job.seconds + took, 3)
         self.sweep.write()
@@ -280,8 +307,8 @@ class Processes(Launcher):
 
     def tell(self, plan: Planned) -> None:
         """Tell the sweeper what a job found."""
-        final = finals(Path(plan.job.folder)) if plan.job.status == COMPLETED else None
-        plan.told.return_value = objective(final) if final else None
+        asked = self.config.sweep.objectives
+        plan.told.return_value = objective(Path(plan.job.folder), asked) if plan.job.status == COMPLETED else None
 
 
 def next_of(waiting: Sequence[Planned], running: Sequence[Planned]) -> int:
@@ -313,11 +340,11 @@ def say_costs(plans: Sequence[Planned]) -> None:
     print(plan_sweep([(plan.job.overrides, plan.config) for plan in plans if plan.config is not None]), flush=True)
 
 
-def share_references(plans: Sequence[Planned], folder: Path) -> None:
-    """Let jobs whose reference arm another one has as well find it in a folder, or leave it there."""
+def share_references(plans: Sequence[Planned], folder: Path, everywhere: bool = False) -> None:
+    """Let jobs whose reference arm another one has as well find it in a folder, or leave it there; or all of them."""
     known = [plan.reference for plan in plans]
     for plan in plans:
-        if plan.reference is not None and known.count(plan.reference) > 1:
+        if plan.reference is not None and (everywhere or known.count(plan.reference) > 1):
             plan.arguments.append(f"trainer.baselines={quoted(str(folder))}")
 
 

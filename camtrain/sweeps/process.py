@@ -23,6 +23,9 @@ ERROR = " ERROR camtrain: "
 class Child:
     """A process in a group of its own, so that signals of the terminal reach it through its parent only, and once."""
 
+    lost: str | None = None
+    """In one line why nobody knows what became of it, where that is so: its machine or its worker is gone."""
+
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.early: list[int] = []  # signals that came before it was started
@@ -39,7 +42,7 @@ class Child:
 
         Args:
             arguments: of the command.
-            environment: of the process.
+            environment: of the process, beside that of this one.
             quiet: whether it prints nothing.
         """
         # Modules are looked for in the present folder only where this process does so too.
@@ -47,7 +50,12 @@ class Child:
         command = [sys.executable, *isolated, "-m", "camtrain", *arguments]
         output = subprocess.DEVNULL if quiet else None
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
         )
         while self.early:
             self.signal(self.early.pop(0))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from camtrain.arms import contrasts
+from camtrain.arms import CONTROL, contrasts
+from camtrain.config.options import Objective
 from camtrain.errors import CRASHED, DIVERGED, MACHINE, MALFORMED, USAGE
 from camtrain.files import write_text
-from camtrain.metrics.tags import primary_tag
+from camtrain.metrics.tags import ENERGY, primary_tag
 from camtrain.runs.search import COMPLETED as COMPLETED
 from camtrain.runs.search import RESULT
 
@@ -67,19 +68,44 @@ def former_seconds(folder: Path) -> dict[str, float]:
 
 def finals(folder: Path) -> Finals | None:
     """What a completed run found; None if the folder holds none. A figure that is not defined is nan."""
+    found = _found(folder)
+    return found and found[0]
+
+
+def objective(folder: Path, asked: Sequence[Objective]) -> float | list[float] | None:
+    """What a sweeper that optimises is told of a run, of the first arm that is compared with the reference.
+
+    Args:
+        folder: of the run.
+        asked: which figures.
+
+    Returns:
+        One figure, or as many as were asked for; nan where it is not defined. None if the run is not complete.
+    """
+    found = _found(folder)
+    if found is None:
+        return None
+    arms, control = found
+    treatment = arms[contrasts(arms)[0].treatment]
+    figures = {
+        Objective.accuracy: treatment[primary_tag(treatment)],
+        Objective.gain: treatment.get(ENERGY, math.nan) - control.get(ENERGY, math.nan),
+    }
+    told = [figures[one] for one in asked]
+    return told if len(told) > 1 else told[0]
+
+
+def _found(folder: Path) -> tuple[Finals, Mapping[str, float]] | None:
+    """The last figures of a completed run: of its arms, and of the baseline that is as sharp as the first treatment."""
     try:
         tree = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         if tree["status"] != COMPLETED:
             return None
-        return {
-            name: {tag: math.nan if value is None else float(value) for tag, value in arm["final"].items()}
-            for name, arm in tree["arms"].items()
-        }
+        arms = {name: _figures(arm["final"]) for name, arm in tree["arms"].items()}
+        return arms, _figures(tree.get(CONTROL, {"final": {}})["final"])
     except (OSError, *MALFORMED):
         return None
 
 
-def objective(final: Finals) -> float:
-    """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
-    treatment = final[contrasts(final)[0].treatment]
-    return treatment[primary_tag(treatment)]
+def _figures(final: Mapping[str, float | None]) -> dict[str, float]:
+    return {tag: math.nan if value is None else float(value) for tag, value in final.items()}

@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from camtrain.config.options import AUTO
 from camtrain.config.schema import Config
 from camtrain.errors import MALFORMED, UserError
 from camtrain.report.tables import aligned
 from camtrain.runs import baselines
+from camtrain.runs.lock import Lock
 
 EVERYWHERE = "sweeps/*/baselines"
 """Where sweeps keep them, in the folder of outputs."""
@@ -57,11 +58,12 @@ def _rows(folder: Path, prune: float | None) -> Iterator[list[str]]:
 
 def _remove(path: Path) -> bool:
     """Whether it was removed: not while a run trains it anew."""
-    lock = FileLock(path.with_suffix(".lock"), timeout=0)
+    lock = Lock(path.with_suffix(".lock"))
     try:
-        with lock:
-            path.unlink(missing_ok=True)
+        lock.acquire(0)
     except Timeout:
         return False
+    path.unlink(missing_ok=True)
+    lock.release()
     path.with_suffix(".lock").unlink(missing_ok=True)
     return True

@@ -114,6 +114,23 @@ def test_a_reference_that_nothing_beats_keeps_the_others_off_the_front() -> None
     assert [point.treatment for point in points] == [False, True] * 3
 
 
+def test_the_front_of_what_is_more_than_sharpness() -> None:
+    """Setting 1 has more energy in mask than 2, but not more than its sharpened baseline."""
+    summaries = []
+    for accuracy, energy, control in [(0.9, 0.6, 0.6), (0.9, 0.5, 0.4), (0.95, 0.3, 0.35)]:
+        one = summarise("", [made_run(0)], ReportConfig())
+        one.final["regularised"].update({"accuracy/val": accuracy, "cam/energy_in_mask": energy})  # type: ignore[attr-defined]
+        one.final["control"] = {"cam/energy_in_mask": control}  # type: ignore[index]
+        summaries.append(one)
+    points = sweep.front(summaries, "cam/energy_in_mask", "accuracy/val", beyond=True)
+    assert [(point.number, point.arm, point.on_front) for point in points] == [
+        (1, "regularised", False),
+        (2, "regularised", True),
+        (3, "regularised", True),
+    ]
+    assert [point.across for point in points] == pytest.approx([0, 0.1, -0.05])
+
+
 def test_a_sweep_without_anything_to_draw_a_front_of(tmp_path: Path) -> None:
     summaries = [summarise(str(seed), [made_run(seed)], ReportConfig()) for seed in range(2)]
     for one in summaries:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, SoftFileLease
 
-from camtrain.errors import UserError
+from camtrain.errors import MACHINE, UserError
 from camtrain.runs import lock
 
 HOLDER = """
 import sys, time
+from collections.abc import Iterator
 from pathlib import Path
 from camtrain.runs import lock
 with lock.held(Path(sys.argv[1])):
@@ -50,3 +53,85 @@ def test_one_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
     threading.Timer(0.2, looking.release).start()
     with lock.held(tmp_path):
         assert not looking.is_locked
+
+
+ELSEWHERE = """
+import sys, time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+import filelock._identity, filelock._marker, filelock._soft
+for module in (filelock._identity, filelock._marker, filelock._soft):
+    module.host_name = lambda: "elsewhere"
+from camtrain.runs import lock
+lock.FileLock = lambda path: SimpleNamespace(acquire=lambda **_: None, release=lambda: None)
+lock.LEASE, lock.BEAT = 4.0, 0.2
+with lock.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+"""A process of another machine, on storage that knows no locks."""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    """It holds the folder."""
+    monkeypatch.setattr(lock, "LEASE", 4.0)
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        (tmp_path / lock.NAME).touch()
+        yield holder
+        holder.kill()
+
+
+def test_a_process_of_another_machine_is_waited_for_until_it_gives_no_sign_of_life(
+    elsewhere: subprocess.Popen[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert lock.is_held(tmp_path)
+    said = rf"is in use by process {elsewhere.pid} on elsewhere: wait for its end"
+    with pytest.raises(UserError, match=said), lock.held(tmp_path):
+        pytest.fail("it is held")
+    assert "waiting 4 s for a sign of life" in caplog.text
+    elsewhere.kill()
+    elsewhere.wait()
+    assert lock.is_held(tmp_path)  # nobody can know yet
+    with lock.held(tmp_path):
+        assert lock.is_held(tmp_path)
+    assert not lock.is_held(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
+
+
+def test_one_who_was_taken_for_dead_writes_no_more(elsewhere: subprocess.Popen[str], tmp_path: Path) -> None:
+    elsewhere.send_signal(signal.SIGSTOP)
+    with lock.held(tmp_path):
+        elsewhere.send_signal(signal.SIGCONT)
+        _, errors = elsewhere.communicate(timeout=60)
+    assert elsewhere.returncode == MACHINE
+    assert "another machine took this one for dead and goes on" in errors
+
+
+def test_one_who_stands_still_on_this_machine_keeps_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-Z for longer than a lease."""
+    monkeypatch.setattr(lock, "LEASE", 0.6)
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+    holder_of = HOLDER.replace("with lock", "lock.LEASE, lock.BEAT = 0.6, 0.2\nwith lock")
+    with subprocess.Popen([sys.executable, "-c", holder_of, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+        for _ in range(2):  # a second apart
+            with pytest.raises(UserError, match=f"process {holder.pid} on "), lock.held(tmp_path):
+                pytest.fail("it is held")
+        holder.kill()
+
+
+def test_a_full_disk_does_not_keep_a_run_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SoftFileLease, "acquire", full)
+    with lock.held(tmp_path), pytest.raises(UserError, match="another process"), lock.held(tmp_path):
+        pytest.fail("it is held")
