@@ -22,6 +22,13 @@ START = Path.cwd()
 """The folder that the program was started in, as long as this module is imported before it moves to another."""
 
 
+def this_program(*arguments: str) -> list[str]:
+    """The command that starts this program in another process, where modules are looked for as in this one: in the
+    present folder only where that is so here."""
+    isolated = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
+    return [sys.executable, *isolated, "-m", "camtrain", *arguments]
+
+
 def imported(path: str, key: str) -> Callable[..., Any]:
     """What `package.module:function` names; the present folder is searched first, as by `python -m`, then that of the
     start, which `hydra.job.chdir` leaves.

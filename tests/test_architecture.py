@@ -15,8 +15,9 @@ PACKAGE = ROOT / "camtrain"
 # From the ground up: a package may import those on lower floors and itself, but none beside it on its own floor.
 FLOORS = [
     ("errors", "streams", "normalisation", "regions", "interrupts"),
-    ("arms", "distributed"),
+    ("arms",),
     ("files", "importing", "config.options"),
+    ("distributed",),
     ("packed",),
     ("config",),
     ("device",),

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -27,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from camtrain.distributed import environment
 from camtrain.distributed.ranks import ALONE, Lost, Ranks
 from camtrain.errors import UserError
+from camtrain.importing import this_program
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for another one: rank 0 may measure, read or write meanwhile."""
@@ -141,9 +141,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _started(rank: int, size: int, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process that follows, in a group of its own, which signals of the terminal do not reach; ended after the
     block, if it is still there."""
-    isolated = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
     child = subprocess.Popen(
-        [sys.executable, *isolated, "-m", "camtrain"],
+        this_program(),
         env={**os.environ, **environment.of(rank, size, port)},
         stdin=subprocess.DEVNULL,
         process_group=0,

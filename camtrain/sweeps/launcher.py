@@ -323,7 +323,8 @@ def divide_threads(plans: Sequence[Planned], jobs: int) -> None:
 
     for plan in plans:
         if plan.config is not None and plan.config.trainer.threads is None:
-            plan.arguments.append(f"trainer.threads={max(1, cpus() // jobs)}")
+            processes = jobs * (plan.config.trainer.processes or 1)
+            plan.arguments.append(f"trainer.threads={max(1, cpus() // processes)}")
 
 
 def say_costs(plans: Sequence[Planned]) -> None:

@@ -6,13 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 
 from camtrain.errors import DIVERGED, SIGNALLED
 from camtrain.files import printable
+from camtrain.importing import this_program
 from camtrain.interrupts import STOPPING
 from camtrain.sweeps.record import COMPLETED, DIVERGENT, FAILED, INTERRUPTED
 
@@ -45,12 +44,9 @@ class Child:
             environment: of the process, beside that of this one.
             quiet: whether it prints nothing.
         """
-        # Modules are looked for in the present folder only where this process does so too.
-        isolated = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
-        command = [sys.executable, *isolated, "-m", "camtrain", *arguments]
         output = subprocess.DEVNULL if quiet else None
         self.process = subprocess.Popen(
-            command,
+            this_program(*arguments),
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
