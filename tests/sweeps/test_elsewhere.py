@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import QUICK, TINY, Command
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from test_sweeps import FAULTY, OWN, jobs_of
 
 from camtrain.errors import CRASHED, UserError
@@ -241,6 +243,17 @@ def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, run_comma
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert done.stderr.startswith(f"camtrain: error: hydra/{choice}: no such choice; choose one of basic, ")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_our_choices_stand_beside_those_of_hydras_plugins(run_command: Command) -> None:
+    store = ConfigStore.instance()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(store.repo["hydra"], "launcher", dict(store.repo["hydra"].get("launcher", {})))
+        theirs = {"_target_": "hydra_plugins.theirs.Launcher", "timeout_min": 60}
+        store.store(group="hydra/launcher", name="submitit_local", node=OmegaConf.create(theirs), provider="theirs")
+        done = run_command("hydra/launcher=submitit_local", "--cfg", "hydra")
+    assert done.returncode == 0, done.stderr
+    assert "    cluster: local\n" in done.stdout
 
 
 @SUBMITIT
