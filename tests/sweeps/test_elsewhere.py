@@ -23,7 +23,7 @@ from test_sweeps import FAULTY, OWN, jobs_of
 
 from camtrain.errors import CRASHED, UserError
 from camtrain.importing import optional
-from camtrain.sweeps import elsewhere
+from camtrain.sweeps import elsewhere, submitted
 from camtrain.sweeps.elsewhere import Carried, going_on
 from camtrain.sweeps.on_ray import Task
 from camtrain.sweeps.process import Child
@@ -202,7 +202,10 @@ def test_a_job_that_slurm_queued_again_goes_on(monkeypatch: pytest.MonkeyPatch, 
 class Gone:
     """A job whose worker is gone."""
 
-    job_id, paths = "1", SimpleNamespace(result_pickle=Path("nowhere"), stderr=Path("1.err"))
+    job_id = "1"
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = SimpleNamespace(result_pickle=folder / "1.pkl", stderr=Path("1.err"))
 
     def done(self) -> bool:
         return True
@@ -210,14 +213,39 @@ class Gone:
     def result(self) -> int:
         raise RuntimeError("Job 1 has\nno result")
 
-    get = wait = remote = None
 
-
-@pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_a_job_without_a_result_has_failed(cluster: str) -> None:
-    child = Submitted(SimpleNamespace(submit=lambda _: Gone()), cluster)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_job_without_a_result_has_failed(damaged: bool, tmp_path: Path) -> None:
+    if damaged:
+        (tmp_path / "1.pkl").touch()
+    child = Submitted(SimpleNamespace(submit=lambda _: Gone(tmp_path)), "local")
     child.start([], {})
     assert (child.code(), child.lost) == (CRASHED, "ended without a result, see 1.err")
+
+
+@pytest.mark.parametrize(
+    ("script", "codes"),
+    [
+        ("echo 1 main camtrain", [None, None, None]),
+        ("true", [None, CRASHED, CRASHED]),  # it has ended; the result may be on its way
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", [None, CRASHED, CRASHED]),
+        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", [None, None, None]),
+    ],
+)
+def test_a_job_that_slurm_no_longer_knows(
+    script: str, codes: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(submitted, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(submitted, "ASK_EVERY", 0.0)
+    child = Submitted(SimpleNamespace(submit=lambda _: Gone(tmp_path)), "slurm")
+    child.start([], {})
+    assert [child.code() for _ in codes] == codes
+    (tmp_path / "1.pkl").touch()
+    monkeypatch.setattr(Gone, "result", lambda _: 3)
+    assert child.code() == 3
 
 
 def test_a_signal_before_a_job_is_handed_over_is_not_lost() -> None:
