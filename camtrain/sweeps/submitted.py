@@ -47,6 +47,7 @@ class Submitted(Child):
         super().__init__()
         self.executor, self.local, self.name = executor, cluster == "local", f"hydra/launcher=submitit_{cluster}"
         self.job: Any = None
+        self.ended: int | None = None  # its exit code
         self.stopped = False
         self.look = self.ask = 0.0  # when to look, and to ask, again
         self.missed = 0  # how often SLURM did not know it
@@ -68,15 +69,19 @@ class Submitted(Child):
             self.stop()
 
     def code(self) -> int | None:
-        if not (self.job.done() if self.local else self.gone()):
-            return None
+        if self.ended is None and (self.job.done() if self.local else self.gone()):
+            self.ended = self.result()
+        return self.ended
+
+    def result(self) -> int:
+        """Exit code of a job that has ended."""
         if self.job.paths.result_pickle.exists():  # else submitit waits for it for half a minute
             try:
                 code: int = self.job.result()
                 return code
             except Exception:
                 log.debug("no result", exc_info=True)
-        self.lost = f"ended without a result, see {self.job.paths.stderr}"
+        self.lost = f"ended without a result ({self.job.paths.stderr})"
         return CRASHED
 
     def gone(self) -> bool:

@@ -124,7 +124,7 @@ def test_a_worker_that_is_killed_is_a_job_that_failed(tmp_path: Path) -> None:
         process.communicate(timeout=120)
     assert process.returncode == CRASHED
     ((status, reason),) = jobs_of(tmp_path / "here", "status", "reason")
-    assert (status, reason.partition(", see ")[0]) == ("failed", "ended without a result")
+    assert (status, reason.partition(" (")[0]) == ("failed", "ended without a result")
     deadline = time.monotonic() + 240
     result = tmp_path / "here" / "0" / "result.json"
     while '"status": "completed"' not in result.read_text() and time.monotonic() < deadline:
@@ -220,7 +220,7 @@ def test_a_job_without_a_result_has_failed(damaged: bool, tmp_path: Path) -> Non
         (tmp_path / "1.pkl").touch()
     child = Submitted(SimpleNamespace(submit=lambda _: Gone(tmp_path)), "local")
     child.start([], {})
-    assert (child.code(), child.lost) == (CRASHED, "ended without a result, see 1.err")
+    assert (child.code(), child.code(), child.lost) == (CRASHED, CRASHED, "ended without a result (1.err)")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_job_that_slurm_no_longer_knows(
     assert [child.code() for _ in codes] == codes
     (tmp_path / "1.pkl").touch()
     monkeypatch.setattr(Gone, "result", lambda _: 3)
-    assert child.code() == 3
+    assert child.code() == (codes[-1] or 3)  # what was said once stays
 
 
 def test_a_signal_before_a_job_is_handed_over_is_not_lost() -> None:
