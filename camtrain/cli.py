@@ -36,7 +36,7 @@ from camtrain.config.arguments import (
     quoted,
     raw_text,
 )
-from camtrain.config.hydra_store import make_absolute, register, typed
+from camtrain.config.hydra_store import make_absolute, prefer, register, typed
 from camtrain.config.messages import CONFIG_ERRORS, message
 from camtrain.config.options import Task
 from camtrain.config.schema import Config
@@ -190,6 +190,7 @@ def run() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, instead of being printed by Hydra
     logging.raiseExceptions = False  # a run continues when its output is no longer read
     register()
+    prefer(CONF)
     command = Command(None, set(), full_error, sys.argv[1:])
     jobs = Jobs(functools.partial(job, command=command), full_error)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,6 +39,19 @@ def register() -> None:
         if "options" in node:
             OmegaConf.set_struct(node.options, False)
         store.store(group="schema/dataset", name=name.value, node=node, package="dataset")
+
+
+def prefer(conf: Path) -> None:
+    """Let our launchers and sweepers stand where Hydra's own plugins are installed, too: those store others under the
+    same names, by whose keys Hydra would check ours.
+
+    Args:
+        conf: folder of our configuration files.
+    """
+    Plugins.instance()  # loads them
+    stored = ConfigStore.instance().repo.get("hydra", {})
+    for path in conf.glob("hydra/*/*.yaml"):
+        stored.get(path.parent.name, {}).pop(path.name, None)
 
 
 def typed(cfg: DictConfig) -> Config:

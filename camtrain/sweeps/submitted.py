@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from camtrain.sweeps.launcher import Processes
 from camtrain.sweeps.process import Child
 
 log = logging.getLogger("camtrain")
+
+LOOK_EVERY, ASK_EVERY = 1.0, 30.0
+"""Seconds between looks at whether a job of SLURM has left a result, and between questions whether it is known."""
 
 BASE = (
     "name",
@@ -40,17 +45,19 @@ class Submitted(Child):
 
     def __init__(self, executor: Any, cluster: str) -> None:
         super().__init__()
-        self.executor, self.cluster = executor, cluster
+        self.executor, self.local, self.name = executor, cluster == "local", f"hydra/launcher=submitit_{cluster}"
         self.job: Any = None
+        self.ended: int | None = None  # its exit code
+        self.stopped = False
+        self.look = self.ask = 0.0  # when to look, and to ask, again
+        self.missed = 0  # how often SLURM did not know it
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], quiet: bool = False) -> None:  # noqa: ARG002
         try:
-            with ignored(
-                *[signal.SIGINT] * (self.cluster == "local")
-            ):  # of the terminal: it reaches the job through this
+            with ignored(*[signal.SIGINT] * self.local):  # of the terminal: it reaches the job through this process
                 self.job = self.executor.submit(Carried(arguments, environment, str(Path.cwd())))
         except Exception as error:  # such as what sbatch says
-            raise UserError(f"hydra/launcher=submitit_{self.cluster}: {first_line(error)}") from error
+            raise UserError(f"{self.name}: {first_line(error)}") from error
         while self.early:
             self.signal(self.early.pop(0))
 
@@ -62,26 +69,51 @@ class Submitted(Child):
             self.stop()
 
     def code(self) -> int | None:
-        if not self.job.done():
-            return None
-        try:
-            if self.cluster != "local" or self.job.paths.result_pickle.exists():  # else result() waits half a minute
+        if self.ended is None and (self.job.done() if self.local else self.gone()):
+            self.ended = self.result()
+        return self.ended
+
+    def result(self) -> int:
+        """Exit code of a job that has ended."""
+        if self.job.paths.result_pickle.exists():  # else submitit waits for it for half a minute
+            try:
                 code: int = self.job.result()
                 return code
-        except Exception:
-            log.debug("no result", exc_info=True)
-        self.lost = f"ended without a result, see {self.job.paths.stderr}"
+            except Exception:
+                log.debug("no result", exc_info=True)
+        self.lost = f"ended without a result ({self.job.paths.stderr})"
         return CRASHED
+
+    def gone(self) -> bool:
+        """Whether a job of SLURM has left a result, or is no longer known. SLURM's accounting, by which submitit tells,
+        is not everywhere."""
+        now, result = time.monotonic(), self.job.paths.result_pickle
+        if now < self.look:
+            return False
+        self.look = now + LOOK_EVERY
+        if result.name in os.listdir(result.parent):  # noqa: PTH208 - which a network file system does not answer from memory
+            return True
+        if now >= self.ask:
+            self.ask = now + (LOOK_EVERY if self.stopped else ASK_EVERY)
+            self.missed = 0 if in_queue(self.job.job_id) else self.missed + 1
+        return self.missed > 1  # its result may be on its way the first time
 
     def stop(self) -> None:
         """Ask for its end, without waiting: it may be far down in a queue."""
         if self.job is None:
             return
-        if self.cluster == "local":  # cancel() leaves it one second only
+        self.stopped, self.ask = True, 0.0
+        if self.local:  # cancel() leaves it one second only
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(self.job.job_id), signal.SIGTERM)
         else:
-            self.job.cancel()
+            self.job.cancel(check=False)
+
+
+def in_queue(job: str) -> bool:
+    """Whether SLURM knows a job that has not ended."""
+    told = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
+    return bool(told.stdout.strip()) or (told.returncode != 0 and "Invalid job id" not in told.stderr)
 
 
 class Submitit(Processes):

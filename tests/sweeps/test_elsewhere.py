@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 from conftest import QUICK, TINY, Command
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from test_sweeps import FAULTY, OWN, jobs_of
 
 from camtrain.errors import CRASHED, UserError
 from camtrain.importing import optional
-from camtrain.sweeps import elsewhere
+from camtrain.sweeps import elsewhere, submitted
 from camtrain.sweeps.elsewhere import Carried, going_on
 from camtrain.sweeps.on_ray import Task
 from camtrain.sweeps.process import Child
@@ -122,7 +124,7 @@ def test_a_worker_that_is_killed_is_a_job_that_failed(tmp_path: Path) -> None:
         process.communicate(timeout=120)
     assert process.returncode == CRASHED
     ((status, reason),) = jobs_of(tmp_path / "here", "status", "reason")
-    assert (status, reason.partition(", see ")[0]) == ("failed", "ended without a result")
+    assert (status, reason.partition(" (")[0]) == ("failed", "ended without a result")
     deadline = time.monotonic() + 240
     result = tmp_path / "here" / "0" / "result.json"
     while '"status": "completed"' not in result.read_text() and time.monotonic() < deadline:
@@ -200,7 +202,10 @@ def test_a_job_that_slurm_queued_again_goes_on(monkeypatch: pytest.MonkeyPatch, 
 class Gone:
     """A job whose worker is gone."""
 
-    job_id, paths = "1", SimpleNamespace(result_pickle=Path("nowhere"), stderr=Path("1.err"))
+    job_id = "1"
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = SimpleNamespace(result_pickle=folder / "1.pkl", stderr=Path("1.err"))
 
     def done(self) -> bool:
         return True
@@ -208,14 +213,39 @@ class Gone:
     def result(self) -> int:
         raise RuntimeError("Job 1 has\nno result")
 
-    get = wait = remote = None
 
-
-@pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_a_job_without_a_result_has_failed(cluster: str) -> None:
-    child = Submitted(SimpleNamespace(submit=lambda _: Gone()), cluster)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_job_without_a_result_has_failed(damaged: bool, tmp_path: Path) -> None:
+    if damaged:
+        (tmp_path / "1.pkl").touch()
+    child = Submitted(SimpleNamespace(submit=lambda _: Gone(tmp_path)), "local")
     child.start([], {})
-    assert (child.code(), child.lost) == (CRASHED, "ended without a result, see 1.err")
+    assert (child.code(), child.code(), child.lost) == (CRASHED, CRASHED, "ended without a result (1.err)")
+
+
+@pytest.mark.parametrize(
+    ("script", "codes"),
+    [
+        ("echo 1 main camtrain", [None, None, None]),
+        ("true", [None, CRASHED, CRASHED]),  # it has ended; the result may be on its way
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", [None, CRASHED, CRASHED]),
+        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", [None, None, None]),
+    ],
+)
+def test_a_job_that_slurm_no_longer_knows(
+    script: str, codes: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(submitted, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(submitted, "ASK_EVERY", 0.0)
+    child = Submitted(SimpleNamespace(submit=lambda _: Gone(tmp_path)), "slurm")
+    child.start([], {})
+    assert [child.code() for _ in codes] == codes
+    (tmp_path / "1.pkl").touch()
+    monkeypatch.setattr(Gone, "result", lambda _: 3)
+    assert child.code() == (codes[-1] or 3)  # what was said once stays
 
 
 def test_a_signal_before_a_job_is_handed_over_is_not_lost() -> None:
@@ -241,6 +271,17 @@ def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, run_comma
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert done.stderr.startswith(f"camtrain: error: hydra/{choice}: no such choice; choose one of basic, ")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_our_choices_stand_beside_those_of_hydras_plugins(run_command: Command) -> None:
+    store = ConfigStore.instance()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(store.repo["hydra"], "launcher", dict(store.repo["hydra"].get("launcher", {})))
+        theirs = {"_target_": "hydra_plugins.theirs.Launcher", "timeout_min": 60}
+        store.store(group="hydra/launcher", name="submitit_local", node=OmegaConf.create(theirs), provider="theirs")
+        done = run_command("hydra/launcher=submitit_local", "--cfg", "hydra")
+    assert done.returncode == 0, done.stderr
+    assert "    cluster: local\n" in done.stdout
 
 
 @SUBMITIT
