@@ -96,6 +96,7 @@ class Claim(NamedTuple):
     conditions: Sequence[Condition]
     beside: Sequence[Condition]  # not needed for either statement
     cliffs: Sequence[Cliff] = ()
+    trained: bool = True  # the arms are of a run that trained them, and not any two networks
 
     @property
     def changed(self) -> list[str]:
@@ -269,7 +270,7 @@ def sentences(claim: Claim) -> list[str]:
     ):
         if found:
             lines.append(f"{words}: {'; '.join(condition.name for condition in found)}.")
-    if unmeasured:
+    if unmeasured and claim.trained:
         lines.append(
             "`camtrain task=evaluate run=FOLDER` measures what runs lack (evaluate.maps, evaluate.faithfulness_images);"
             " of a network that has hardly learnt anything faithfulness is not defined."
@@ -290,6 +291,7 @@ def _headline(claim: Claim, statement: str) -> str:
     """The statement with its outcome, and what it needs if it is open."""
     seeds = claim.seeds
     where = f"in this one run (seed {seeds[0]})" if len(seeds) == 1 else f"over {len(seeds)} seeds"
+    where = where if claim.trained else "on these images"
     outcome = claim.stated(statement)
     line = f"{statement.capitalize()} {where}{', by ' + claim.rule if claim.changed else ''}: {outcome.value}"
     still = claim.of(statement, Outcome.open)
@@ -317,3 +319,13 @@ def caution(seeds: Sequence[int]) -> list[str]:
     few = ["Two seeds tell hardly anything about the variation between seeds: train with seed=0,1,2,3,4."]
     share = f"{len(seeds)} seeds miss a cliff that {CLIFF:.0%} of seeds have in {missed(len(seeds)):.0%} of cases."
     return [*(few if len(seeds) == 2 else []), share.replace("%", " %")]
+
+
+def caution_of_networks(networks: Sequence[str]) -> list[str]:
+    """What a comparison of networks as they are leaves open, whatever the figures; nothing of one network."""
+    if len(networks) < 2:
+        return []
+    return [
+        "Two networks are compared as they are: the intervals are over images, and say nothing of other networks that"
+        " were trained in the same way."
+    ]

@@ -158,7 +158,16 @@ def interval_text(condition: Condition) -> str:
 # ---- images
 
 
-WHY = {"best": "Largest gain", "worst": "Smallest gain, or largest loss", "random": "At random"}
+WHY = {
+    "disagreement": "Largest disagreement",
+    "failures": "Failures",
+    "best": "Largest gain",
+    "worst": "Smallest gain, or largest loss",
+    "random": "At random",
+}
+
+ALONE = {"best": "Best", "worst": "Worst"}
+"""In place of these where there is one network only."""
 
 
 def gallery(run: Run, several_seeds: bool) -> GalleryView | None:
@@ -170,18 +179,22 @@ def gallery(run: Run, several_seeds: bool) -> GalleryView | None:
     if result.seed != result.config.seed:
         seed += f", drawn by seed {result.config.seed}"
     before = "training" if result.trained_seed is None else "measuring"
-    pair = result.contrasts[0]
-    against = f" of {pair.treatment} against {pair.reference}" if len(result.contrasts) > 1 else ""
+    pairs = result.contrasts
+    against = f" of {pairs[0].treatment} against {pairs[0].reference}" if len(pairs) > 1 else ""
+    chosen = {
+        "random": f", chosen before {before}",
+        "disagreement": ": other classes predicted, then maps that are least alike",
+        "failures": ": wrong in most networks, and surest of it",
+    }
     groups = []
-    for why, words in WHY.items():
+    for why, words in {**WHY, **({} if pairs else ALONE)}.items():
         figures = [
             _figure(run.folder, entry, result.data.multilabel)
             for entry in result.gallery
             if entry.why == why and _is_own(run.folder, entry.file)
         ]
-        by = f", chosen before {before}" if why == "random" else f"{against}, by {result.gallery_by}"
         if figures:
-            groups.append(GalleryGroup(f"{words}{by}", figures))
+            groups.append(GalleryGroup(words + chosen.get(why, f"{against}, by {result.gallery_by}"), figures))
     return GalleryView(seed, result.data.multilabel, groups) if groups else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from camtrain.analysis.comparison import Figures, Row
 from camtrain.analysis.over_seeds import Comparison, Summary
-from camtrain.analysis.verdict import caution, sentences
+from camtrain.analysis.verdict import caution, caution_of_networks, sentences
 from camtrain.arms import Contrast
 from camtrain.config.options import CamVariant
 from camtrain.metrics.catalogue import INDICATORS, Place, at, other_map_tag
@@ -84,7 +84,7 @@ def claims(one: Summary) -> list[tuple[str, list[str]]]:
 
     What has to be said about the number of seeds ends the only claim, or stands alone without a heading at the end.
     """
-    warning = caution(one.seeds)
+    warning = caution(one.seeds) if one.trained else caution_of_networks(one.arms)
     if len(one.comparisons) == 1:
         return [("", [*sentences(one.comparisons[0].claim), *warning])]
     judged = [(heading(each), sentences(each.claim)) for each in one.comparisons]

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from camtrain.arms import contrasts
 from camtrain.errors import CRASHED, DIVERGED, MACHINE, MALFORMED, USAGE
 from camtrain.files import write_text
 from camtrain.metrics.tags import primary_tag
@@ -80,6 +79,8 @@ def finals(folder: Path) -> Finals | None:
 
 
 def objective(final: Finals) -> float:
-    """Validation accuracy or mean average precision of the first arm that is compared with the reference."""
-    treatment = final[contrasts(final)[0].treatment]
+    """Validation accuracy or mean average precision of the first arm that is compared with the reference; of the only
+    one, if there is one."""
+    names = list(final)
+    treatment = final[names[min(1, len(names) - 1)]]
     return treatment[primary_tag(treatment)]

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.analysis import over_seeds
 from camtrain.cam.targets import MapTargets, is_multilabel
@@ -21,16 +24,16 @@ from camtrain.device import memory_format, worker_threads
 from camtrain.errors import Diverged
 from camtrain.evaluation.after_training import AfterTraining, measure_after_training
 from camtrain.evaluation.context import EvaluationContext
-from camtrain.evaluation.every_epoch import Evaluated
+from camtrain.evaluation.every_epoch import Evaluated, evaluate
 from camtrain.evaluation.kept import Keep, make_all
 from camtrain.interrupts import deferred, interruption
 from camtrain.networks.build import untrained
 from camtrain.networks.classifier import Classifier
 from camtrain.report import build, console, tables
-from camtrain.report.gallery import Views, choose_gallery, write_gallery
-from camtrain.runs import result
+from camtrain.report.gallery import Chosen, Views, choose_gallery, disagreements, failures, write_gallery
+from camtrain.runs import lock, result
 from camtrain.runs.images import write_images
-from camtrain.runs.result import DIVERGED, Control, RunResult
+from camtrain.runs.result import DIVERGED, ArmResult, Control, RunResult
 from camtrain.streams import Stream, torch_seed
 
 log = logging.getLogger("camtrain")
@@ -43,14 +46,18 @@ def evaluation_context(
     device: torch.device,
     progress: Callable[[str], object] = lambda _: None,
     trained_images: int | None = None,
+    fresh: Callable[[str], Mapping[str, Tensor]] | None = None,
 ) -> EvaluationContext:
-    """Networks by arm in front of the validation images of a run, which was trained by so many images to each arm."""
+    """Networks by arm in front of the validation images of a run, which was trained by so many images to each arm.
+
+    Where they are not of one architecture, `fresh` gives the state dict of each when untrained.
+    """
     for network in networks.values():
         network.registered = config.evaluate.registered
     trainer = config.trainer
     batching = Batching(trainer.batch_size, device, memory_format(trainer), worker_threads(trainer))
     classes, multilabel = len(val_set.classes), is_multilabel(val_set.targets)
-    seed = torch_seed(config.seed, Stream.sanity)
+    seed, shape = torch_seed(config.seed, Stream.sanity), image_shape(config.dataset)
     maps = len(MapTargets.of(val_set.targets).rows) / len(val_set.targets)
     # A step costs about three forward passes.
     passes = None if trained_images is None else 3 * len(networks) * trained_images / max(maps, 1)
@@ -61,7 +68,7 @@ def evaluation_context(
         config.cam.variant,
         config.evaluate,
         config.seed,
-        lambda: untrained(config.model, classes, image_shape(config.dataset), seed, multilabel).backbone.state_dict(),
+        fresh or (lambda _: untrained(config.model, classes, shape, seed, multilabel).backbone.state_dict()),
         progress,
         passes,
     )
@@ -108,6 +115,37 @@ class RunRecord:
             raise
 
 
+def measure_untrained(
+    record: RunRecord, context: EvaluationContext, val_set: ImageSet, title: str, whose: str, remedy: str
+) -> RunResult:
+    """Measure networks that are not trained here, and leave what a run leaves, but for curves and weights.
+
+    Args:
+        record: of the run.
+        context: networks and images.
+        val_set: the images.
+        title: of the report.
+        whose: the networks are, and `remedy`: what to do, in the message where numbers are not finite.
+
+    Raises:
+        Diverged: logits or maps are not finite.
+    """
+    networks, found = context.networks, record.result
+    with lock.held(record.folder), record.running():
+        log_introduction(record)
+        with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
+            context.progress = bar.set_description
+            evaluated = evaluate(networks, context.batches(None), context.method, context.measured)
+            if evaluated.not_finite:
+                raise Diverged(f"{whose}: {', '.join(evaluated.not_finite.values())}; {remedy}")
+            after = measure_final(context, evaluated, val_set, record)
+        for name in networks:
+            found.arms[name] = ArmResult([{**evaluated.measured.means[name], **after.measured.means[name]}])
+        outcome = write_report(record, title)
+    log_summary(record.folder, outcome)
+    return found
+
+
 def measure_final(
     context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, record: RunRecord, keep: Keep = make_all
 ) -> AfterTraining:
@@ -134,7 +172,9 @@ def measure_final(
     found.by_size, found.sanity = after.by_size, after.randomisation or None
     found.faithfulness_images = context.faithfulness_images
     if context.shown:
-        chosen = choose_gallery(record.each, context.shown, context.contrasts[0])
+        chosen = choose_gallery(record.each, context.shown, next(iter(context.contrasts), None))
+        if found.networks:
+            chosen = _with_conflicts(chosen, context, evaluated, record.each)
         found.gallery_by = chosen.by.label
         try:
             found.gallery = write_gallery(
@@ -145,6 +185,15 @@ def measure_final(
             log.warning("Note: %s: %s; the report shows no images", error.filename, error.strerror)
     write_images(record.folder, val_set, record.each)
     return after
+
+
+def _with_conflicts(chosen: Chosen, context: EvaluationContext, evaluated: Evaluated, each: over_seeds.Each) -> Chosen:
+    """With the images on which two networks disagree, and those on which they fail, half as many of each as random."""
+    half, pair = (len(context.shown) + 1) // 2, chosen.contrast
+    return chosen._replace(
+        disagreement=disagreements(evaluated, pair, half) if pair else (),
+        failures=failures(each, list(context.networks), context.measured, half),
+    )
 
 
 def views_of(context: EvaluationContext, evaluated: Evaluated, val_set: ImageSet, numbers: list[int]) -> Views:
