@@ -256,6 +256,16 @@ def differences(
     return dict(zip(tags, hierarchical(values, _same(values, shared), list(map(is_rate, tags))), strict=True))
 
 
+def own_intervals(runs: Sequence[Run], arm: str, shared: bool = True) -> dict[str, Interval]:
+    """Mean of each tag that is known of every image, of one arm by itself; arguments as for :func:`differences`."""
+    eaches = [run.each.get(arm, {}) for run in runs]
+    tags = [tag for tag in eaches[0] if all(tag in each for each in eaches)]
+    if not tags:
+        return {}
+    values: list[Floats] = [np.stack([each[tag].numpy() for tag in tags], 1) for each in eaches]
+    return dict(zip(tags, hierarchical(values, _same(values, shared), list(map(is_rate, tags))), strict=True))
+
+
 def held_out_gain(
     runs: Sequence[Each], reference: str, treatment: str, shared: bool, methods: Sequence[CamVariant]
 ) -> Interval:

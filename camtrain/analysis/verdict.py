@@ -84,9 +84,9 @@ class Cliff(NamedTuple):
     name: str
     found: Interval
 
-    @property
-    def words(self) -> str:
-        return f"{self.name} of seed {self.seed}, {self.found.estimate:+.3f} ± {self.found.margin:.3f}"
+    def words(self, trained: bool) -> str:
+        """With the seed, where arms were trained by one."""
+        return f"{self.name}{f' of seed {self.seed}' * trained}, {self.found.estimate:+.3f} ± {self.found.margin:.3f}"
 
 
 class Claim(NamedTuple):
@@ -260,8 +260,9 @@ def sentences(claim: Claim) -> list[str]:
     if claim.changed:
         lines.append(f"Margins other than the default: {'; '.join(claim.changed)}.")
     if claim.cliffs:
-        fallen = "; ".join(cliff.words for cliff in claim.cliffs)
-        lines.append(f"Neither is said, because a seed lost more than {CLIFF_MARGINS} margins: {fallen}.")
+        fallen = "; ".join(cliff.words(claim.trained) for cliff in claim.cliffs)
+        who = "a seed" if claim.trained else "the treatment"
+        lines.append(f"Neither is said, because {who} lost more than {CLIFF_MARGINS} margins: {fallen}.")
     unmeasured = [condition for condition in claim.conditions if condition.outcome is Outcome.unmeasured]
     for words, found in (
         ("Refuted", [condition for condition in claim.conditions if condition.outcome is Outcome.refuted]),

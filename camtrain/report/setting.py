@@ -60,11 +60,13 @@ class SettingView(NamedTuple):
     gallery: GalleryView | None
     rules: Sequence[Part]
     comparisons: Sequence[Part]
+    alone: Table | None  # the figures of the only arm there is
     faithfulness_images: int
     road_images: int  # like the next of all folds
     sanity_images: int
     sizes: Table | None
     other_maps_title: str
+    own_map: str
     other_maps: Table | None
     curves: Markup  # plots are SVG, which is not to be escaped
     settling: Markup
@@ -98,6 +100,7 @@ def view(one: Summary) -> SettingView:
             )
             for heading, each in named
         ],
+        alone=None if one.comparisons else own_table(one),
         faithfulness_images=max(
             run.result.faithfulness_images or len(run.folders) * (run.result.config.evaluate.faithfulness_images or 0)
             for run in one.runs
@@ -105,7 +108,8 @@ def view(one: Summary) -> SettingView:
         road_images=len(first.folders) * first.result.config.evaluate.road_images,
         sanity_images=len(first.folders) * first.result.config.evaluate.sanity_images,
         sizes=by_size(one),
-        other_maps_title=tables.other_maps_title(one.arms),
+        other_maps_title=tables.other_maps_title(one),
+        own_map=tables.own_map(one),
         other_maps=other_maps(one),
         curves=Markup(plots.curves(epochs)),
         settling=Markup(plots.settling(epochs)),
@@ -255,6 +259,16 @@ def comparison_table(each: Comparison) -> Table:
     return Table(f"indicators of {each.contrast.reference} and {each.contrast.treatment}", head, groups, "comparison")
 
 
+def own_table(one: Summary) -> Table:
+    """Every indicator of the only arm by family."""
+    groups = [
+        (family, [[Cell(each.title, small=each.meaning), Cell(value, small=margin)] for each, value, margin in rows])
+        for family, rows in tables.own_figures(one).items()
+    ]
+    head = [Cell(), Cell(one.arms[0], small="± 95 %")]
+    return Table(f"indicators of {one.arms[0]}", head, groups, "comparison")
+
+
 def _line(row: Row, both: bool, area: bool) -> list[Cell]:
     within, known = row.both_correct, math.isfinite(row.both_correct.margin)
     return [
@@ -327,7 +341,7 @@ def other_maps(one: Summary) -> Table | None:
     if not lines:
         return None
     head, *rows = [[Cell(text) for text in line] for line in lines]
-    return Table("maps by other methods than the trained one", head, [("", rows)], "dense")
+    return Table(f"maps by other methods than the {tables.own_map(one)} one", head, [("", rows)], "dense")
 
 
 def timings(one: Summary) -> Iterator[tuple[str, str]]:

@@ -88,9 +88,9 @@ def verdicts(one: Summary) -> str:
         each.contrast.treatment: ", ".join(f"{name} {outcome.value}" for name, outcome in each.claim.statements.items())
         for each in one.comparisons
     }
-    return (
-        "; ".join(f"{name}: {text}" for name, text in words.items()) if len(words) > 1 else next(iter(words.values()))
-    )
+    if len(words) == 1:
+        return next(iter(words.values()))
+    return "; ".join(f"{name}: {text}" for name, text in words.items())
 
 
 def measured_on(run: Run) -> tuple[str, int, bool]:
@@ -150,7 +150,7 @@ def title(summaries: Sequence[Summary]) -> str:
 def as_json(one: Summary) -> dict[str, Any]:
     """For programs: claims with their conditions, and every indicator with its interval."""
     treatments = {each.contrast.treatment: _comparison(each) for each in one.comparisons}
-    first = next(iter(treatments.values()))
+    first = next(iter(treatments.values()), {})
     return {
         "label": one.label,
         "seeds": one.seeds,
