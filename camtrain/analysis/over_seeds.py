@@ -38,6 +38,7 @@ class Run:
     result: RunResult
     each: Each
     joined: Sequence[Path] = ()  # folders of the runs of several folds that it is made of
+    classes: Sequence[str] = ()  # of every image, in words; empty where they are not known
 
     @property
     def folders(self) -> Sequence[Path]:

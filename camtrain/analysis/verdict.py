@@ -89,6 +89,11 @@ class Cliff(NamedTuple):
         return f"{self.name}{f' of seed {self.seed}' * trained}, {self.found.estimate:+.3f} ± {self.found.margin:.3f}"
 
 
+def margins_of(config: ReportConfig) -> dict[str, float]:
+    """The margins of the rule, by key."""
+    return {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name.endswith("_margin")}
+
+
 class Claim(NamedTuple):
     margins: ReportConfig
     seeds: Sequence[int]
@@ -101,7 +106,8 @@ class Claim(NamedTuple):
     @property
     def changed(self) -> list[str]:
         """Margins that are not those of the default rule; wider ones let more pass."""
-        pairs = ((entry.name, getattr(self.margins, entry.name), entry.default) for entry in fields(ReportConfig))
+        usually = margins_of(ReportConfig())
+        pairs = ((name, value, usually[name]) for name, value in margins_of(self.margins).items())
         return [
             f"{name} {value:g} ({'wider' if value > usual else 'narrower'} than {usual:g})"
             for name, value, usual in pairs

@@ -337,7 +337,7 @@ class EvaluateConfig:
 
 @dataclass
 class ReportConfig:
-    """What "nothing lost" means in the verdict."""
+    """What "nothing lost" means in the verdict, and the page."""
 
     accuracy_margin: float = setting(0.01, "accuracy, or mean average precision, that may be lost", low=0, high=1)
     faithfulness_margin: float = setting(
@@ -350,6 +350,7 @@ class ReportConfig:
         high=1,
     )
     health_margin: float = setting(0.01, "by which dead rate and border mass may rise", low=0, high=1)
+    open: bool = setting(False, "show the report in the browser when it is written, where there is one")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from camtrain.data.images import ImageSet, image_name
 from camtrain.evaluation.every_epoch import Evaluated
 from camtrain.files import write_atomically
 from camtrain.metrics.catalogue import Indicator, Place, at
+from camtrain.metrics.localisation import size_share
 from camtrain.metrics.tags import ACCURACY
 from camtrain.report import overlay
 from camtrain.runs.result import GalleryEntry, MapCaption
@@ -225,7 +226,8 @@ def write_gallery(
             file = f"{FOLDER}/{why}-{number}.png"
             write_atomically(folder / file, partial(overlay.save_png, overlay.strip(drawn)))
             captions = {arm: _caption(drawn, arm) for arm in drawn.density}
-            entries.append(GalleryEntry(file, why, image_name(images, number), drawn.truth, captions))
+            share = float(size_share(drawn.region[None])[0])
+            entries.append(GalleryEntry(file, why, image_name(images, number), drawn.truth, captions, share))
     return entries
 
 

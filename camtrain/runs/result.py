@@ -125,6 +125,7 @@ class GalleryEntry:
     image: str
     truth: str
     arms: dict[str, MapCaption]
+    share: float = math.nan  # of the image, that the object takes; nan where none is known, and of former versions
 
 
 @dataclass(kw_only=True)
@@ -314,7 +315,8 @@ def _entry(entry: GalleryEntry) -> dict[str, Any]:
         name: {"predicted": part.predicted, "probability": part.probability, "peak": part.peak, **part.figures}
         for name, part in entry.arms.items()
     }
-    return {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, **captions}
+    about = {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, "share": entry.share}
+    return {**about, **captions}
 
 
 def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:
@@ -323,7 +325,8 @@ def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:
         figures = dict(tree[name])
         predicted, probability, peak = (figures.pop(key) for key in ("predicted", "probability", "peak"))
         captions[name] = MapCaption(predicted, _number(probability), _number(peak), _figures(figures))
-    return GalleryEntry(tree["file"], tree["why"], tree["picture"], tree["truth"], captions)
+    share = _number(tree.get("share"))
+    return GalleryEntry(tree["file"], tree["why"], tree["picture"], tree["truth"], captions, share)
 
 
 def _size_group(tree: Mapping[str, Any]) -> SizeGroup:

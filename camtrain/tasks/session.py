@@ -30,9 +30,10 @@ from camtrain.interrupts import deferred, interruption
 from camtrain.networks.build import untrained
 from camtrain.networks.classifier import Classifier
 from camtrain.report import build, console, tables
+from camtrain.report.browser import show
 from camtrain.report.gallery import Chosen, Views, choose_gallery, disagreements, failures, write_gallery
 from camtrain.runs import lock, result
-from camtrain.runs.images import write_images
+from camtrain.runs.images import classes_in_words, write_images
 from camtrain.runs.result import DIVERGED, ArmResult, Control, RunResult
 from camtrain.streams import Stream, torch_seed
 
@@ -81,6 +82,7 @@ class RunRecord:
     folder: Path
     result: RunResult
     each: over_seeds.Each  # figures of every validation image; empty where none was measured yet
+    classes: list[str] = field(default_factory=list)  # of every validation image, in words; likewise
     started: float = field(default_factory=time.perf_counter)
 
     def save(self, status: str) -> RunResult:
@@ -162,6 +164,7 @@ def measure_final(
         log.info("faithfulness is measured on %d of %d images", context.faithfulness_images, context.count)
     after = measure_after_training(context, evaluated, keep)
     quick, found = evaluated.measured.each, record.result
+    record.classes = [classes_in_words(val_set, number) for number in range(context.count)]
     record.each = {name: {**quick.get(name, {}), **tags} for name, tags in after.measured.each.items()}
     control = {
         name: Control(float(power.log().mean().exp()), after.measured.means[name])
@@ -221,7 +224,7 @@ def write_report(record: RunRecord, title: str, shared_files: int = 0) -> Report
         title: of the page.
         shared_files: validation images that the arms were trained on.
     """
-    run = over_seeds.Run(record.folder, record.save("running"), record.each)
+    run = over_seeds.Run(record.folder, record.save("running"), record.each, classes=record.classes)
     summary = over_seeds.summarise("", [run], record.result.config.report)
     notes = over_seeds.notes(summary, shared_files)
     build.write(record.folder / build.NAME, title, [summary], notes)
@@ -235,10 +238,12 @@ def log_introduction(record: RunRecord) -> None:
 
 
 def log_summary(folder: Path, outcome: ReportOutcome) -> None:
-    """Print the tables, the claims and the notes."""
+    """Print the tables, the claims and the notes; show the report, if that was asked for."""
     log.info("\n%s\n", tables.as_text(outcome.summary))
     log.info("%s", tables.claims_text(outcome.summary))
     for note in outcome.notes:
         log.warning("Note: %s", note)
     log.info("\nrun folder   %s", folder)
     log.info("report       %s", folder / build.NAME)
+    if outcome.summary.runs[0].result.config.report.open:
+        show(folder / build.NAME)
