@@ -265,7 +265,7 @@ def _figure(run: Run, entry: GalleryEntry) -> FigureView:
         f"{entry.truth}. {shown}. {'. '.join(spoken)}",
         entry.truth,
         list(captions.values()),
-        printable(entry.image),
+        printable(Path(entry.image).name),
         " ".join(_tokens(run.result, entry, captions)),
         " ".join(f"{value:.5g}" for value in _values(entry)),
         _figures_of_image(run, entry),
@@ -318,7 +318,7 @@ def _figures_of_image(run: Run, entry: GalleryEntry) -> Table:
                 rows.append([Cell(each.title), *map(Cell, texts)])
         if rows:
             groups.append((family, rows))
-    return Table(f"indicators of {printable(entry.image)}", [Cell(), *map(Cell, arms)], groups, "dense")
+    return Table(f"indicators of {printable(Path(entry.image).name)}", [Cell(), *map(Cell, arms)], groups, "dense")
 
 
 def _of_image(run: Run, arm: str, tag: str, number: str) -> float:
