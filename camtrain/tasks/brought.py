@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from camtrain.config.options import CamVariant, Score, Stem
 from camtrain.config.schema import Config, ModelConfig, NetworkConfig
 from camtrain.config.validate import image_shape
 from camtrain.device import compute_dtype, memory_format
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, UserError
 from camtrain.networks.build import Built, build, untrained
 from camtrain.networks.capture import probe_routes
 from camtrain.networks.class_map import imagenet_names
@@ -104,7 +105,13 @@ def of_run(key: str, node: NetworkConfig, finished: Finished, config: Config, de
         facts = replace(finished.result.model, cells=None)
         finished = replace(finished, result=replace(finished.result, config=replace(theirs, model=model), model=facts))
     data, model = finished.result.data, finished.config.model
-    network = networks(finished, device, given.arm)[given.arm]
+    try:
+        network = networks(finished, device, given.arm)[given.arm]
+    except Diverged:
+        raise
+    except UserError as error:
+        raise by_key(error, key, given, model) from error
+    network.registered = config.evaluate.registered
     return Brought(
         key,
         given,
@@ -144,8 +151,7 @@ def of_name(
         outputs = outputs_of(model, config, len(classes))
         built = _built(model, outputs, config, several)
     except UserError as error:
-        reason = str(error).removeprefix(f"model.name={model.name}: ").removeprefix(f"model.weights={model.weights}: ")
-        raise UserError(f"{key}={given.text}: {reason}") from error
+        raise by_key(error, key, given, model) from error
     if built.fresh is not None:
         raise UserError(f"{key}={given.text}: the file has no last layer, and so no classes; give a classifier's")
     network = built.classifier.to(device, memory_format=memory_format(config.trainer))  # type: ignore[call-overload]
@@ -163,6 +169,15 @@ def of_name(
         relu_left_out=built.relu_left_out,
         notes=notes,
     )
+
+
+def by_key(error: UserError, key: str, given: Given, model: ModelConfig) -> UserError:
+    """What is wrong with a network, by the keys of a comparison."""
+    reason = str(error).replace(", model.stem=auto", "")
+    for beginning in (f"model.name={model.name}: ", f"model.weights={model.weights}: "):
+        reason = reason.removeprefix(beginning)
+    reason = re.sub(r"model\.(layer|mean|std|options)", rf"{key}.\1", reason)
+    return UserError(f"{key}={given.text}: {reason}")
 
 
 def model_of(given: Given, node: NetworkConfig) -> ModelConfig:
