@@ -315,8 +315,8 @@ def _entry(entry: GalleryEntry) -> dict[str, Any]:
         name: {"predicted": part.predicted, "probability": part.probability, "peak": part.peak, **part.figures}
         for name, part in entry.arms.items()
     }
-    about = {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, "share": entry.share}
-    return {**about, **captions}
+    share = {"share": entry.share} if math.isfinite(entry.share) else {}
+    return {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, **share, **captions}
 
 
 def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:

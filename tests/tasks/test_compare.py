@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command, FinishedRun
+from conftest import QUICK, Command, FinishedRun
 from PIL import Image
 from torch import Tensor
 from torch.distributions import Categorical
@@ -112,7 +112,7 @@ def made(name: str) -> torch.nn.Module:
 
 GROUPS = [range(281, 286), range(151, 269), [339]]
 
-SETTINGS = ("task=compare", "dataset=folder", "dataset.image_size=64", "dataset.cache=null", *FEW)
+SETTINGS = ("task=compare", "dataset=folder", "dataset.image_size=64", "dataset.cache=null", *QUICK)
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -165,7 +165,9 @@ def test_networks_of_a_thousand_classes_by_a_map(place: Path, run_command: Comma
 
 def test_one_network_alone(place: Path, run_command: Command, tmp_path: Path) -> None:
     network = (f"reference=resnet18@{place}/resnet18.pt", f"reference.classes={place}/animals.yaml")
-    done = run_command(*SETTINGS, f"dataset.root={place}/set", *network, "reference.cam=layercam", "hydra.run.dir=one")
+    done = run_command(
+        *SETTINGS, f"dataset.root={place}/set", *network, "reference.cam=layercam", *FEW, "hydra.run.dir=one"
+    )
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "one")
     assert list(result["arms"]) == ["reference"]
