@@ -204,7 +204,10 @@ def test_mistakes_are_one_line_and_write_nothing(
             f"reference={squeezenet}: reference.layer=fc: squeezenet1_1 has no such layer"
         ),
         (f"reference={run}/baseline", "reference.mean=[0.5]"): "reference.mean: of an arm of a run it is the run's",
-        (f"reference={run}/baseline", "reference.layer=fc"): "reference.layer=fc: small_resnet has no such layer",
+        (
+            f"reference={run}/baseline",
+            "reference.layer=nowhere",
+        ): "reference.layer=nowhere: small_resnet has no such layer",
         (f"reference={run}/baseline", "run=x"): "run: task=compare takes it from the run, or has no use for it",
     }
     for arguments, message in cases.items():
