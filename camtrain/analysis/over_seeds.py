@@ -114,7 +114,7 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
         lines += caveats(comparison.contrast, one.final, comparison.intervals, cams)
     lines += _chance(one)
     for comparison in one.comparisons:
-        if comparison.power < 1:
+        if round(comparison.power, 2) < 1:
             reference, treatment = comparison.contrast[:2]
             lines.append(
                 f"the {treatment} arm's maps are no sharper than the {reference} arm's: the sharpened baseline is in"
