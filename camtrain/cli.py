@@ -552,6 +552,10 @@ def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
             from camtrain.tasks.evaluate import evaluate_run
 
             return evaluate_run(config, folder, chosen)
+        case Task.compare:
+            from camtrain.tasks.compare import compare
+
+            return compare(config, folder, chosen)
         case Task.explain:
             from camtrain.tasks.explain import explain_images
 

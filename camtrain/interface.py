@@ -247,7 +247,7 @@ def _measured(networks: Mapping[str, Captured], batches: Given, method: str, set
                 yield batch.select(rows)
 
     context = EvaluationContext(
-        networks, targets, chosen_batches, _method(method), _settings(settings), seed=0, untrained=dict
+        networks, targets, chosen_batches, _method(method), _settings(settings), seed=0, untrained=lambda _: {}
     )
     with _evaluating(*networks.values(), registered=context.settings.registered):
         evaluated = evaluate(networks, chosen_batches(None), context.method, context.measured)

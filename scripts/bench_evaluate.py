@@ -249,7 +249,7 @@ class Ours:
                 some.append(batch.select(slice(left)))
                 left -= len(batch.indices)
         context = self.case.context
-        found = randomisation_test(context, self.evaluated, some, context.untrained())
+        found = randomisation_test(context, self.evaluated, some)
         means = found.measured.means[REGULARISED]
         return {"fresh last layer": means["sanity/head"], "fresh network": means["sanity/all"]}
 
@@ -497,7 +497,7 @@ class Libraries:
         likeness = []
         for group in stages(network):
             state = network.state_dict()
-            for name, value in self.case.context.untrained().items():
+            for name, value in self.case.context.untrained(REGULARISED).items():
                 if name.rpartition(".")[0] in group:
                     state[name] = value
             network.load_state_dict(state)

@@ -39,7 +39,7 @@ def context_of(
         method,
         EvaluateConfig(),
         0,
-        lambda: weights,
+        lambda _: weights,
     )
     context.measured = measured
     return context

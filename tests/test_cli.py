@@ -62,7 +62,7 @@ WRONG = {
     "hydra.job.name=a[1": r"cannot read .* quotes within quotes: 'hydra.job.name=\"a\[1\"'$",
     "train": r"train: settings are written KEY=VALUE, without blanks around the =; did you mean task=train\?$",
     "optim.lr = 1": r"optim.lr: settings are written KEY=VALUE, .*; did you mean optim.lr=VALUE\?$",
-    "task=eval": r"task: eval does not fit; it must be one of train, layers, data, evaluate, explain, report",
+    "task=eval": r"task: eval does not fit; it must be one of train, layers, data, evaluate, compare, explain, report",
     "model.layer=layer9": r"model.layer=layer9: small_resnet has no such layer; it has .*layer3 \(4 x 4\)",
     "model.name=resnet19": r"model.name=resnet19: no such network",
     "model.weights=nowhere.pt": r"model.weights=nowhere.pt: no such file",

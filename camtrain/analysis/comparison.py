@@ -122,7 +122,7 @@ def maps_die(reference: Figures, treatment: Figures) -> bool:
 
 
 def caveats(
-    contrast: Contrast, final: Mapping[str, Figures], found: Intervals, cams: Mapping[str, CamConfig]
+    contrast: Contrast, final: Mapping[str, Figures], found: Intervals, cams: Mapping[str, CamConfig] | None
 ) -> Iterator[str]:
     """What a reader must know before believing a comparison.
 
@@ -130,12 +130,12 @@ def caveats(
         contrast: which arms.
         final: last figures of each arm.
         found: intervals of the differences.
-        cams: by arm, the settings of its CAM term.
+        cams: by arm, the settings of its CAM term; None where networks are compared as they are, and none was trained.
     """
     names = contrast.reference, contrast.treatment
     reference, treatment = (final[name] for name in names)
-    cam = cams[contrast.treatment]
-    if cam.weight == cams[contrast.reference].weight == 0:
+    cam = CamConfig() if cams is None else cams[contrast.treatment]
+    if cams is not None and cam.weight == cams[contrast.reference].weight == 0:
         yield f"cam.weight is 0: the {names[0]} and {names[1]} arms are the same training."
     lower = "cam.share" if cam.weight == AUTO else "cam.weight"
     if maps_die(reference, treatment):
@@ -145,15 +145,15 @@ def caveats(
         advice = f"Lower {lower}{other}." if by_the_term else f"The {names[0]} arm's are about as dead: train longer."
         yield (
             f"{dead:.1%} of the {names[1]} arm's maps are dead ({names[0]}: {before:.1%}). They explain nothing, and"
-            f" the concentration figures are those of the remaining maps only. {advice}"
+            f" the concentration figures are those of the remaining maps only.{f' {advice}' * (cams is not None)}"
         )
     tag = primary_tag(reference)
     lost = reference[tag] - treatment[tag]
     if lost > ACCURACY_LIMIT and not lost <= found.get(tag, NOTHING).margin:
         what = "less accurate" if tag == f"{metric_name(multilabel=False)}/val" else "lower in mean average precision"
         yield (
-            f"the {names[1]} arm is {100 * lost:.1f} points {what} than the {names[0]} arm: lower {lower}, or start"
-            " the term later."
+            f"the {names[1]} arm is {100 * lost:.1f} points {what} than the {names[0]} arm"
+            + (f": lower {lower}, or start the term later." if cams is not None else ".")
         )
     before, after = (figures["cam/energy_in_mask"] for figures in (reference, treatment))
     if not math.isfinite(before):

@@ -73,7 +73,8 @@ def _joined(runs: Sequence[Run], fold: str) -> Run:
         faithfulness_images=_images([run.result.faithfulness_images for run in runs]),
         sanity=_sanity([run.result for run in runs]),
     )
-    return Run(runs[0].folder, result, each, [run.folder for run in runs])
+    classes = [name for run in runs for name in run.classes]
+    return Run(runs[0].folder, result, each, [run.folder for run in runs], classes)
 
 
 def _controls(

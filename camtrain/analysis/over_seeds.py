@@ -38,6 +38,7 @@ class Run:
     result: RunResult
     each: Each
     joined: Sequence[Path] = ()  # folders of the runs of several folds that it is made of
+    classes: Sequence[str] = ()  # of every image, in words; empty where they are not known
 
     @property
     def folders(self) -> Sequence[Path]:
@@ -83,6 +84,11 @@ class Summary:
         return [run.result.seed for run in self.runs]
 
     @property
+    def trained(self) -> bool:
+        """Whether the arms are of runs that trained them, and not any networks."""
+        return not self.runs[0].result.networks
+
+    @property
     def counted(self) -> str:
         return f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
 
@@ -103,12 +109,12 @@ def notes(one: Summary, shared_files: int = 0) -> list[str]:
     if others := {run.result.reference_from for run in one.runs} - {None}:
         where = ", ".join(sorted(map(str, others)))
         lines.append(f"the {one.arms[0]} arm was trained in {where}, from where its step times are.")
-    cams = cam_of_arms(one.runs[0].result.config)
+    cams = cam_of_arms(one.runs[0].result.config) if one.trained else None
     for comparison in one.comparisons:
         lines += caveats(comparison.contrast, one.final, comparison.intervals, cams)
     lines += _chance(one)
     for comparison in one.comparisons:
-        if comparison.power < 1:
+        if round(comparison.power, 2) < 1:
             reference, treatment = comparison.contrast[:2]
             lines.append(
                 f"the {treatment} arm's maps are no sharper than the {reference} arm's: the sharpened baseline is in"
@@ -135,7 +141,7 @@ def _chance(one: Summary) -> list[str]:
     if len(present) == 1 and not data.multilabel:
         return [f"the validation images are all of one class: the {arm} arm's accuracy does not show what was learnt."]
     said = f"the {arm} arm's {INDICATORS[tag].label}, {reached:.3f}, is hardly above chance ({level:.3f}"
-    nothing = "the maps and curves of a network that learnt nothing mean nothing. Train longer."
+    nothing = "the maps and curves of a network that learnt nothing mean nothing." + " Train longer." * one.trained
     if data.multilabel or level <= 1 / len(data.classes):
         return [f"{said}): {nothing}"]
     said += f": always saying {data.classes[counts.index(max(counts))]})"
@@ -203,7 +209,7 @@ def _compare(
     beside = differences(eaches, control, treatment, shared)
     figures = [figures for part in arms for figures in part.values()]
     # A map that the treatment was trained through is no evidence of its own, though another one is measured.
-    own = cam_of_arms(runs[0].result.config)[treatment].variant
+    own, trained = cam_of_arms(runs[0].result.config)[treatment].variant, not runs[0].result.networks
     distinct = held_out_methods(figures)
     held_out = [method for method in distinct if method is not own]
     equivalent = [method for method in measured_methods(figures) if method not in distinct]
@@ -212,7 +218,7 @@ def _compare(
     return Comparison(
         contrast,
         rows(final[reference], final[treatment], found, final.get(control), both_correct, final.get(control_area)),
-        judge(found, beside, held_out, margins, primary, by_seed, equivalent),
+        judge(found, beside, held_out, margins, primary, by_seed, equivalent)._replace(trained=trained),
         _mean_power([run.result.controls for run in runs], treatment),
         _mean_power([run.result.controls_area for run in runs], treatment),
     )
@@ -248,6 +254,16 @@ def differences(
             right = (each[reference][accuracy] == 1) & (each[treatment][accuracy] == 1)
             difference[~right.numpy()] = np.nan
         values.append(difference)
+    return dict(zip(tags, hierarchical(values, _same(values, shared), list(map(is_rate, tags))), strict=True))
+
+
+def own_intervals(runs: Sequence[Run], arm: str, shared: bool = True) -> dict[str, Interval]:
+    """Mean of each tag that is known of every image, of one arm by itself; arguments as for :func:`differences`."""
+    eaches = [run.each.get(arm, {}) for run in runs]
+    tags = [tag for tag in eaches[0] if all(tag in each for each in eaches)]
+    if not tags:
+        return {}
+    values: list[Floats] = [np.stack([each[tag].numpy() for tag in tags], 1) for each in eaches]
     return dict(zip(tags, hierarchical(values, _same(values, shared), list(map(is_rate, tags))), strict=True))
 
 

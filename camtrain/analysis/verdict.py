@@ -84,9 +84,14 @@ class Cliff(NamedTuple):
     name: str
     found: Interval
 
-    @property
-    def words(self) -> str:
-        return f"{self.name} of seed {self.seed}, {self.found.estimate:+.3f} ± {self.found.margin:.3f}"
+    def words(self, trained: bool) -> str:
+        """With the seed, where arms were trained by one."""
+        return f"{self.name}{f' of seed {self.seed}' * trained}, {self.found.estimate:+.3f} ± {self.found.margin:.3f}"
+
+
+def margins_of(config: ReportConfig) -> dict[str, float]:
+    """The margins of the rule, by key."""
+    return {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name.endswith("_margin")}
 
 
 class Claim(NamedTuple):
@@ -96,11 +101,13 @@ class Claim(NamedTuple):
     conditions: Sequence[Condition]
     beside: Sequence[Condition]  # not needed for either statement
     cliffs: Sequence[Cliff] = ()
+    trained: bool = True  # the arms are of a run that trained them, and not any two networks
 
     @property
     def changed(self) -> list[str]:
         """Margins that are not those of the default rule; wider ones let more pass."""
-        pairs = ((entry.name, getattr(self.margins, entry.name), entry.default) for entry in fields(ReportConfig))
+        usually = margins_of(ReportConfig())
+        pairs = ((name, value, usually[name]) for name, value in margins_of(self.margins).items())
         return [
             f"{name} {value:g} ({'wider' if value > usual else 'narrower'} than {usual:g})"
             for name, value, usual in pairs
@@ -259,8 +266,9 @@ def sentences(claim: Claim) -> list[str]:
     if claim.changed:
         lines.append(f"Margins other than the default: {'; '.join(claim.changed)}.")
     if claim.cliffs:
-        fallen = "; ".join(cliff.words for cliff in claim.cliffs)
-        lines.append(f"Neither is said, because a seed lost more than {CLIFF_MARGINS} margins: {fallen}.")
+        fallen = "; ".join(cliff.words(claim.trained) for cliff in claim.cliffs)
+        who = "a seed" if claim.trained else "the treatment"
+        lines.append(f"Neither is said, because {who} lost more than {CLIFF_MARGINS} margins: {fallen}.")
     unmeasured = [condition for condition in claim.conditions if condition.outcome is Outcome.unmeasured]
     for words, found in (
         ("Refuted", [condition for condition in claim.conditions if condition.outcome is Outcome.refuted]),
@@ -269,7 +277,7 @@ def sentences(claim: Claim) -> list[str]:
     ):
         if found:
             lines.append(f"{words}: {'; '.join(condition.name for condition in found)}.")
-    if unmeasured:
+    if unmeasured and claim.trained:
         lines.append(
             "`camtrain task=evaluate run=FOLDER` measures what runs lack (evaluate.maps, evaluate.faithfulness_images);"
             " of a network that has hardly learnt anything faithfulness is not defined."
@@ -290,6 +298,7 @@ def _headline(claim: Claim, statement: str) -> str:
     """The statement with its outcome, and what it needs if it is open."""
     seeds = claim.seeds
     where = f"in this one run (seed {seeds[0]})" if len(seeds) == 1 else f"over {len(seeds)} seeds"
+    where = where if claim.trained else "on these images"
     outcome = claim.stated(statement)
     line = f"{statement.capitalize()} {where}{', by ' + claim.rule if claim.changed else ''}: {outcome.value}"
     still = claim.of(statement, Outcome.open)
@@ -317,3 +326,13 @@ def caution(seeds: Sequence[int]) -> list[str]:
     few = ["Two seeds tell hardly anything about the variation between seeds: train with seed=0,1,2,3,4."]
     share = f"{len(seeds)} seeds miss a cliff that {CLIFF:.0%} of seeds have in {missed(len(seeds)):.0%} of cases."
     return [*(few if len(seeds) == 2 else []), share.replace("%", " %")]
+
+
+def caution_of_networks(networks: Sequence[str]) -> list[str]:
+    """What a comparison of networks as they are leaves open, whatever the figures; nothing of one network."""
+    if len(networks) < 2:
+        return []
+    return [
+        "Two networks are compared as they are: the intervals are over images, and say nothing of other networks that"
+        " were trained in the same way."
+    ]

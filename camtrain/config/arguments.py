@@ -30,6 +30,9 @@ SWEEP_FLAGS = {"-m", "--multirun"}
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Keys of Hydra that hold text."""
 
+SHORT = {"class": "class_name", "reference": "reference.network", "treatment": "treatment.network"}
+"""Keys that the command line also takes under a shorter name."""
+
 SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\s*\(.*\)", re.DOTALL)
 
 IN_QUOTES = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
@@ -53,15 +56,13 @@ def prepared(arguments: list[str]) -> list[str]:
 
 
 def current_name(argument: str) -> str:
-    """An override under the key's present name: `class=NAME`, which is short for `class_name`, and former names.
-
-    No field of a Python class can be called `class`.
-    """
+    """An override under the key's present name: of former names, and of those that are short: `class=NAME` for
+    `class_name`, as no field of a Python class can be called `class`, and networks that are compared."""
     written = re.fullmatch(r"([+~]*)([^=]*)(=.*)?", argument, re.DOTALL)
     assert written is not None
     prefix, key, value = written[1], written[2], written[3] or ""
-    if key == "class" and value:
-        return f"{prefix}class_name{value}"
+    if key in SHORT and value:
+        return f"{prefix}{SHORT[key]}{value}"
     if key not in RENAMED:
         return argument
     print(f"camtrain: {key} is now called {RENAMED[key]}", file=sys.stderr)
@@ -195,14 +196,16 @@ def dataset_of_run(arguments: list[str]) -> list[str]:
 
     Nothing where the arguments choose one, set none of its keys, or name no run that can be read.
     """
-    if f"task={Task.evaluate.value}" not in arguments:
+    if not {f"task={task.value}" for task in (Task.evaluate, Task.compare)} & {*arguments}:
         return []
     jobs = jobs_to_check([part for part in arguments if "=" in part and not part.startswith("-")], sweep=True)
     given = {override.key_or_group: override.value() for override in map(parsed, jobs[0] if jobs else [])}
     if "dataset" in given or not any(key.startswith("dataset.") for key in given):
         return []
+    places = [expanded(str(given.get("run")))]
+    places += [expanded(str(given.get(f"{key}.network"))).parent for key in ("reference", "treatment")]
     try:
-        place = expanded(str(given.get("run"))) / "result.json"
+        place = next(folder for folder in places if (folder / "result.json").is_file()) / "result.json"
         dataset = json.loads(place.read_text(encoding="utf-8"))["config"]["dataset"]
         needed = [
             f"dataset.{entry.name}={quoted(dataset[entry.name])}"
@@ -210,7 +213,7 @@ def dataset_of_run(arguments: list[str]) -> list[str]:
             if entry.default == MISSING and entry.name != "name" and f"dataset.{entry.name}" not in given
         ]
         return [f"dataset={dataset['name']}", *needed]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return []
 
 

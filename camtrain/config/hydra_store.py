@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from camtrain.arms import spread
+from camtrain.config.given import Given
 from camtrain.config.messages import message
 from camtrain.config.options import AUTO, CamConfig, DatasetName, check_enough
 from camtrain.config.schema import DATASETS, RENAMED, Config
@@ -23,14 +24,18 @@ from camtrain.config.validate import check, check_arms, check_fork, check_traina
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
-PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs", "trainer.baselines")
+PATHS = (
+    *("dataset.root", "dataset.cache", "model.weights", "run", "runs", "trainer.baselines"),
+    *("reference.network", "reference.classes", "treatment.network", "treatment.classes"),
+)
 """Keys that may hold a path which is needed again after the command."""
 
 
 def register() -> None:
     """Make the schema known to Hydra. A group of its own keeps it out of the choices that a user sees."""
     schema = OmegaConf.structured(Config)
-    for mapping in (*schema.arms.values(), schema.arms_by, schema.model.options):
+    options = (node.options for node in (schema.model, schema.reference, schema.treatment))
+    for mapping in (*schema.arms.values(), schema.arms_by, *options):
         OmegaConf.set_struct(mapping, False)  # further keys need no + in front
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=schema, package="_global_")
@@ -91,6 +96,8 @@ def make_absolute(config: Config, keys: Sequence[str] = PATHS) -> None:
 
 
 def _absolute(key: str, path: str) -> str:
+    if key.endswith(".network"):
+        return Given.of(path).absolute()
     named = key == "model.weights" and not path.startswith("~") and not Path(path).is_file()
     named |= key in ("dataset.cache", "trainer.baselines") and path == AUTO
     return path if named or "://" in path else absolute(path)

@@ -40,6 +40,7 @@ class Task(enum.Enum):
     layers = "layers"
     data = "data"
     evaluate = "evaluate"
+    compare = "compare"
     explain = "explain"
     report = "report"
     resume = "resume"

@@ -210,6 +210,33 @@ class ModelConfig:
 
 
 @dataclass
+class NetworkConfig:
+    """A network as it is, for `task=compare`; on the command line `reference=NETWORK` and `treatment=NETWORK` are short
+    for `reference.network=` and `treatment.network=`."""
+
+    network: str | None = setting(
+        None,
+        "RUN/ARM, an arm of a finished run; NAME, a classifier of torchvision or timm/NAME with its published weights;"
+        " NAME@FILE, with the weights in a file, or NAME@none, without; NAME may also be small_resnet or"
+        " package.module:function",
+    )
+    options: dict[str, Any] = setting(
+        {}, "further arguments of the function of NAME; `+reference.options.width=32` adds one"
+    )
+    layer: str | None = setting(
+        None, "target layer of the map; null: the run's, of NAME the last layer that has a grid"
+    )
+    cam: CamVariant | None = setting(None, "the map that is measured; null: the run's, of NAME gradcam")
+    mean: list[float] | None = setting(None, "as `model.mean`, of NAME")
+    std: list[float] | None = setting(None, "as `model.std`, of NAME", low=0, above=True)
+    classes: str | None = setting(
+        None,
+        "file, YAML or CSV, that says which of the network's classes each class of the data set is; null: those of the"
+        " same name",
+    )
+
+
+@dataclass
 class OptimConfig:
     """The optimiser."""
 
@@ -321,7 +348,7 @@ class EvaluateConfig:
 
 @dataclass
 class ReportConfig:
-    """What "nothing lost" means in the verdict."""
+    """What "nothing lost" means in the verdict, and the page."""
 
     accuracy_margin: float = setting(0.01, "accuracy, or mean average precision, that may be lost", low=0, high=1)
     faithfulness_margin: float = setting(
@@ -334,6 +361,7 @@ class ReportConfig:
         high=1,
     )
     health_margin: float = setting(0.01, "by which dead rate and border mass may rise", low=0, high=1)
+    open: bool = setting(False, "show the report in the browser when it is written, where there is one")
 
 
 @dataclass
@@ -380,15 +408,18 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    reference: NetworkConfig = field(default_factory=NetworkConfig)
+    treatment: NetworkConfig = field(default_factory=NetworkConfig)
     seed: int = setting(
         0, "seed of initial weights, order of images, augmentation and generated images", low=0, high=2**31 - 1
     )
     task: Task = setting(
         Task.train,
         "train: train the arms and compare them; layers: list the network's layers; data: show what the data set holds;"
-        " evaluate: measure a finished run again; explain: draw its maps of other images; report: compare finished runs"
-        " over seeds and settings; resume: go on with a run that broke off; baselines: list the trained reference arms"
-        " that runs share; plan: say what the command would cost, from a few steps",
+        " evaluate: measure a finished run again; compare: measure any two networks, or one; explain: draw a run's maps"
+        " of other images; report: compare finished runs over seeds and settings; resume: go on with a run that broke"
+        " off; baselines: list the trained reference arms that runs share; plan: say what the command would cost, from"
+        " a few steps",
     )
     run: str | None = setting(
         None, "folder of the finished run, for evaluate and explain, or of one that broke off, for resume"
@@ -424,10 +455,12 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Fi
     """Every leaf of a configuration as (dotted key, value, field).
 
     Of the arms only what differs from the default ones, so that an experiment with these has the keys that it had
-    before arms could be configured.
+    before arms could be configured; likewise of networks that are compared those that there are.
     """
     for entry in dataclasses.fields(node):
         value = getattr(node, entry.name)
+        if isinstance(value, NetworkConfig) and value == NetworkConfig():
+            continue
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{entry.name}.")
         elif isinstance(value, dict):

@@ -27,6 +27,7 @@ from camtrain.config.schema import (
     Config,
     DatasetConfig,
     FolderConfig,
+    NetworkConfig,
     PublishedConfig,
     TrainerConfig,
     keys,
@@ -45,6 +46,10 @@ TAKEN = {
         *("task", "run", "model.name", "seed", "evaluate.", "report.", "dataset", "hydra."),
         *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
     ),
+    Task.compare: (
+        *("task", "reference", "treatment", "model.name", "seed", "evaluate.", "report.", "dataset", "hydra."),
+        *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
+    ),
     Task.explain: (
         *("task", "run", "model.name", "images", "class_name", "hydra."),
         *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
@@ -58,6 +63,8 @@ TAKEN = {
 OF_OTHERS = {
     "run": "evaluate, explain or resume",
     "runs": "report",
+    "reference": "compare",
+    "treatment": "compare",
     "images": "explain",
     "class_name": "explain",
     "prune": "baselines",
@@ -68,7 +75,7 @@ ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 RESERVED = (
     *(CONTROL, CONTROL_AREA, "pictures", "tb", "uniform", "size", "from", "to", "file", "why", "picture", "truth"),
-    *("difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
+    *("share", "difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
 )
 """Names that stand beside those of arms, in the run folder or among the figures of its files."""
 
@@ -82,8 +89,8 @@ def check_taken(task: Task, chosen: Iterable[str]) -> None:
     """Raise :class:`UserError` for the first key that was set although the task takes it from its run, or has no use
     for it: to train instead would be a surprise of minutes."""
     for key in sorted(chosen):
-        if task not in TAKEN and key in OF_OTHERS:
-            raise UserError(f"{key} is for task={OF_OTHERS[key]}, not for task={task.value}: name one, or leave it out")
+        if task not in TAKEN and (others := OF_OTHERS.get(key.partition(".")[0])):
+            raise UserError(f"{key} is for task={others}, not for task={task.value}: name one, or leave it out")
         if task in TAKEN and not key.startswith(("sweep.", *TAKEN[task])):
             raise UserError(f"{key}: task={task.value} takes it from the run, or has no use for it; leave it out")
 
@@ -147,6 +154,10 @@ def check_needed(config: Config) -> None:
             raise UserError(f"{key} is not set: give it as {key}={'FOLDER' if key.startswith('run') else 'PATH'}")
         if key == "run":
             check_folder(key, str(config.run))
+    if config.task is Task.compare:
+        for key, node in (("reference", config.reference), ("treatment", config.treatment)):
+            if not node.network and (key == "reference" or node != NetworkConfig()):
+                raise UserError(f"{key} is not set: give it as {key}=NETWORK, such as {key}=RUN/ARM or {key}=NAME@FILE")
 
 
 def check_trainable(cam: CamConfig, prefix: str) -> None:
@@ -316,8 +327,8 @@ def saving_intervals(trainer: TrainerConfig) -> tuple[int | None, float | None]:
     return steps, seconds
 
 
-def check_arms(arms: Mapping[str, Any]) -> None:
-    """Raise :class:`UserError` for fewer than two arms, a name that cannot be used, or a difference outside `cam`.
+def check_arms(arms: Mapping[str, Any], least: int = 2) -> None:
+    """Raise :class:`UserError` for too few arms, a name that cannot be used, or a difference outside `cam`.
 
     What is within `cam` is checked by :func:`camtrain.config.hydra_store.cam_of_arms`.
     """
@@ -335,5 +346,5 @@ def check_arms(arms: Mapping[str, Any]) -> None:
                 raise UserError(f"arms.{name}.{section}: arms may differ in cam only, such as {EXAMPLE}")
         if not isinstance(difference.get("cam", {}), Mapping):
             raise UserError(f"arms.{name}.cam: set one of its keys, such as {EXAMPLE}")
-    if len(arms) < 2:
+    if len(arms) < least:
         raise UserError(f"arms: a comparison needs at least two, not {len(arms)}; add one, such as {EXAMPLE}")

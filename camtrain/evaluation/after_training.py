@@ -46,7 +46,8 @@ def measure_after_training(context: EvaluationContext, evaluated: Evaluated, kee
     progress("measuring stability")
     stable = keep("stability", lambda: measure_equivariance(context, evaluated, context.batches(measured), lies.powers))
     parts = [lies.measured, stable]
-    methods = [method for method in dict.fromkeys(wanted.maps) if method is not context.method]
+    own = {network.method or context.method for network in context.networks.values()}
+    methods = [method for method in dict.fromkeys(wanted.maps) if own != {method}]
     others = []
     quick = [method for method in methods if method is not CamVariant.scorecam]
     if quick:
@@ -75,7 +76,7 @@ def measure_after_training(context: EvaluationContext, evaluated: Evaluated, kee
         few = context.some(measured, wanted.sanity_images)
         checked = keep(
             "randomisation",
-            lambda: randomisation_test(context, evaluated, list(context.batches(few)), context.untrained()),
+            lambda: randomisation_test(context, evaluated, list(context.batches(few))),
         )
         parts.append(checked.measured)
         curves = checked.curves

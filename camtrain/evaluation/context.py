@@ -36,10 +36,10 @@ class EvaluationContext:
         targets: of the validation images, (images,) class numbers or (images, classes) of 0 and 1, on the CPU.
         batches: the validation images, or the chosen ones, (images,) bool, in ascending order of their numbers; of
             several ranks this one's.
-        method: of the maps that are measured.
+        method: of the maps that are measured, of networks that have none of their own.
         settings: how many images each measurement takes.
         seed: of the choice of images, of their two folds, and of the noise in what ROAD puts in place of pixels.
-        untrained: state dict of an untrained network of the arms' architecture.
+        untrained: of an arm, by its name, the state dict of an untrained network of its architecture.
         progress: called with what is being done.
         training_passes: passes of an image that the training took, over what there are maps of an image in the mean;
             None where nothing was trained.
@@ -51,7 +51,7 @@ class EvaluationContext:
     method: CamVariant
     settings: EvaluateConfig
     seed: int
-    untrained: Callable[[], Mapping[str, Tensor]]
+    untrained: Callable[[str], Mapping[str, Tensor]]
     progress: Callable[[str], object] = lambda _: None
     training_passes: float | None = None
 

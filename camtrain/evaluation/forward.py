@@ -45,11 +45,12 @@ def forward_maps(
         network: with its routes.
         images: (batch, 3, height, width), 0..1.
         target: (batch,) int64, or (batch, classes) of 0 and 1.
-        method: which map.
+        method: which map, if the network has no method of its own.
         normalised: the images are so already; then this may not be the network's first pass.
     """
-    logits, targets, maps = forward_several(network, images, target, [method], normalised)
-    return Mapped(logits, targets, maps[method])
+    own = network.method or method
+    logits, targets, maps = forward_several(network, images, target, [own], normalised)
+    return Mapped(logits, targets, maps[own])
 
 
 def forward_several(
@@ -84,4 +85,4 @@ def forward_several(
             maps[method] = scorecam(targets.expand(images), targets.expand(made.activations), score_of)
         else:
             maps[method] = made.map(method)
-    return made.logits, targets, maps
+    return made.logits, targets, {method: network.laid_out(those, images) for method, those in maps.items()}

@@ -57,11 +57,13 @@ def measure_other_maps(
         numbers.append(image_of_each_map(batch))
         of_map = numbers[-1].to(batch.images.device)
         for name, network in context.networks.items():
-            _, targets, maps = forward_several(network, batch.images, batch.targets, [context.method, *methods])
+            trained = network.method or context.method
+            several = list(dict.fromkeys([trained, *methods]))
+            _, targets, maps = forward_several(network, batch.images, batch.targets, several)
             own, placement = targets.regions(batch.regions), network.placement(batch.images)
             for at, method in enumerate(methods):
                 figures = map_metrics(maps[method], own, placement)
-                figures["with_trained"] = correlation(maps[method], maps[context.method])
+                figures["with_trained"] = correlation(maps[method], maps[trained])
                 for other in methods[:at]:
                     figures[f"like_{other.value}"] = correlation(maps[method], maps[other])
                 values.add(name, of_map, tagged(f"{OTHER_MAPS}/{method.value}", figures))

@@ -24,25 +24,22 @@ class Randomisation(NamedTuple):
     curves: dict[str, list[float]]  # by arm: mean similarity after each stage of the cascade, 1 before it
 
 
-def randomisation_test(
-    context: EvaluationContext, evaluated: Evaluated, batches: Sequence[Batch], untrained: Mapping[str, Tensor]
-) -> Randomisation:
+def randomisation_test(context: EvaluationContext, evaluated: Evaluated, batches: Sequence[Batch]) -> Randomisation:
     """Likeness of each map to that of the network after its weights were replaced, from the last layer to the first.
 
     `sanity/head` after the last layer alone, `sanity/all` after every layer.
 
     Args:
-        context: the networks, and which map.
+        context: the networks, their untrained weights, and which map.
         evaluated: of these images, among others.
         batches: the images.
-        untrained: state dict of an untrained network of the arms' architecture.
     """
     values = Values(context.networks, context.count)
     curves: dict[str, list[float]] = {}
     numbers = torch.cat([image_of_each_map(batch) for batch in batches])
     for name, network in context.networks.items():
         trained = [evaluated.maps_of(name, batch) for batch in batches]
-        other = _with_weights(network, untrained)
+        other = _with_weights(network, context.untrained(name))
         stages = []
         for replaced in cascade(other.backbone, network.backbone.state_dict()):
             maps = [

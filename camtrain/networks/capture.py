@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import adaptive_avg_pool2d
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from camtrain.cam.head import Head, hand_on
 from camtrain.cam.routes import GradientRoute, Routes, probe
-from camtrain.cam.stretch import Placement
-from camtrain.config.options import Score
+from camtrain.cam.stretch import Placement, upsample
+from camtrain.config.options import CamVariant, Score
 from camtrain.errors import UserError
+from camtrain.networks.classes import alone, grouped
 from camtrain.networks.geometry import LOOKED_AT, followed, placed
 from camtrain.networks.head_layer import linear_head
 from camtrain.networks.layers import as_layer, evaluating, find, first_tensor, from_grid, to_grid
@@ -55,6 +57,10 @@ class Captured(nn.Module):
         self._hooks: list[RemovableHandle] = []
         self.registered = True  # maps are placed where their cells lie, and not in equal tiles
         self._placements: dict[tuple[int, int], Placement] = {}  # by height and width of the image
+        # What a network has of its own where it is compared with others:
+        self.method: CamVariant | None = None  # the map that is measured of it; None: the same as of the others
+        self.groups: Sequence[Sequence[int]] | None = None  # of each class, its outputs; None: each output is a class
+        self.grid: tuple[int, int] | None = None  # that its maps are brought to; None: its own
         for name in layers or ():
             self._watch(name)
 
@@ -132,8 +138,23 @@ class Captured(nn.Module):
         return f"layer={self.layers[-1] if self.layers else None}"
 
     def placement(self, images: Tensor) -> Placement | None:
-        """:meth:`cells`, by which maps are stretched; None where they are not to be `registered`."""
-        return self.cells(images) if self.registered else None
+        """:meth:`cells`, by which maps are stretched; None where they are not to be `registered`, or were brought to
+        another grid, whose cells are equal tiles."""
+        return self.cells(images) if self.registered and self.grid is None else None
+
+    def laid_out(self, maps: Tensor, images: Tensor) -> Tensor:
+        """The maps in the cells of :attr:`grid`, if there is one: the mean of :math:`L^+`, stretched to the image,
+        over each of its equal tiles.
+
+        Args:
+            maps: (maps, height, width), of the network's own cells, before ReLU.
+            images: (batch, channels, height, width), of that size.
+        """
+        if self.grid is None:
+            return maps
+        placed = self.cells(images) if self.registered else None
+        stretched = upsample(maps, (images.shape[-2], images.shape[-1]), placed)
+        return adaptive_avg_pool2d(stretched[:, None], self.grid)[:, 0]
 
     def cells(self, images: Tensor) -> Placement:
         """Where the target layer's cells lie in images of this size, see :func:`camtrain.networks.geometry.placed`.
@@ -199,7 +220,8 @@ class Captured(nn.Module):
                 f"layer={missing}: the network did not pass through it, or had been compiled before; capture first,"
                 " compile then"
             )
-        return logits_of(output), taken
+        logits = logits_of(output)
+        return logits if self.groups is None else grouped(_wide(logits), self.groups), taken
 
     def differentiable_twice(self) -> AbstractContextManager[None]:
         """What a pass has to run in: only the plain attention kernel has a second derivative."""
@@ -216,12 +238,15 @@ class Captured(nn.Module):
         return output
 
     def class_weights(self) -> Tensor | None:
-        """Weight of the last linear layer, (classes, features), float32 or wider; None if there is none."""
+        """Weight of each class in the last linear layer, (classes, features), float32 or wider; None if it has none."""
         if self.linear is None:
             return None
         weight = self.backbone.get_submodule(self.linear).weight
         assert isinstance(weight, Tensor)
-        return _wide(weight)
+        if self.groups is None:
+            return _wide(weight)
+        rows = alone(self.groups)  # a class of several outputs has no weights of its own
+        return None if rows is None else _wide(weight[rows])
 
     def _watch(self, name: str) -> None:
         modules = dict(self.backbone.named_modules())

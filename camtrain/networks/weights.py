@@ -21,7 +21,7 @@ from camtrain.networks.fit_in_words import guess, misfit, summary
 from camtrain.networks.fit_weights import fit, modern
 from camtrain.networks.head_layer import final_layer
 from camtrain.networks.weight_file import read_state
-from camtrain.networks.zoo import TIMM
+from camtrain.networks.zoo import TIMM, make_network
 from camtrain.normalisation import DEVIATION, MEAN
 
 POSITIONS = "encoder.pos_embedding"
@@ -99,6 +99,28 @@ def load_weights(network: nn.Module, weights: str, name: str, classes: int, imag
     network.load_state_dict(own)  # with the version numbers of its parts, which torchvision's MNASNet asks for
     log.info("%-9s %s: %s", "weights", weights, summary(found, own, state))
     return found.fresh
+
+
+UNLIKELY = 1009
+"""Outputs that no other layer of a network has."""
+
+
+def outputs_in_file(config: ModelConfig, shape: tuple[int, int, int]) -> int | None:
+    """How many classes the file `model.weights` of a network is for; None where it has no last layer for it.
+
+    Args:
+        config: of the network.
+        shape: channels, height and width of its images.
+
+    Raises:
+        UserError: there is no such network, or no file of weights.
+    """
+    network = make_network(config, UNLIKELY, shape)
+    own, head = network.state_dict(), final_layer(network, UNLIKELY)
+    state = modern(_state(str(config.weights), config.name), own)
+    found = fit(own, state, head)
+    key = {**found.matched, **found.reshaped}.get(f"{head}.weight")
+    return None if key is None else len(state[key])
 
 
 def _state(weights: str, name: str) -> dict[str, Tensor]:

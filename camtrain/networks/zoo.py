@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -58,6 +59,21 @@ def make_network(config: ModelConfig, classes: int, shape: tuple[int, int, int])
             # ViT starts with a head of zeros: every map would be dead, and the CAM term without a gradient. As Swin's.
             nn.init.trunc_normal_(weight, std=0.02)
     return network
+
+
+def published_outputs(config: ModelConfig) -> int | None:
+    """How many classes published weights are for; None where it is not known."""
+    name, weights = config.name, config.weights
+    if name.startswith(TIMM) and find_spec("timm"):
+        import timm
+
+        described = timm.get_pretrained_cfg(name.removeprefix(TIMM)) if timm.is_model(name.removeprefix(TIMM)) else None
+        return described and described.num_classes
+    if name not in models.list_models(module=models):
+        return None
+    entries: Any = models.get_model_weights(name)
+    found = next((entry for key, entry in entries.__members__.items() if key == weights), None)
+    return found and len(found.meta["categories"])
 
 
 def _of_torchvision(config: ModelConfig, classes: int, shape: tuple[int, int, int]) -> nn.Module:

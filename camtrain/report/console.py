@@ -36,6 +36,9 @@ WIDTH = 120
 WIDTHS = (8, 11, 14)
 """Characters of an arm's name, the first ones that suffice."""
 
+SHOWN = 5
+"""Classes that are named, beyond which they are only counted."""
+
 SPLITS = {"train": "training", "val": "validation"}
 
 
@@ -69,6 +72,10 @@ def term(cam: CamConfig, share: float | None) -> str:
 def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
     """A few labelled lines that say what is about to be trained or measured."""
     yield from _about_data(result)
+    if result.networks:
+        yield from _about_networks(result)
+        yield "machine", f"{result.environment['device']}, torch {result.environment['torch']}"
+        return
     model, trainer = result.model, result.config.trainer
     stem = f", stride 1 at {' and '.join(model.stem_strides_lowered)}" if model.stem_strides_lowered else ""
     relu = f", without its last ReLU ({model.relu_left_out})" if model.relu_left_out else ""
@@ -92,6 +99,31 @@ def introduction(result: RunResult) -> Iterator[tuple[str, str]]:
     yield "machine", f"{result.environment['device']}, torch {result.environment['torch']}{lower}"
 
 
+def _about_networks(result: RunResult) -> Iterator[tuple[str, str]]:
+    """Of networks that are compared as they are, each with what was assumed of it, and what all have in common."""
+    grids = {one.model.grid for one in result.networks.values()}
+    for name, one in result.networks.items():
+        model, (rows, columns) = one.model, one.model.grid
+        yield (
+            name,
+            f"{one.given}: {model.name}, {model.parameters:,} weights, {counted(one.outputs, 'class', 'es')};"
+            f" {one.method} of {model.layer}: {rows} x {columns} cells, gradient:"
+            f" {model.gradient_path.evaluation.value}",
+        )
+        for note in one.notes:
+            yield "", note
+        if one.classes:
+            parts = [
+                f"{kind}: {', '.join(members[:SHOWN])}{f' and {len(members) - SHOWN} more' * (len(members) > SHOWN)}"
+                for kind, members in [*one.classes.items()][:SHOWN]
+            ]
+            more = f" and {len(one.classes) - SHOWN} more" * (len(one.classes) > SHOWN)
+            yield "", f"measured by the data set's classes alone: {'; '.join(parts)}{more}"
+    if len(grids) > 1:
+        rows, columns = (max(sides) for sides in zip(*grids, strict=True))
+        yield "maps", f"all are measured in {rows} x {columns} equal tiles of the image"
+
+
 def _training(result: RunResult) -> str:
     """Epochs, batches, optimiser, and what is out of the ordinary."""
     trainer, optim, cam = result.config.trainer, result.config.optim, result.config.cam
@@ -105,9 +137,9 @@ def _training(result: RunResult) -> str:
     )
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, what: str, ending: str = "s") -> str:
     """Such as `1 epoch` or `2 epochs`."""
-    return f"{number} {what}{'s' * (number != 1)}"
+    return f"{number} {what}{ending * (number != 1)}"
 
 
 def offset(result: RunResult) -> str:

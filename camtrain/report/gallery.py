@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from camtrain.arms import Contrast
+from camtrain.cam.distribution import correlation
 from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import MapTargets
 from camtrain.data.batches import Batch
 from camtrain.data.images import ImageSet, image_name
+from camtrain.evaluation.every_epoch import Evaluated
 from camtrain.files import write_atomically
 from camtrain.metrics.catalogue import Indicator, Place, at
+from camtrain.metrics.localisation import size_share
+from camtrain.metrics.tags import ACCURACY
 from camtrain.report import overlay
 from camtrain.runs.result import GalleryEntry, MapCaption
 
@@ -123,22 +127,27 @@ class Chosen(NamedTuple):
     worst: list[int]
     random: list[int]
     by: Indicator  # whose gain best and worst go by
-    contrast: Contrast  # in which
+    contrast: Contrast | None  # in which; None: it is the figure itself, of the one network there is
+    disagreement: Sequence[int] = ()  # of the two networks
+    failures: Sequence[int] = ()
 
 
-def gain(figures: Figures, by: Indicator, contrast: Contrast) -> Tensor:
-    """By how much the treatment is better than the reference; of every image or map."""
-    change = figures[contrast.treatment][by.tag] - figures[contrast.reference][by.tag]
+def gain(figures: Figures, by: Indicator, contrast: Contrast | None) -> Tensor:
+    """By how much the treatment is better than the reference, or how good the one arm is; of every image or map."""
+    if contrast is None:
+        change = next(iter(figures.values()))[by.tag]
+    else:
+        change = figures[contrast.treatment][by.tag] - figures[contrast.reference][by.tag]
     return change if by.better == "higher" else -change
 
 
-def choose_gallery(each: Figures, shown: list[int], contrast: Contrast) -> Chosen:
+def choose_gallery(each: Figures, shown: list[int], contrast: Contrast | None) -> Chosen:
     """Beside the random images half as many with the treatment's largest gain, and with its largest loss.
 
     Args:
         each: figures of every image, (images,) by arm and tag.
         shown: the random ones.
-        contrast: the arms.
+        contrast: the arms; None where there is one only.
     """
     captions = at(Place.captions)
     known = (by for by in captions if bool(gain(each, by, contrast).isfinite().any()))
@@ -148,6 +157,47 @@ def choose_gallery(each: Figures, shown: list[int], contrast: Contrast) -> Chose
     ranked = order[values[order].isfinite()].tolist()
     half = min(len(shown), len(ranked)) // 2
     return Chosen(ranked[:half], ranked[: -half - 1 : -1] if half else [], shown, by, contrast)
+
+
+def disagreements(evaluated: Evaluated, contrast: Contrast, count: int) -> list[int]:
+    """Images on which two networks disagree most: first those that they classify differently, where images have one
+    class, and among these and the others those whose maps are least alike.
+
+    Args:
+        evaluated: of both networks, whose maps have the same cells.
+        contrast: which two.
+        count: how many images, at most.
+    """
+    numbers = evaluated.numbers
+    one, other = evaluated.maps[contrast.reference], evaluated.maps[contrast.treatment]
+    alike = correlation(one, other).double().nan_to_num(nan=0.0).cpu()
+    rows = torch.searchsorted(numbers, evaluated.image_of_map)
+    maps = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, rows, torch.ones_like(alike))
+    apart = -torch.zeros_like(maps).index_add_(0, rows, alike) / maps.clamp_min(1)
+    if len(evaluated.image_of_map) == len(numbers):  # one class per image
+        predicted = [evaluated.logits[name].argmax(1).cpu() for name in contrast[:2]]
+        apart += 3.0 * (predicted[0] != predicted[1])  # beyond what any two maps differ by
+    return numbers[apart.argsort(descending=True, stable=True)[:count]].tolist()
+
+
+def failures(each: Figures, arms: Sequence[str], measured: Tensor, count: int) -> list[int]:
+    """Images that most of the arms classify wrongly, of these those that they are surest of; none where an image may
+    have several classes.
+
+    Args:
+        each: figures of every image, (images,) by arm and tag.
+        arms: which of them.
+        measured: (images,) bool, of which there are maps.
+        count: how many images, at most.
+    """
+    tag = f"{ACCURACY}/val"
+    if any(tag not in each[arm] for arm in arms):
+        return []
+    wrong = torch.stack([1 - each[arm][tag] for arm in arms])
+    sure = torch.stack([each[arm]["confidence/top_probability"] for arm in arms])
+    badness = (wrong * (1 + sure / (2 * len(arms)))).sum(0) * measured
+    order = badness.argsort(descending=True, stable=True)
+    return order[badness[order] > 0][:count].tolist()
 
 
 def write_gallery(
@@ -162,7 +212,9 @@ def write_gallery(
         views: gives images by their numbers, in ascending order, with the maps and logits that are held of them.
     """
     entries = []
-    prefer: dict[str, tuple[list[int], Gain | None]] = {
+    prefer: dict[str, tuple[Sequence[int], Gain | None]] = {
+        "disagreement": (chosen.disagreement, None),
+        "failures": (chosen.failures, None),
         "best": (chosen.best, lambda figures: gain(figures, chosen.by, chosen.contrast)),
         "worst": (chosen.worst, lambda figures: -gain(figures, chosen.by, chosen.contrast)),
         "random": (chosen.random, None),
@@ -174,7 +226,8 @@ def write_gallery(
             file = f"{FOLDER}/{why}-{number}.png"
             write_atomically(folder / file, partial(overlay.save_png, overlay.strip(drawn)))
             captions = {arm: _caption(drawn, arm) for arm in drawn.density}
-            entries.append(GalleryEntry(file, why, image_name(images, number), drawn.truth, captions))
+            share = float(size_share(drawn.region[None])[0])
+            entries.append(GalleryEntry(file, why, image_name(images, number), drawn.truth, captions, share))
     return entries
 
 

@@ -26,12 +26,14 @@ class Cell(NamedTuple):
     small: str = ""  # below the text
     setting: int = 0  # number of a setting, as a link before the text
     signs: Sequence[tuple[str, str]] = ()  # after the text: names, and words such as "shown", with their signs
+    show: str = ""  # token of images, to which the text is a link
 
 
 class Table(NamedTuple):
     caption: str  # for those who cannot see it
     head: Sequence[Cell]
-    groups: Sequence[tuple[str, Sequence[Sequence[Cell]]]]  # name ("" for none) and rows, whose first cell names them
+    # A name ("" for none) and rows, whose first cell names them.
+    groups: Sequence[tuple[str | Cell, Sequence[Sequence[Cell]]]]
     kind: str = ""  # class of the style sheet
 
 

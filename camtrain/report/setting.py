@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,12 @@ from camtrain.analysis.over_seeds import Comparison, Run, Summary
 from camtrain.analysis.verdict import Claim, Condition
 from camtrain.arms import contrasts
 from camtrain.config.hydra_store import to_yaml
-from camtrain.metrics.catalogue import Place, at
-from camtrain.report import console, plots, tables
+from camtrain.files import printable
+from camtrain.metrics.catalogue import FAMILIES, Place, at
+from camtrain.report import console, plots, subsets, tables
 from camtrain.report.page import Cell, Part, Table, embedded_image, said
 from camtrain.report.tables import short
-from camtrain.runs.result import GalleryEntry, MapCaption
+from camtrain.runs.result import GalleryEntry, MapCaption, RunResult
 
 
 class Verdict(NamedTuple):
@@ -39,6 +41,10 @@ class FigureView(NamedTuple):
     alternative: str  # for those who cannot see it
     truth: str
     captions: Sequence[Caption]
+    name: str  # of the image
+    tokens: str  # what it may be chosen by, see camtrain.report.subsets
+    values: str  # what it may be sorted by, in the order of the choices
+    figures: Table  # of this image, for every arm
 
 
 class GalleryGroup(NamedTuple):
@@ -46,10 +52,20 @@ class GalleryGroup(NamedTuple):
     figures: Sequence[FigureView]
 
 
+Choices = Sequence[tuple[str, str]]
+"""Values and words of what may be chosen."""
+
+
 class GalleryView(NamedTuple):
     seed: str  # in words, of the run that the images are from
     multilabel: bool
     groups: Sequence[GalleryGroup]
+    filters: Sequence[tuple[str, Choices]]  # by what images may be chosen
+    sorts: Sequence[str]  # by what they may be sorted
+
+    def shown(self) -> Counter[str]:
+        """How many images each token stands for."""
+        return Counter(token for group in self.groups for each in group.figures for token in each.tokens.split())
 
 
 class SettingView(NamedTuple):
@@ -60,11 +76,14 @@ class SettingView(NamedTuple):
     gallery: GalleryView | None
     rules: Sequence[Part]
     comparisons: Sequence[Part]
+    alone: Table | None  # the figures of the only arm there is
     faithfulness_images: int
     road_images: int  # like the next of all folds
     sanity_images: int
+    subsets: Table | None
     sizes: Table | None
     other_maps_title: str
+    own_map: str
     other_maps: Table | None
     curves: Markup  # plots are SVG, which is not to be escaped
     settling: Markup
@@ -78,6 +97,7 @@ def view(one: Summary) -> SettingView:
     first, several = one.runs[0], len(one.runs) > 1
     epochs = [{name: arm.epochs for name, arm in run.result.arms.items()} for run in one.runs]
     randomised = [run.result.sanity for run in one.runs if run.result.sanity is not None]
+    images = gallery(first, several)
     seeds = ("seeds" if several else "seed", ", ".join(map(str, one.seeds)))
     headings = [tables.heading(each) if len(one.comparisons) > 1 else "" for each in one.comparisons]
     named = list(zip(headings, one.comparisons, strict=True))
@@ -86,7 +106,7 @@ def view(one: Summary) -> SettingView:
         several_seeds=several,
         verdicts=[Verdict(*claim) for claim in tables.claims(one)],
         introduction=[*console.introduction(first.result), seeds],
-        gallery=gallery(first, several),
+        gallery=images,
         rules=[Part(heading, rule(each.claim)) for heading, each in named],
         comparisons=[
             Part(
@@ -98,14 +118,17 @@ def view(one: Summary) -> SettingView:
             )
             for heading, each in named
         ],
+        alone=None if one.comparisons else own_table(one),
         faithfulness_images=max(
             run.result.faithfulness_images or len(run.folders) * (run.result.config.evaluate.faithfulness_images or 0)
             for run in one.runs
         ),
         road_images=len(first.folders) * first.result.config.evaluate.road_images,
         sanity_images=len(first.folders) * first.result.config.evaluate.sanity_images,
-        sizes=by_size(one),
-        other_maps_title=tables.other_maps_title(one.arms),
+        subsets=subsets.table(one, images.shown() if images else {}),
+        sizes=by_size(one, images.shown() if images else {}),
+        other_maps_title=tables.other_maps_title(one),
+        own_map=tables.own_map(one),
         other_maps=other_maps(one),
         curves=Markup(plots.curves(epochs)),
         settling=Markup(plots.settling(epochs)),
@@ -158,7 +181,16 @@ def interval_text(condition: Condition) -> str:
 # ---- images
 
 
-WHY = {"best": "Largest gain", "worst": "Smallest gain, or largest loss", "random": "At random"}
+WHY = {
+    "disagreement": "Largest disagreement",
+    "failures": "Failures",
+    "best": "Largest gain",
+    "worst": "Smallest gain, or largest loss",
+    "random": "At random",
+}
+
+ALONE = {"best": "Best", "worst": "Worst"}
+"""In place of these where there is one network only."""
 
 
 def gallery(run: Run, several_seeds: bool) -> GalleryView | None:
@@ -169,20 +201,49 @@ def gallery(run: Run, several_seeds: bool) -> GalleryView | None:
     seed = f" of seed {result.seed}" if several_seeds else ""
     if result.seed != result.config.seed:
         seed += f", drawn by seed {result.config.seed}"
-    before = "training" if result.trained_seed is None else "measuring"
-    pair = result.contrasts[0]
-    against = f" of {pair.treatment} against {pair.reference}" if len(result.contrasts) > 1 else ""
+    before = "training" if result.trained_seed is None and not result.networks else "measuring"
+    pairs = result.contrasts
+    against = f" of {pairs[0].treatment} against {pairs[0].reference}" if len(pairs) > 1 else ""
+    chosen = {
+        "random": f", chosen before {before}",
+        "disagreement": ": other classes predicted, then maps that are least alike",
+        "failures": ": wrong in most networks, and surest of it",
+    }
     groups = []
-    for why, words in WHY.items():
+    for why, words in {**WHY, **({} if pairs else ALONE)}.items():
         figures = [
-            _figure(run.folder, entry, result.data.multilabel)
-            for entry in result.gallery
-            if entry.why == why and _is_own(run.folder, entry.file)
+            _figure(run, entry) for entry in result.gallery if entry.why == why and _is_own(run.folder, entry.file)
         ]
-        by = f", chosen before {before}" if why == "random" else f"{against}, by {result.gallery_by}"
         if figures:
-            groups.append(GalleryGroup(f"{words}{by}", figures))
-    return GalleryView(seed, result.data.multilabel, groups) if groups else None
+            groups.append(GalleryGroup(words + chosen.get(why, f"{against}, by {result.gallery_by}"), figures))
+    if not groups:
+        return None
+    sorts = [f"{name}, {arm}" for name in SORTED.values() for arm in _sorted_by(list(result.arms))]
+    view = GalleryView(seed, result.data.multilabel, groups, [], sorts)
+    shown = view.shown()
+    filters = [(name, [choice for choice in choices if shown[choice[0]]]) for name, choices in _filters(result)]
+    return view._replace(filters=[part for part in filters if len(part[1]) > 1])
+
+
+def _filters(result: RunResult) -> Iterator[tuple[str, Choices]]:
+    """Everything that images may be chosen by: names, tokens and words."""
+    arms = list(result.arms)
+    alone = [(subsets.wrong_alone(arm), f"wrong in {arm} alone") for arm in arms if len(arms) > 1]
+    in_all = " in all" * (len(arms) > 1)
+    yield "class", [(subsets.of_class(number), name) for number, name in enumerate(result.data.classes)]
+    if not result.data.multilabel:
+        results = [(subsets.RIGHT, f"right{in_all}"), *alone, (subsets.WRONG, f"wrong{in_all}")]
+        yield "result", [*results, (subsets.DIFFER, "predicted differently")]
+    yield "object", [(subsets.of_size(group.size), group.size) for group in result.by_size or [] if group.size != "all"]
+
+
+def _sorted_by(arms: Sequence[str]) -> list[str]:
+    """Of which arms' figures images may be sorted by; of two, also by their difference."""
+    return [*arms, *(["difference"] if len(arms) == 2 else [])]
+
+
+SORTED = {"probability": "probability", "energy_in_mask": "energy in mask", "entropy": "entropy", "peak": "peak"}
+"""Figures of a caption that images may be sorted by, in words."""
 
 
 def _is_own(folder: Path, file: str) -> bool:
@@ -191,15 +252,80 @@ def _is_own(folder: Path, file: str) -> bool:
     return path.is_relative_to(folder.resolve()) and path.is_file()
 
 
-def _figure(folder: Path, entry: GalleryEntry, multilabel: bool) -> FigureView:
+def _figure(run: Run, entry: GalleryEntry) -> FigureView:
+    multilabel = run.result.data.multilabel
     captions = {arm: _caption(part, entry.truth, multilabel) for arm, part in entry.arms.items()}
     spoken = [
         f"{arm}: {caption.predicted}{', wrong' if caption.wrong else ''}, {caption.figures}"
         for arm, caption in captions.items()
     ]
     shown = ", ".join(["Input", *(f"map of {arm}" for arm in captions)])
-    alternative = f"{entry.truth}. {shown}. {'. '.join(spoken)}"
-    return FigureView(embedded_image(folder / entry.file), alternative, entry.truth, list(captions.values()))
+    return FigureView(
+        embedded_image(run.folder / entry.file),
+        f"{entry.truth}. {shown}. {'. '.join(spoken)}",
+        entry.truth,
+        list(captions.values()),
+        printable(Path(entry.image).name),
+        " ".join(_tokens(run.result, entry, captions)),
+        " ".join(f"{value:.5g}" for value in _values(entry)),
+        _figures_of_image(run, entry),
+    )
+
+
+def _tokens(result: RunResult, entry: GalleryEntry, captions: Mapping[str, Caption]) -> Iterator[str]:
+    """What an image may be chosen by."""
+    if entry.truth in result.data.classes:
+        yield subsets.of_class(result.data.classes.index(entry.truth))
+    if not result.data.multilabel:
+        wrong = [arm for arm, caption in captions.items() if caption.wrong]
+        if not wrong:
+            yield subsets.RIGHT
+        if len(wrong) == len(captions):
+            yield subsets.WRONG
+        elif len(wrong) == 1:
+            yield subsets.wrong_alone(wrong[0])
+        if len({part.predicted for part in entry.arms.values()}) > 1:
+            yield subsets.DIFFER
+    for group in result.by_size or []:
+        if group.size != "all" and group.low <= entry.share <= group.high:
+            yield subsets.of_size(group.size)
+            break
+
+
+def _values(entry: GalleryEntry) -> Iterator[float]:
+    """What an image may be sorted by, for each of :data:`SORTED` that of each of :func:`_sorted_by`."""
+    for name in SORTED:
+        values = [
+            part.figures.get(name, math.nan) if name not in ("probability", "peak") else float(getattr(part, name))
+            for part in entry.arms.values()
+        ]
+        yield from values
+        if len(values) == 2:
+            yield values[1] - values[0]
+
+
+def _figures_of_image(run: Run, entry: GalleryEntry) -> Table:
+    """Every indicator that is known of an image, for every arm."""
+    arms = list(entry.arms)
+    number = Path(entry.file).stem.rpartition("-")[2]
+    groups = []
+    for family, indicators in FAMILIES.items():
+        rows = []
+        for each in indicators:
+            values = [_of_image(run, arm, each.tag, number) * each.scale for arm in arms]
+            if any(map(math.isfinite, values)):
+                texts = [f"{value:.{each.digits}f}" if math.isfinite(value) else "-" for value in values]
+                rows.append([Cell(each.title), *map(Cell, texts)])
+        if rows:
+            groups.append((family, rows))
+    return Table(f"indicators of {printable(Path(entry.image).name)}", [Cell(), *map(Cell, arms)], groups, "dense")
+
+
+def _of_image(run: Run, arm: str, tag: str, number: str) -> float:
+    """A figure of an image by its number; nan where it is not known."""
+    values = run.each.get(arm, {}).get(tag)
+    known = values is not None and number.isdecimal() and int(number) < len(values)
+    return float(values[int(number)]) if values is not None and known else math.nan
 
 
 def _caption(part: MapCaption, truth: str, multilabel: bool) -> Caption:
@@ -242,6 +368,16 @@ def comparison_table(each: Comparison) -> Table:
     return Table(f"indicators of {each.contrast.reference} and {each.contrast.treatment}", head, groups, "comparison")
 
 
+def own_table(one: Summary) -> Table:
+    """Every indicator of the only arm by family."""
+    groups = [
+        (family, [[Cell(each.title, small=each.meaning), Cell(value, small=margin)] for each, value, margin in rows])
+        for family, rows in tables.own_figures(one).items()
+    ]
+    head = [Cell(), Cell(one.arms[0], small="± 95 %")]
+    return Table(f"indicators of {one.arms[0]}", head, groups, "comparison")
+
+
 def _line(row: Row, both: bool, area: bool) -> list[Cell]:
     within, known = row.both_correct, math.isfinite(row.both_correct.margin)
     return [
@@ -273,8 +409,13 @@ def _p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
-def by_size(one: Summary) -> Table | None:
-    """Plausibility by the object's size, beside two maps that know nothing of the image."""
+def by_size(one: Summary, images: Mapping[str, int]) -> Table | None:
+    """Plausibility by the object's size, beside two maps that know nothing of the image.
+
+    Args:
+        one: the runs.
+        images: how many the gallery shows of each size, by token.
+    """
     groups_of_runs = [run.result.by_size or [] for run in one.runs]
     if not all(groups_of_runs):
         return None
@@ -297,7 +438,8 @@ def by_size(one: Summary) -> Table | None:
             for name in parts[0].figures
             if all(name in part.figures for part in parts)  # runs of former versions have fewer
         ]
-        groups.append((title, rows))
+        token = subsets.of_size(size)
+        groups.append((Cell(title, show=token if images.get(token) else ""), rows))
     head = [Cell(), *(Cell(indicator.title) for indicator in shown)]
     return Table("plausibility by the object's size", head, groups)
 
@@ -314,7 +456,7 @@ def other_maps(one: Summary) -> Table | None:
     if not lines:
         return None
     head, *rows = [[Cell(text) for text in line] for line in lines]
-    return Table("maps by other methods than the trained one", head, [("", rows)], "dense")
+    return Table(f"maps by other methods than the {tables.own_map(one)} one", head, [("", rows)], "dense")
 
 
 def timings(one: Summary) -> Iterator[tuple[str, str]]:

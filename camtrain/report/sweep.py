@@ -44,11 +44,11 @@ class SweepView(NamedTuple):
 
 def view(summaries: Sequence[Summary]) -> SweepView:
     """All that is shown of the settings together."""
-    claim = summaries[0].comparisons[0].claim
-    margins = f": {'; '.join(claim.changed)}" if claim.changed else ""
+    claim = next((each.claim for one in summaries for each in one.comparisons), None)
+    margins = f": {'; '.join(claim.changed)}" if claim and claim.changed else ""
     return SweepView(
         outcomes=outcomes(summaries),
-        rule=f"{claim.rule}{margins}",
+        rule=f"{claim.rule}{margins}" if claim else "",
         single=[number for number, one in enumerate(summaries, start=1) if len(one.runs) == 1],
         order=joined(arms_of(summaries)),
         table=settings_table(summaries),

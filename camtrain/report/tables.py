@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from camtrain.analysis.comparison import Figures, Row
-from camtrain.analysis.over_seeds import Comparison, Summary
-from camtrain.analysis.verdict import caution, sentences
+from camtrain.analysis.over_seeds import Comparison, Summary, own_intervals
+from camtrain.analysis.verdict import caution, caution_of_networks, sentences
 from camtrain.arms import Contrast
 from camtrain.config.options import CamVariant
-from camtrain.metrics.catalogue import INDICATORS, Place, at, other_map_tag
+from camtrain.metrics.catalogue import FAMILIES, INDICATORS, Indicator, Place, at, other_map_tag
 from camtrain.metrics.tags import primary_tag
 
 SHARPENED = ("sharpened", "by area")
@@ -65,8 +65,32 @@ def _tables(one: Summary, table: Callable[[Sequence[Sequence[str]]], str], head:
         (head.format(heading(each)) + gap if several else "") + table(_lines(each.contrast, each.rows))
         for each in one.comparisons
     ]
+    if not parts:
+        parts = [table(_own_lines(one))]
     others = other_maps(one)
-    return "\n\n".join([*parts, *([other_maps_title(one.arms) + gap + table(others)] if others else [])])
+    return "\n\n".join([*parts, *([other_maps_title(one) + gap + table(others)] if others else [])])
+
+
+def own_figures(one: Summary) -> dict[str, list[tuple[Indicator, str, str]]]:
+    """Of the only arm, by family: each indicator that it has, its figure, and the margin of that over the images."""
+    figures, intervals = one.reference, own_intervals(one.runs, one.arms[0])
+    found: dict[str, list[tuple[Indicator, str, str]]] = {}
+    for family, indicators in FAMILIES.items():
+        for each in indicators:
+            value = figures.get(each.tag, math.nan) * each.scale
+            if math.isfinite(value):
+                margin = intervals[each.tag].margin * each.scale if each.tag in intervals else math.nan
+                said = f"± {margin:.{each.digits}f}" if math.isfinite(margin) else ""
+                found.setdefault(family, []).append((each, f"{value:.{each.digits}f}", said))
+    return found
+
+
+def _own_lines(one: Summary) -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = [("", one.arms[0], "95 %")]
+    for family, rows in own_figures(one).items():
+        lines.append((family, "", ""))
+        lines += [(f"  {each.title}", value, margin) for each, value, margin in rows]
+    return lines
 
 
 def as_text(one: Summary) -> str:
@@ -84,7 +108,7 @@ def claims(one: Summary) -> list[tuple[str, list[str]]]:
 
     What has to be said about the number of seeds ends the only claim, or stands alone without a heading at the end.
     """
-    warning = caution(one.seeds)
+    warning = caution(one.seeds) if one.trained else caution_of_networks(one.arms)
     if len(one.comparisons) == 1:
         return [("", [*sentences(one.comparisons[0].claim), *warning])]
     judged = [(heading(each), sentences(each.claim)) for each in one.comparisons]
@@ -101,8 +125,13 @@ def joined(arms: Sequence[str]) -> str:
     return " > ".join(arms)
 
 
-def other_maps_title(arms: Sequence[str]) -> str:
-    return f"Maps by other methods than the trained one, {joined(arms)}"
+def other_maps_title(one: Summary) -> str:
+    return f"Maps by other methods than the {own_map(one)} one, {joined(one.arms)}"
+
+
+def own_map(one: Summary) -> str:
+    """Which map the other methods stand beside."""
+    return "trained" if one.trained else "measured"
 
 
 def other_maps(one: Summary) -> list[tuple[str, ...]]:
@@ -113,7 +142,7 @@ def other_maps(one: Summary) -> list[tuple[str, ...]]:
         tags = [other_map_tag(method.value, name) for name in ("with_trained", *(each.name for each in shown))]
         if tags[0] in one.reference:
             lines.append((method.value, *(figures(one.final, one.arms, tag) for tag in tags)))
-    return [("", "like the trained one", *(each.title for each in shown)), *lines] if lines else []
+    return [("", f"like the {own_map(one)} one", *(each.title for each in shown)), *lines] if lines else []
 
 
 def short(value: float) -> str:

@@ -29,12 +29,23 @@ def write_images(folder: Path, images: ImageSet, each: Mapping[str, Mapping[str,
     rows = (
         [
             image_name(images, number),
-            "; ".join(class_names(images, number)),
+            classes_in_words(images, number),
             *(f"{column[number]:.7g}" if math.isfinite(column[number]) else "" for _, column in columns),
         ]
         for number in range(len(images.targets))
     )
     write_csv(folder / NAME, ["picture", "class", *(name for name, _ in columns)], rows)
+
+
+def classes_in_words(images: ImageSet, number: int) -> str:
+    """The classes that an image shows."""
+    return "; ".join(class_names(images, number))
+
+
+def read_classes(folder: Path) -> list[str]:
+    """The classes of every image, in words, in a file that :func:`read_images` can read."""
+    with (folder / NAME).open(newline="", encoding="utf-8") as opened:
+        return [line[1] for line in csv.reader(opened)][1:]
 
 
 def read_images(folder: Path) -> dict[str, dict[str, Tensor]]:

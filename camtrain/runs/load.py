@@ -53,8 +53,9 @@ def begun(folder: Path) -> RunResult:
         Diverged: its arms were stopped because their numbers were no longer finite.
     """
     result = _parsed(folder / NAME)
-    if result.timing.step is None and result.trained_seed is not None:
-        raise UserError(f"{folder}: networks were only measured here, which cannot go on; repeat task=evaluate")
+    if result.timing.step is None and (result.trained_seed is not None or result.networks):
+        task = result.config.task.value
+        raise UserError(f"{folder}: networks were only measured here, which cannot go on; repeat task={task}")
     if result.status == DIVERGED:
         raise Diverged(f"{folder / NAME}: {TRAIN_AGAIN}")
     return result
@@ -124,7 +125,7 @@ def _parsed(path: Path) -> RunResult:
         raise UserError(f"{path}: its schema is {schema}, this camtrain reads {SCHEMA}; train the run again")
     try:
         result = RunResult.from_json(tree)
-        check_arms(result.config.arms)  # whose names are those of folders
+        check_arms(result.config.arms, 1 if result.networks else 2)  # whose names are those of folders
         if result.status == "completed":
             for arm in result.arms.values():  # what a comparison needs
                 arm.final["cam/dead_rate"]
@@ -154,19 +155,21 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path}: this is not the result of a finished run; give the folder of one") from error
 
 
-def networks(finished: Finished, device: torch.device) -> dict[str, Classifier]:
+def networks(finished: Finished, device: torch.device, only: str | None = None) -> dict[str, Classifier]:
     """Every arm's network as training left it, in evaluation mode, with the routes of its gradients.
 
     Args:
         finished: their run.
         device: where they are put.
+        only: the arm that is wanted; None: all.
 
     Raises:
         UserError: weights are missing, damaged, or not of this run's network.
         Diverged: they are not finite.
     """
     config, data = finished.config, finished.result.data
-    paths = {name: finished.folder / name / WEIGHTS for name in finished.result.arms}
+    arms = finished.result.arms if only is None else [only]
+    paths = {name: finished.folder / name / WEIGHTS for name in arms}
     states = {name: _weights(path) for name, path in paths.items()}
     shape, seed = image_shape(config.dataset), torch_seed(config.seed, Stream.weights)
     precision, several = compute_dtype(config.trainer), data.multilabel

@@ -73,6 +73,20 @@ class ModelFacts:
 
 
 @dataclass
+class NetworkFacts:
+    """A network that was compared as it is."""
+
+    given: str  # as the user named it
+    method: str  # of its maps
+    model: ModelFacts
+    outputs: int
+    mean: list[float]  # of each channel, by which its images are normalised
+    std: list[float]
+    classes: dict[str, list[str]] | None = None  # its outputs that each class stands for; None: as they are
+    notes: list[str] = field(default_factory=list)  # what was assumed
+
+
+@dataclass
 class Timing:
     seconds: float  # of the whole run
     step: dict[str, float] | None = None  # by arm, median seconds of a training step; None where nothing was trained
@@ -111,6 +125,7 @@ class GalleryEntry:
     image: str
     truth: str
     arms: dict[str, MapCaption]
+    share: float = math.nan  # of the image, that the object takes; nan where none is known, and of former versions
 
 
 @dataclass(kw_only=True)
@@ -137,6 +152,7 @@ class RunResult:
     sanity: dict[str, list[float]] | None = None  # by arm: likeness after each stage of randomisation
     gallery: list[GalleryEntry] | None = None
     gallery_by: str | None = None  # label of the indicator that best and worst go by
+    networks: dict[str, NetworkFacts] = field(default_factory=dict)  # by arm, where networks were compared as they are
 
     @property
     def contrasts(self) -> list[Contrast]:
@@ -159,36 +175,30 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """The content of `result.json`; figures that are not defined are nan."""
         pairs = self.contrasts
-        first, several = pairs[0], len(pairs) > 1
+        first, several = pairs[0].treatment if pairs else "", len(pairs) > 1
         tree: dict[str, Any] = {
             "schema": SCHEMA,
             "status": self.status,
             "seed": self.config.seed,
             "config": to_tree(self.config),
             "arms": {name: {"final": arm.final, "epochs": list(arm.epochs)} for name, arm in self.arms.items()},
-            "difference": self.differences.get(first.treatment, {}),
-            "difference_95": self.margins.get(first.treatment, {}),
+            "difference": self.differences.get(first, {}),
+            "difference_95": self.margins.get(first, {}),
             "differences": self.differences,
             "differences_95": self.margins,
             "timing": _timing(self.timing, pairs),
             "data": _data(self.data),
-            "model": {
-                **vars(self.model),
-                "grid": list(self.model.grid),
-                "gradient_path": {mode: route.value for mode, route in self.model.gradient_path._asdict().items()},
-                "cells": self.model.cells
-                and {name: axis._asdict() for name, axis in self.model.cells._asdict().items()},
-            },
+            "model": _model(self.model),
             "learning_rate": self.learning_rate,
-            "cam_share": self.cam_shares.get(first.treatment),
+            "cam_share": self.cam_shares.get(first),
             **({"cam_shares": self.cam_shares} if several else {}),
             **({} if self.trained_seed is None else {"trained_seed": self.trained_seed}),
             **({} if self.reference_from is None else {"reference_from": self.reference_from}),
             "environment": self.environment,
         }
         for suffix, controls in (("", self.controls), ("_area", self.controls_area)):
-            if first.treatment in controls:
-                tree[f"control{suffix}"] = vars(controls[first.treatment])
+            if first in controls:
+                tree[f"control{suffix}"] = vars(controls[first])
             if several and controls:
                 tree[f"controls{suffix}"] = {name: vars(control) for name, control in controls.items()}
         if self.by_size is not None:
@@ -202,6 +212,8 @@ class RunResult:
             tree["sanity"] = self.sanity
         if self.gallery is not None:
             tree |= {"wall": [_entry(entry) for entry in self.gallery], "wall_by": self.gallery_by}
+        if self.networks:
+            tree["networks"] = {name: {**vars(one), "model": _model(one.model)} for name, one in self.networks.items()}
         return tree
 
     @classmethod
@@ -214,20 +226,16 @@ class RunResult:
         names, config = list(tree["arms"]), from_tree(tree["config"])
         if names != [*config.arms]:
             raise ValueError("other arms than in its configuration")
-        first = contrasts(names)[0].treatment
-        data, model, timing = dict(tree["data"]), dict(tree["model"]), tree["timing"]
-        route = model["gradient_path"]
+        first, *_ = *names[1:], ""
+        data, timing = dict(tree["data"]), tree["timing"]
         data["intensity_range"] = _span(data.get("intensity_range", ALL_16_BITS))
         data["skipped"] = {name: [Skipped(**entry) for entry in some] for name, some in data["skipped"].items()}
-        model["grid"] = tuple(model["grid"])
-        model["cells"] = _placement(model.get("cells"))
-        model["gradient_path"] = Routes(GradientRoute(route["training"]), GradientRoute(route["evaluation"]))
         return cls(
             status=tree["status"],
             config=config,
             arms={name: ArmResult([_figures(row) for row in part["epochs"]]) for name, part in tree["arms"].items()},
             data=DataFacts(**data),
-            model=ModelFacts(**model),
+            model=_read_model(tree["model"]),
             learning_rate=float(tree["learning_rate"]),
             cam_shares=dict(tree.get("cam_shares") or {first: tree["cam_share"]}),
             environment=dict(tree["environment"]),
@@ -247,7 +255,27 @@ class RunResult:
             ),
             gallery=[_read_entry(entry, names) for entry in tree["wall"]] if "wall" in tree else None,
             gallery_by=tree.get("wall_by"),
+            networks={
+                name: NetworkFacts(**{**one, "model": _read_model(one["model"])})
+                for name, one in tree.get("networks", {}).items()
+            },
         )
+
+
+def _model(model: ModelFacts) -> dict[str, Any]:
+    return {
+        **vars(model),
+        "grid": list(model.grid),
+        "gradient_path": {mode: route.value for mode, route in model.gradient_path._asdict().items()},
+        "cells": model.cells and {name: axis._asdict() for name, axis in model.cells._asdict().items()},
+    }
+
+
+def _read_model(tree: Mapping[str, Any]) -> ModelFacts:
+    route = tree["gradient_path"]
+    routes = Routes(GradientRoute(route["training"]), GradientRoute(route["evaluation"]))
+    read = {"grid": tuple(tree["grid"]), "cells": _placement(tree.get("cells")), "gradient_path": routes}
+    return ModelFacts(**{**tree, **read})
 
 
 def _placement(tree: Mapping[str, Any] | None) -> Placement | None:
@@ -287,7 +315,8 @@ def _entry(entry: GalleryEntry) -> dict[str, Any]:
         name: {"predicted": part.predicted, "probability": part.probability, "peak": part.peak, **part.figures}
         for name, part in entry.arms.items()
     }
-    return {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, **captions}
+    share = {"share": entry.share} if math.isfinite(entry.share) else {}
+    return {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, **share, **captions}
 
 
 def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:
@@ -296,7 +325,8 @@ def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:
         figures = dict(tree[name])
         predicted, probability, peak = (figures.pop(key) for key in ("predicted", "probability", "peak"))
         captions[name] = MapCaption(predicted, _number(probability), _number(peak), _figures(figures))
-    return GalleryEntry(tree["file"], tree["why"], tree["picture"], tree["truth"], captions)
+    share = _number(tree.get("share"))
+    return GalleryEntry(tree["file"], tree["why"], tree["picture"], tree["truth"], captions, share)
 
 
 def _size_group(tree: Mapping[str, Any]) -> SizeGroup:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from camtrain.arms import CONTROL, contrasts
+from camtrain.arms import CONTROL
 from camtrain.config.options import Objective
 from camtrain.errors import CRASHED, DIVERGED, MACHINE, MALFORMED, USAGE
 from camtrain.files import write_text
@@ -73,7 +73,8 @@ def finals(folder: Path) -> Finals | None:
 
 
 def objective(folder: Path, asked: Sequence[Objective]) -> float | list[float] | None:
-    """What a sweeper that optimises is told of a run, of the first arm that is compared with the reference.
+    """What a sweeper that optimises is told of a run: of the first arm that is compared with the reference, or of the
+    only one.
 
     Args:
         folder: of the run.
@@ -86,7 +87,7 @@ def objective(folder: Path, asked: Sequence[Objective]) -> float | list[float] |
     if found is None:
         return None
     arms, control = found
-    treatment = arms[contrasts(arms)[0].treatment]
+    treatment = [*arms.values()][:2][-1]  # the only arm, if there is one
     figures = {
         Objective.accuracy: treatment[primary_tag(treatment)],
         Objective.gain: treatment.get(ENERGY, math.nan) - control.get(ENERGY, math.nan),

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import is_multilabel
@@ -20,11 +18,9 @@ from camtrain.data.batches import one_batch
 from camtrain.data.build import validation
 from camtrain.data.images import ImageSet, relabelled
 from camtrain.device import prepare_device, worker_threads
-from camtrain.errors import Diverged, UserError
-from camtrain.evaluation.every_epoch import evaluate
+from camtrain.errors import UserError
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.geometry import LOOKED_AT
-from camtrain.runs import lock
 from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
 from camtrain.runs.facts import title as run_title
 from camtrain.runs.load import TRAIN_AGAIN, Finished, check_own_code, named, networks, of_this_machine, read
@@ -67,21 +63,9 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
     check_unused(folder)
     record = RunRecord(folder, first_result(finished, own, val_set, device), {name: {} for name in trained})
     log.info("%-9s %s, trained on %s", "run", finished.folder, finished.result.data.name)
-
-    with lock.held(folder), record.running():
-        session.log_introduction(record)
-        with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm([logging.getLogger()]):
-            context = session.evaluation_context(own, trained, val_set, device, bar.set_description)
-            evaluated = evaluate(trained, context.batches(None), context.method, context.measured)
-            if evaluated.not_finite:
-                raise Diverged(f"{finished.folder}: {', '.join(evaluated.not_finite.values())}; {TRAIN_AGAIN}")
-            after = session.measure_final(context, evaluated, val_set, record)
-        for name in trained:
-            figures = {**evaluated.measured.means[name], **after.measured.means[name]}
-            record.result.arms[name] = ArmResult([figures])
-        outcome = session.write_report(record, title(own, record.result.seed))
-    session.log_summary(folder, outcome)
-    return record.result
+    context = session.evaluation_context(own, trained, val_set, device)
+    heading = title(own, record.result.seed)
+    return session.measure_untrained(record, context, val_set, heading, str(finished.folder), TRAIN_AGAIN)
 
 
 def place_alike(networks: Mapping[str, Classifier], images: ImageSet, device: torch.device) -> Placement:

@@ -6,7 +6,6 @@ import glob
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,15 @@ from camtrain.analysis.intervals import Interval
 from camtrain.analysis.over_seeds import Comparison, Run, Summary, group_by_settings, summarise
 from camtrain.analysis.over_seeds import notes as notes_on
 from camtrain.analysis.planning import CLIFF, missed
-from camtrain.analysis.verdict import Claim, Condition
+from camtrain.analysis.verdict import Claim, Condition, margins_of
 from camtrain.config.schema import Config
 from camtrain.errors import Diverged, UserError
 from camtrain.files import write_text
 from camtrain.report import build, tables
+from camtrain.report.browser import show
 from camtrain.runs.facts import data_name
 from camtrain.runs.images import NAME as IMAGES
-from camtrain.runs.images import read_images
+from camtrain.runs.images import read_classes, read_images
 from camtrain.runs.load import read
 from camtrain.runs.result import NAME, finite
 
@@ -73,6 +73,8 @@ def report_runs(config: Config, folder: Path) -> None:
     build.write(folder / build.NAME, title(summaries), summaries, notes)
     write_text(folder / TABLE, json.dumps(finite([as_json(one) for one in summaries]), indent=1) + "\n")
     log.info("report       %s", folder / build.NAME)
+    if config.report.open:
+        show(folder / build.NAME)
 
 
 def log_summary(one: Summary) -> None:
@@ -88,9 +90,9 @@ def verdicts(one: Summary) -> str:
         each.contrast.treatment: ", ".join(f"{name} {outcome.value}" for name, outcome in each.claim.statements.items())
         for each in one.comparisons
     }
-    return (
-        "; ".join(f"{name}: {text}" for name, text in words.items()) if len(words) > 1 else next(iter(words.values()))
-    )
+    if len(words) == 1:
+        return next(iter(words.values()))
+    return "; ".join(f"{name}: {text}" for name, text in words.items())
 
 
 def measured_on(run: Run) -> tuple[str, int, bool]:
@@ -120,7 +122,7 @@ def collect(runs: str) -> tuple[list[Run], list[str], list[str]]:
             whole = finished.result.data.val
             if any(len(values) != whole for tags in each.values() for values in tags.values()):
                 raise UserError(f"{folder}: its {IMAGES} does not hold its {whole} images; repeat the run")
-            found.append(Run(folder, finished.result, each))
+            found.append(Run(folder, finished.result, each, classes=read_classes(folder)))
         except Diverged:
             diverged.append(str(folder))
         except UserError as error:
@@ -150,7 +152,7 @@ def title(summaries: Sequence[Summary]) -> str:
 def as_json(one: Summary) -> dict[str, Any]:
     """For programs: claims with their conditions, and every indicator with its interval."""
     treatments = {each.contrast.treatment: _comparison(each) for each in one.comparisons}
-    first = next(iter(treatments.values()))
+    first = next(iter(treatments.values()), {})
     return {
         "label": one.label,
         "seeds": one.seeds,
@@ -186,7 +188,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
     return {
         "outcome": claim.outcome.value,
         "statements": {name: outcome.value for name, outcome in claim.statements.items()},
-        "margins": asdict(claim.margins),
+        "margins": margins_of(claim.margins),
         "same_maps": [method.value for method in claim.equivalent],
         "conditions": [_condition(claim, condition) for condition in claim.conditions],
         "beside": [_condition(claim, condition) for condition in claim.beside],

@@ -31,7 +31,7 @@ def test_randomising_ends_in_the_fresh_network() -> None:
     context = context_of(networks(trained), image_set, everything)
     batches = list(all_batches(image_set, Batching(4)))
     evaluated = evaluate(networks(trained), batches, CamVariant.gradcam, everything)
-    found = randomisation_test(context, evaluated, batches, other.backbone.state_dict())
+    found = randomisation_test(context, evaluated, batches)
     curve = found.curves["baseline"]
     assert len(curve) == STAGES + 1
     assert curve[0] == pytest.approx(1, abs=1e-5)

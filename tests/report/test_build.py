@@ -23,7 +23,9 @@ ESTIMATES = {Outcome.open: 0.0, Outcome.shown: -1.0, Outcome.refuted: 1.0}
 
 
 def text_of(page: Path) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", "", page.read_text(), flags=re.DOTALL))
+    return re.sub(
+        r"\s+", " ", re.sub(r"<style>.*?</style>|<script>.*?</script>|<[^>]*>", "", page.read_text(), flags=re.DOTALL)
+    )
 
 
 @pytest.fixture(scope="module")
