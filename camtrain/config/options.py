@@ -45,6 +45,7 @@ class Task(enum.Enum):
     resume = "resume"
     baselines = "baselines"
     plan = "plan"
+    export = "export"
 
 
 class CamVariant(enum.Enum):
@@ -158,6 +159,14 @@ class Device(enum.Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class ExportFormat(enum.Enum):
+    """Files of exported networks."""
+
+    onnx = "onnx"
+    executorch = "executorch"
+    torch = "torch"
 
 
 class Range(NamedTuple):

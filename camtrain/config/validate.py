@@ -37,7 +37,13 @@ from camtrain.files import expanded
 MAY_CHANGE = (*OF_THE_MACHINE, "dataset.root", "model.weights")
 """Keys of the machine and of places, which may change when a run that broke off goes on."""
 
-NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",), Task.resume: ("run",)}
+NEEDED = {
+    Task.evaluate: ("run",),
+    Task.explain: ("run", "images"),
+    Task.export: ("run",),
+    Task.report: ("runs",),
+    Task.resume: ("run",),
+}
 """Keys that a task cannot do without."""
 
 TAKEN = {
@@ -51,15 +57,16 @@ TAKEN = {
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
     Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", *MAY_CHANGE),
+    Task.export: ("task", "run", "model.name", "class_name", "export.", "trainer.threads", "trainer.workers", "hydra."),
     Task.baselines: ("task", "trainer.baselines", "prune", "hydra."),
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
 
 OF_OTHERS = {
-    "run": "evaluate, explain or resume",
+    "run": "evaluate, explain, export or resume",
     "runs": "report",
     "images": "explain",
-    "class_name": "explain",
+    "class_name": "explain or export",
     "prune": "baselines",
 }
 """Keys for which training has no use, with the tasks that have one."""
@@ -82,8 +89,9 @@ def check_taken(task: Task, chosen: Iterable[str]) -> None:
     """Raise :class:`UserError` for the first key that was set although the task takes it from its run, or has no use
     for it: to train instead would be a surprise of minutes."""
     for key in sorted(chosen):
-        if task not in TAKEN and key in OF_OTHERS:
-            raise UserError(f"{key} is for task={OF_OTHERS[key]}, not for task={task.value}: name one, or leave it out")
+        others = "export" if key.startswith("export.") else OF_OTHERS.get(key)
+        if task not in TAKEN and others:
+            raise UserError(f"{key} is for task={others}, not for task={task.value}: name one, or leave it out")
         if task in TAKEN and not key.startswith(("sweep.", *TAKEN[task])):
             raise UserError(f"{key}: task={task.value} takes it from the run, or has no use for it; leave it out")
 
