@@ -22,7 +22,16 @@ from camtrain.config.validate import check, check_arms, check_fork, check_traina
 from camtrain.errors import UserError
 from camtrain.files import absolute
 
-PATHS = ("dataset.root", "dataset.cache", "model.weights", "run", "runs", "trainer.baselines", "export.output")
+PATHS = (
+    "dataset.root",
+    "dataset.cache",
+    "model.weights",
+    "run",
+    "runs",
+    "trainer.baselines",
+    "export.output",
+    "export.runtime",
+)
 """Keys that may hold a path which is needed again after the command."""
 
 

@@ -167,6 +167,7 @@ class ExportFormat(enum.Enum):
     onnx = "onnx"
     executorch = "executorch"
     torch = "torch"
+    web = "web"
 
 
 class Range(NamedTuple):

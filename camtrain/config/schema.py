@@ -349,7 +349,8 @@ class ExportConfig:
 
     format: ExportFormat = setting(
         ExportFormat.onnx,
-        "onnx: for ONNX Runtime and others; executorch: .pte, for phones and small boards; torch: .pt2",
+        "onnx: for ONNX Runtime and others; executorch: .pte, for phones and small boards; torch: .pt2; web: a folder"
+        " with a page that runs it in a browser",
     )
     arm: str | None = setting(None, "whose network; null: the last arm of the run; all: a file for each arm")
     all_classes: bool = setting(
@@ -368,7 +369,12 @@ class ExportConfig:
         " onnx and executorch",
     )
     calibration: int = setting(128, "training images by which its numbers are scaled", low=1)
-    output: str | None = setting(None, "file to write; null: ARM.onnx and so on in the folder of the call")
+    runtime: str | None = setting(
+        None, "for format=web, the file that `npm pack onnxruntime-web` leaves; null: npm fetches it"
+    )
+    output: str | None = setting(
+        None, "file to write, for format=web a folder; null: ARM.onnx and so on in the folder of the call"
+    )
 
 
 @dataclass

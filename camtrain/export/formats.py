@@ -121,10 +121,13 @@ def torch_runner(content: bytes) -> tuple[Runner, Any]:
     return run, json.loads(extra[METADATA])
 
 
+_ONNX = Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), "export", onnx_bytes, onnx_runner)
+
 FORMATS: Mapping[ExportFormat, Format] = {
-    ExportFormat.onnx: Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), "export", onnx_bytes, onnx_runner),
+    ExportFormat.onnx: _ONNX,
     ExportFormat.executorch: Format(".pte", ("executorch",), "executorch", executorch_bytes, executorch_runner),
     ExportFormat.torch: Format(".pt2", (), "", torch_bytes, torch_runner),
+    ExportFormat.web: _ONNX,
 }
 
 

@@ -28,6 +28,7 @@ from camtrain.export.formats import FORMATS, Runner, check_installed
 from camtrain.export.int8 import INT8
 from camtrain.export.measure import Given, given, seconds
 from camtrain.export.network import MapKind, WithMap
+from camtrain.export.web import page_files, runtime_files
 from camtrain.files import write_atomically, write_text
 from camtrain.networks.classifier import Classifier
 from camtrain.runs.load import Finished, check_own_code, named, networks, of_this_machine, read
@@ -39,6 +40,9 @@ from camtrain.tasks.explain import number_of
 log = logging.getLogger("camtrain")
 
 RECORD = "export.json"
+
+NETWORK = "network.onnx"
+"""In the folder of a page."""
 
 SEVERAL = 3
 """Images of a batch by which a file for any number of them is checked, beside one."""
@@ -95,6 +99,7 @@ def export_run(config: Config, folder: Path, chosen: Collection[str]) -> None:
     kind = kind_of(export, number, finished)
     trained = networks(finished, torch.device("cpu"))
     images = images_of(config, finished) if export.int8 else None
+    runtime = runtime_files(export.runtime) if export.format is ExportFormat.web else None
     made = []
     for arm in arms:
         log.info("%-9s %s of %s, %s", "export", arm, finished.folder, in_words(kind, finished))
@@ -104,6 +109,9 @@ def export_run(config: Config, folder: Path, chosen: Collection[str]) -> None:
         measure(made, images, finished, export, trained[arms[0]])
     for one in made:
         write_atomically(one.path, partial(_write, one.content))
+        if runtime is not None:
+            for name, content in page_files(FORMATS[export.format].opened(one.content)[1], runtime).items():
+                write_atomically(one.path.with_name(name), partial(_write, content))
     write_text(folder / RECORD, json.dumps(finite({"files": [record(one) for one in made]}), indent=1) + "\n")
     log.info("\n%s\n", table(made))
     for one in made:
@@ -201,21 +209,21 @@ def places(export: ExportConfig, arms: list[str], folder: Path) -> dict[str, Pat
     Raises:
         UserError: one file for several arms, of another suffix, or that exists.
     """
-    suffix = FORMATS[export.format].suffix
+    suffix, web = FORMATS[export.format].suffix, export.format is ExportFormat.web
     if export.output is None:
-        return {arm: folder / f"{arm}{suffix}" for arm in arms}
+        return {arm: folder / arm / NETWORK if web else folder / f"{arm}{suffix}" for arm in arms}
     path = Path(export.output)
     if len(arms) > 1:
         raise UserError(
             f"export.output={path}: one file cannot hold {len(arms)} arms; leave it out, or name an export.arm"
         )
-    if path.suffix != suffix:
+    if path.suffix != suffix and not web:
         raise UserError(
             f"export.output={path}: files of export.format={export.format.value} end in {suffix}; name it so"
         )
     if path.exists():
         raise UserError(f"export.output={path}: this exists already; choose another name, or remove it")
-    return {arms[0]: path}
+    return {arms[0]: path / NETWORK if web else path}
 
 
 def kind_of(export: ExportConfig, number: int | None, finished: Finished) -> MapKind:
