@@ -133,13 +133,13 @@ FORMATS: Mapping[ExportFormat, Format] = {
 
 def check_installed(kind: ExportFormat) -> None:
     """Raise :class:`UserError` if a package is missing that writes or runs such files."""
-    format = FORMATS[kind]
-    for package in format.packages:
+    form = FORMATS[kind]
+    for package in form.packages:
         try:
             importlib.import_module(package)
         except ImportError:
             raise UserError(
-                f"export.format={kind.value}: {package} is not installed; pip install 'camtrain[{format.extra}]'"
+                f"export.format={kind.value}: {package} is not installed; pip install 'camtrain[{form.extra}]'"
             ) from None
 
 
