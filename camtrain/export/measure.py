@@ -79,10 +79,10 @@ def _whole(run: Runner, images: Tensor, size: int | None) -> tuple[Tensor, ...]:
 
 
 def seconds(run: Runner, images: Tensor) -> float:
-    """Median time of a pass of images, at one thread."""
+    """Median CPU time of a pass of images: what it takes one thread on an idle machine, however busy this one is."""
     taken = []
     for _ in range(BEFORE + TIMES):
-        start = time.perf_counter()
+        start = time.process_time()
         run(images)
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return float(torch.tensor(taken[BEFORE:]).median())

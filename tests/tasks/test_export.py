@@ -82,16 +82,16 @@ def test_the_file_gives_the_maps_that_explain_draws(
 
 
 def test_the_file_says_what_it_is(fake_run: FinishedRun, tmp_path: Path) -> None:
-    folder = exported(tmp_path, fake_run.folder, "export.arm=all", "class=1")
+    folder = exported(tmp_path, fake_run.folder, "export.arm=all", "class=class_1")
     result = json.loads((fake_run.folder / "result.json").read_text())
     for arm in ("baseline", "regularised"):
         network = session(folder / f"{arm}.onnx")
         (given,) = network.get_inputs()
-        assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 3, 64, 64])
+        assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 3, 32, 32])
         found = json.loads(network.get_modelmeta().custom_metadata_map[METADATA])
         assert (found["arm"], found["classes"], found["layer"]) == (arm, result["data"]["classes"], "layer3")
-        assert (found["map"]["class"], found["map"]["method"], found["map"]["score"]) == ("1", "gradcam", "logit")
-        assert found["map"]["rows"] == {"cells": 8, "first": 3.5, "step": 8.0, "field": found["map"]["rows"]["field"]}
+        assert (found["map"]["class"], found["map"]["method"], found["map"]["score"]) == ("class_1", "gradcam", "logit")
+        assert found["map"]["rows"] == {"cells": 4, "first": 3.5, "step": 8.0, "field": 66.0}
         assert found["camtrain"] == version("camtrain")
         assert str(Path.home()) not in (folder / f"{arm}.onnx").read_bytes().decode("latin-1")
         assert str(fake_run.folder) not in (folder / f"{arm}.onnx").read_bytes().decode("latin-1")
@@ -102,7 +102,7 @@ def test_maps_of_all_classes_from_floats(fake_run: FinishedRun, tmp_path: Path) 
     folder = exported(tmp_path, fake_run.folder, "export.arm=baseline", *options)
     assert sorted(path.name for path in folder.glob("*.onnx")) == []
     network = session(tmp_path / "mine.onnx")
-    images = np.random.default_rng(0).random((2, 3, 64, 64), np.float32)
+    images = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
     logits, _, maps = network.run(None, {"images": images})
     own = camtrain.load_run(fake_run.folder).networks["baseline"]
     for number in range(logits.shape[1]):
@@ -123,8 +123,8 @@ def test_several_classes_per_image_have_sigmoids(multilabel_run: FinishedRun, tm
     ("arguments", "said"),
     [
         (["export.arm=other"], "export.arm=other: the run has no such arm; it has baseline, regularised, or all"),
-        (["class=bird"], "class=bird: the run has no such class; it has 0, 1, 2"),
-        (["class=1", "export.all_classes=true"], "class and export.all_classes=true"),
+        (["class=bird"], "class=bird: the run has no such class; it has class_0, class_1, class_2"),
+        (["class=class_1", "export.all_classes=true"], "class and export.all_classes=true"),
         (["export.output=x.onnx", "export.arm=all"], "one file cannot hold 2 arms"),
         (["export.output=x.bin"], "end in .onnx"),
         (["export.batch=0"], "export.batch=0 is out of range"),
