@@ -365,8 +365,8 @@ class ExportConfig:
     )
     int8: bool = setting(
         False,
-        "also write a network of whole numbers of 8 bits, and measure what that does to accuracy and maps; for format"
-        " onnx and executorch",
+        "also write a network of whole numbers of 8 bits, and measure what that does to accuracy and maps; for"
+        " format=onnx",
     )
     calibration: int = setting(128, "training images by which its numbers are scaled", low=1)
     runtime: str | None = setting(

@@ -7,18 +7,15 @@ the logits stays in floats: the gradient and the map.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from camtrain.config.options import ExportFormat
-from camtrain.export.formats import INPUT, OUTPUTS, executorch_bytes, onnx_bytes, quiet
+from camtrain.export.formats import INPUT, OUTPUTS, onnx_bytes, quiet
 
 WHOLE = ("Conv", "Add", "Mul", "MaxPool", "AveragePool", "Concat")
 """Operations of ONNX that are computed so; a last linear layer stays as it is, because logits are compared."""
@@ -80,26 +77,3 @@ def _behind_logits(graph: Any) -> list[str]:
             depend.update(node.output)
             found.append(node.name)
     return found
-
-
-def executorch_int8(program: ExportedProgram, metadata: str, images: list[Tensor]) -> bytes:
-    """An ExecuTorch file, by XNNPACK's quantiser; arguments as for :func:`onnx_int8`."""
-    with quiet():
-        xnnpack = importlib.import_module("executorch.backends.xnnpack.quantizer.xnnpack_quantizer")
-        pt2e = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
-        quantiser = xnnpack.XNNPACKQuantizer().set_module_name(
-            "network.backbone", xnnpack.get_symmetric_quantization_config(is_per_channel=True)
-        )
-        prepared = pt2e.prepare_pt2e(program.module(), quantiser)
-        with torch.no_grad():
-            for part in images:
-                prepared(part)
-            converted = pt2e.convert_pt2e(prepared)
-            whole = torch.export.export(converted, (images[0],), strict=False)
-    return executorch_bytes(whole, metadata)
-
-
-INT8: Mapping[ExportFormat, Callable[[ExportedProgram, str, list[Tensor]], bytes]] = {
-    ExportFormat.onnx: onnx_int8,
-    ExportFormat.executorch: executorch_int8,
-}

@@ -25,7 +25,7 @@ from camtrain.device import worker_threads
 from camtrain.errors import UserError, first_line, out_of_memory
 from camtrain.export.check import TOLERANCE, Difference, difference, noise
 from camtrain.export.formats import FORMATS, Runner, check_installed
-from camtrain.export.int8 import INT8
+from camtrain.export.int8 import onnx_int8
 from camtrain.export.measure import Given, given, seconds
 from camtrain.export.network import MapKind, WithMap
 from camtrain.export.web import page_files, runtime_files
@@ -89,8 +89,8 @@ def export_run(config: Config, folder: Path, chosen: Collection[str]) -> None:
     assert config.run is not None
     export = config.export
     check_installed(export.format)
-    if export.int8 and export.format not in INT8:
-        raise UserError(f"export.int8=true: not for export.format={export.format.value}; use onnx or executorch")
+    if export.int8 and export.format is not ExportFormat.onnx:
+        raise UserError(f"export.int8=true: not for export.format={export.format.value}; use export.format=onnx")
     finished = read(Path(config.run).expanduser())
     check_own_code(finished.config, named(config, chosen), "model.name", *["dataset.source"] * export.int8)
     arms = arms_of(export, finished)
@@ -282,7 +282,7 @@ def exported(
         if images is not None:
             parts = torch.split(as_given(images.calibration, export), size or 1)
             whole = [part for part in parts if len(part) == (size or 1)]
-            content = INT8[export.format](program, described, whole)
+            content = onnx_int8(program, described, whole)
             made.append(("int8", path.with_suffix(f".int8{path.suffix}"), content))
     except Exception as error:
         if out_of_memory(error):

@@ -119,6 +119,24 @@ def test_several_classes_per_image_have_sigmoids(multilabel_run: FinishedRun, tm
     assert len(maps) == 5
 
 
+@pytest.mark.slow
+def test_whole_numbers_are_smaller_and_measured(fake_run: FinishedRun, tmp_path: Path) -> None:
+    folder = exported(tmp_path, fake_run.folder, "export.int8=true", "export.calibration=8", "export.arm=all")
+    files = json.loads((folder / "export.json").read_text())["files"]
+    assert [(one["arm"], one["numbers"]) for one in files] == [
+        (arm, numbers) for arm in ("baseline", "regularised") for numbers in ("float32", "int8")
+    ]
+    for floats, whole in zip(files[::2], files[1::2], strict=True):
+        assert whole["bytes"] < floats["bytes"] / 2
+        assert floats["correlation"] == pytest.approx(1, abs=1e-5)
+        assert 0.8 < whole["correlation"] < 1
+        assert 0 <= whole["energy_in_mask"] <= 1
+    result = json.loads((fake_run.folder / "result.json").read_text())
+    assert files[2]["accuracy"] == pytest.approx(result["arms"]["regularised"]["final"]["accuracy/val"], abs=0.1)
+    types = {node.op_type for node in __import__("onnx").load(folder / "baseline.int8.onnx").graph.node}
+    assert "QuantizeLinear" in types
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -127,6 +145,7 @@ def test_several_classes_per_image_have_sigmoids(multilabel_run: FinishedRun, tm
         (["class=class_1", "export.all_classes=true"], "class and export.all_classes=true"),
         (["export.output=x.onnx", "export.arm=all"], "one file cannot hold 2 arms"),
         (["export.output=x.bin"], "end in .onnx"),
+        (["export.format=torch", "export.int8=true"], "export.int8=true: not for export.format=torch"),
         (["export.batch=0"], "export.batch=0 is out of range"),
         (["cam.variant=cam"], "cam.variant: task=export takes it from the run"),
     ],
@@ -144,10 +163,11 @@ def test_what_is_wrong_is_said_in_a_line(
 def test_a_head_without_a_closed_form_leaves_nothing(
     run_command: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    run = finish(tmp_path_factory, "export_early", *TINY, "dataset.image_size=32", "model.layer=layer2").folder
+    early = ("model=squeezenet1_0", "dataset.image_size=48", "model.layer=features.5")
+    run = finish(tmp_path_factory, "export_early", *TINY, *early).folder
     done = run_command("task=export", f"run={run}")
     assert done.returncode == 2
-    assert "model.layer=layer2" in done.stderr
+    assert "model.layer=features.5" in done.stderr
     assert "no closed form to export" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.rglob("*")) == []
