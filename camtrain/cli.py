@@ -86,6 +86,7 @@ CHECKPOINT = "checkpoint.safetensors"  # camtrain.training.checkpoint.CHECKPOINT
 WRITTEN = {
     RESULT: "a run",
     "explanations.csv": "explanations",  # camtrain.tasks.explain.TABLE
+    "export.json": "an exported network",  # camtrain.tasks.export.RECORD
     "comparison.json": "a comparison",  # camtrain.tasks.report.TABLE
 }
 """Files by which a folder is known to be in use, and what it holds then."""
@@ -580,6 +581,10 @@ def perform(config: Config, folder: Path, chosen: set[str]) -> RunResult | None:
             from camtrain.tasks.plan import plan
 
             show(plan(config))
+        case Task.export:
+            from camtrain.tasks.export import export_run
+
+            export_run(config, folder, chosen)
     return None
 
 

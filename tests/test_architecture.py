@@ -25,7 +25,7 @@ FLOORS = [
     ("loss", "metrics", "networks"),
     ("training",),
     ("evaluation",),
-    ("runs",),
+    ("runs", "export"),
     ("analysis",),
     ("report",),
     ("tasks", "interface"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camtrain.cam.scores import score
+from camtrain.cam.scores import score, score_gradient
 from camtrain.cam.targets import MapTargets
 from camtrain.config.options import Score
 
@@ -36,9 +36,7 @@ def head_gradient(logits: Tensor, targets: MapTargets, kind: Score, class_weight
     elif kind is Score.centred:
         weights = class_weights[targets.classes] - class_weights.mean(0)
     else:
-        own = torch.zeros_like(logits).scatter_(1, targets.classes[:, None], 1.0)
-        others = logits.masked_fill(own.bool(), -torch.inf).softmax(1)
-        weights = (own - others) @ class_weights
+        weights = score_gradient(logits, targets, kind) @ class_weights
     return (weights / cells)[:, :, None, None]
 
 

@@ -38,6 +38,25 @@ def score(logits: Tensor, targets: MapTargets, kind: Score) -> Tensor:
     return own - logits.scatter(1, targets.classes[:, None], -torch.inf).logsumexp(1)
 
 
+def score_gradient(logits: Tensor, targets: MapTargets, kind: Score) -> Tensor:
+    r"""Gradient of each map's score on its image's logits, :math:`\partial s / \partial y`, (maps, classes).
+
+    With :math:`e_c` the unit vector of the class: ``logit``, or several classes per image, :math:`e_c`; ``centred``,
+    :math:`e_c - 1/K` for K classes; ``log_prob``, :math:`e_c - \pi`, with :math:`\pi` the softmax over the others.
+
+    Args:
+        logits: of each map's image, (maps, classes).
+        targets: whose maps.
+        kind: which score.
+    """
+    own = torch.zeros_like(logits).scatter_(1, targets.classes[:, None], 1.0)
+    if kind is Score.logit or targets.multilabel:
+        return own
+    if kind is Score.centred:
+        return own - 1 / logits.shape[1]
+    return own - logits.masked_fill(own.bool(), -torch.inf).softmax(1)
+
+
 def probability(logits: Tensor, targets: MapTargets) -> Tensor:
     """Probability of each map's class, softmax or sigmoid, (maps,) in float32 at least.
 

@@ -27,6 +27,7 @@ from camtrain.files import absolute
 PATHS = (
     *("dataset.root", "dataset.cache", "model.weights", "run", "runs", "trainer.baselines"),
     *("reference.network", "reference.classes", "treatment.network", "treatment.classes"),
+    *("export.output", "export.runtime"),
 )
 """Keys that may hold a path which is needed again after the command."""
 

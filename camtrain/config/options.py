@@ -46,6 +46,7 @@ class Task(enum.Enum):
     resume = "resume"
     baselines = "baselines"
     plan = "plan"
+    export = "export"
 
 
 class CamVariant(enum.Enum):
@@ -167,6 +168,15 @@ class Device(enum.Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class ExportFormat(enum.Enum):
+    """Files of exported networks."""
+
+    onnx = "onnx"
+    executorch = "executorch"
+    torch = "torch"
+    web = "web"
 
 
 class Range(NamedTuple):

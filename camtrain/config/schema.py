@@ -22,6 +22,7 @@ from camtrain.config.options import (
     CamVariant,
     DatasetName,
     Device,
+    ExportFormat,
     Fit,
     LrSchedule,
     Objective,
@@ -29,6 +30,7 @@ from camtrain.config.options import (
     Optimiser,
     Precision,
     Resume,
+    Score,
     Stem,
     Task,
     setting,
@@ -387,6 +389,40 @@ class SweepConfig:
 
 
 @dataclass
+class ExportConfig:
+    """What `task=export` writes."""
+
+    format: ExportFormat = setting(
+        ExportFormat.onnx,
+        "onnx: for ONNX Runtime and others; executorch: .pte, for phones and small boards; torch: .pt2; web: a folder"
+        " with a page that runs it in a browser",
+    )
+    arm: str | None = setting(None, "whose network; null: the last arm of the run; all: a file for each arm")
+    all_classes: bool = setting(
+        False, "maps of all classes in place of that of the predicted class, or of `class=NAME`"
+    )
+    score: Score = setting(
+        Score.logit, "whose gradient makes the maps; logit: as `task=explain` and all figures of a run have it"
+    )
+    bytes: bool = setting(True, "the network takes images as bytes, 0..255; false: as floats, 0..1")
+    batch: int | None = setting(
+        None, "images in a batch; null: any number, for format=executorch one", low=1, high=1024
+    )
+    int8: bool = setting(
+        False,
+        "also write a network of whole numbers of 8 bits, and measure what that does to accuracy and maps; for"
+        " format=onnx",
+    )
+    calibration: int = setting(128, "training images by which its numbers are scaled", low=1)
+    runtime: str | None = setting(
+        None, "for format=web, the file that `npm pack onnxruntime-web` leaves; null: npm fetches it"
+    )
+    output: str | None = setting(
+        None, "file to write, for format=web a folder; null: ARM.onnx and so on in the folder of the call"
+    )
+
+
+@dataclass
 class Config:
     """Keys without a section."""
 
@@ -410,6 +446,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     reference: NetworkConfig = field(default_factory=NetworkConfig)
     treatment: NetworkConfig = field(default_factory=NetworkConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     seed: int = setting(
         0, "seed of initial weights, order of images, augmentation and generated images", low=0, high=2**31 - 1
     )
@@ -419,10 +456,10 @@ class Config:
         " evaluate: measure a finished run again; compare: measure any two networks, or one; explain: draw a run's maps"
         " of other images; report: compare finished runs over seeds and settings; resume: go on with a run that broke"
         " off; baselines: list the trained reference arms that runs share; plan: say what the command would cost, from"
-        " a few steps",
+        " a few steps; export: write a finished run's network and its map as one file for other runtimes",
     )
     run: str | None = setting(
-        None, "folder of the finished run, for evaluate and explain, or of one that broke off, for resume"
+        None, "folder of the finished run, for evaluate, explain and export, or of one that broke off, for resume"
     )
     runs: str | None = setting(None, "folder that contains finished runs, for report")
     resume: Resume | None = setting(
@@ -439,7 +476,8 @@ class Config:
     )
     class_name: str | None = setting(
         None,
-        "class whose maps explain draws, on the command line also `class=NAME`; if not given, the predicted class",
+        "class whose maps explain draws and export gives, on the command line also `class=NAME`; if not given, the"
+        " predicted class",
     )
 
 

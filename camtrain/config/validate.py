@@ -38,7 +38,13 @@ from camtrain.files import expanded
 MAY_CHANGE = (*OF_THE_MACHINE, "dataset.root", "model.weights")
 """Keys of the machine and of places, which may change when a run that broke off goes on."""
 
-NEEDED = {Task.evaluate: ("run",), Task.explain: ("run", "images"), Task.report: ("runs",), Task.resume: ("run",)}
+NEEDED = {
+    Task.evaluate: ("run",),
+    Task.explain: ("run", "images"),
+    Task.export: ("run",),
+    Task.report: ("runs",),
+    Task.resume: ("run",),
+}
 """Keys that a task cannot do without."""
 
 TAKEN = {
@@ -56,18 +62,20 @@ TAKEN = {
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
     Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", *MAY_CHANGE),
+    Task.export: ("task", "run", "model.name", "class_name", "export.", "trainer.threads", "trainer.workers", "hydra."),
     Task.baselines: ("task", "trainer.baselines", "prune", "hydra."),
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
 
 OF_OTHERS = {
-    "run": "evaluate, explain or resume",
+    "run": "evaluate, explain, export or resume",
     "runs": "report",
     "reference": "compare",
     "treatment": "compare",
     "images": "explain",
-    "class_name": "explain",
+    "class_name": "explain or export",
     "prune": "baselines",
+    "export": "export",
 }
 """Keys for which training has no use, with the tasks that have one."""
 

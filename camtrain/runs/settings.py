@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from camtrain.config.hydra_store import cam_of_arms
-from camtrain.config.schema import OF_THE_MACHINE, Config, PythonConfig, keys, plain
+from camtrain.config.schema import OF_THE_MACHINE, Config, ExportConfig, PythonConfig, keys, plain
 from camtrain.errors import UserError
 
 Values = tuple[str | float | bool, str | float | bool]
@@ -17,6 +18,7 @@ Values = tuple[str | float | bool, str | float | bool]
 NOT_OF_A_RUN = (
     *("task", "run", "runs", "resume", "prune", "images", "class_name"),
     *("sweep.fail_fast", "sweep.jobs", "sweep.objectives"),
+    *(f"export.{entry.name}" for entry in dataclasses.fields(ExportConfig)),
 )
 """Keys that say what a command does, and nothing of the run."""
 

@@ -1,0 +1,1 @@
+"""A trained network with its class activation map as one file for other runtimes."""
