@@ -160,6 +160,7 @@ def main() -> None:
 def follow_rank_0() -> None:
     """Do what rank 0 of a training tells this process; where it is to show something only, nothing."""
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        os.environ["TQDM_DISABLE"] = "1"  # which tqdm reads when it is imported
         from camtrain.tasks.train import follow
 
         follow()

@@ -48,13 +48,20 @@ def choose_device(device: Device) -> torch.device:
     """The device to work on; `auto` takes a GPU where there is one. Processes that train together take one each.
 
     Raises:
-        UserError: there is no GPU, and one was asked for.
+        UserError: there is no GPU, and one was asked for; there are fewer than processes.
     """
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError("trainer.device=cuda: torch finds no CUDA device here; use trainer.device=cpu")
     if device is Device.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank()) if local_size() > 1 else torch.device("cuda")
+    if local_size() == 1:
+        return torch.device("cuda")
+    if local_size() > (count := torch.cuda.device_count()):
+        raise UserError(
+            f"{local_size()} processes on a machine with {count} CUDA devices: start fewer, or use trainer.device=cpu"
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
 
 
 def worker_threads(config: TrainerConfig) -> int:

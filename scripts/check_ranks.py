@@ -34,7 +34,7 @@ LEAST = 1e-3
 COMMON = (
     *("dataset.train=72", "dataset.val=19", "dataset.image_size=32", "trainer.batch_size=12", "trainer.workers=1"),
     *("trainer.epochs=20", "trainer.device=cpu", "evaluate.faithfulness_images=0", "evaluate.sanity_images=0"),
-    *("evaluate.maps=[]", "evaluate.images=0", "optim.lr=0.01"),
+    *("evaluate.maps=[]", "evaluate.images=0"),
 )
 SETTINGS = {
     "default: symmetries, consistency": (),

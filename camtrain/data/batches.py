@@ -52,6 +52,13 @@ class Batch(NamedTuple):
         """How many images the classification loss counts, the first ones."""
         return len(self.targets) if self.views is None or self.views.classified else len(self.indices)
 
+    @property
+    def counted(self) -> Share | None:
+        """Where those stand that the classification loss counts."""
+        if self.share is None or self.views is None or self.views.classified:
+            return self.share
+        return Share(self.share.rows[: len(self.indices)], self.share.images, self.share.images)
+
     def select(self, chosen: Tensor | slice) -> Batch:
         """Some of the images, without views: by (batch,) bool, or as a slice."""
         images, targets, regions, indices = (

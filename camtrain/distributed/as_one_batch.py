@@ -34,19 +34,19 @@ RANDOM_OF_SIZE = {torch.rand, torch.randn}
 class AsOneBatch(TorchFunctionMode):
     """Within the block passes of a rank's rows are a part of the pass of the whole batch.
 
-    Tensors count as rows of the batch by their first dimension: if there are as many as the rank has rows, or images,
-    or a multiple of either, as where images are cut into windows. What attention drops inside of a fused kernel is not
-    seen: it is drawn as by a process alone, and differs from rank to rank in nothing but the images.
+    Tensors count as rows of the batch by their first dimension: if there are as many as the rank has rows, or a
+    multiple of that, as where images are cut into windows. What attention drops inside of a fused kernel is not seen:
+    it is drawn as by a process alone, and differs from rank to rank in nothing but the images.
 
     Args:
         ranks: which process this is.
-        rows: of each number of rows that this rank's tensors may have, their places in the batch, int64, and how many
-            the batch has.
+        rows: (rows,) int64, places of this rank's rows in the batch.
+        whole: how many the batch has.
     """
 
-    def __init__(self, ranks: Ranks, *rows: tuple[Tensor, int]) -> None:
+    def __init__(self, ranks: Ranks, rows: Tensor, whole: int) -> None:
         super().__init__()
-        self.ranks, self.known = ranks, rows
+        self.ranks, self.rows, self.whole = ranks, rows, whole
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -64,11 +64,10 @@ class AsOneBatch(TorchFunctionMode):
 
     def _places(self, count: int) -> tuple[Tensor, int] | None:
         """Places of so many rows in the whole, and how many that has; None if they are not rows of the batch."""
-        exact = [(rows, whole) for rows, whole in self.known if len(rows) == count]
-        for rows, whole in exact or [(rows, whole) for rows, whole in self.known if count % len(rows) == 0]:
-            each = count // len(rows)
-            return (rows[:, None] * each + torch.arange(each)).flatten(), whole * each
-        return None
+        each, rest = divmod(count, len(self.rows))
+        if rest or not each:
+            return None
+        return (self.rows[:, None] * each + torch.arange(each)).flatten(), self.whole * each
 
     def _of_size(self, func: Callable[..., Tensor], args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
         size = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
@@ -85,7 +84,11 @@ class AsOneBatch(TorchFunctionMode):
         (own, *others), (places, whole) = args, found
         places = places.to(own.device, non_blocking=True)
         rows = own.detach() if func in RANDOM_IN_PLACE else own
-        batch = rows.new_zeros(whole, *rows.shape[1:]).index_copy(0, places, rows)
+        # Numbers are drawn in the order of memory.
+        last = rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last) and not rows.is_contiguous()
+        empty = rows.new_zeros(whole, *rows.shape[1:])
+        empty = empty.contiguous(memory_format=torch.channels_last) if last else empty
+        batch = empty.index_copy(0, places, rows)
         drawn: Tensor = func(batch, *others, **named)[places]
         return own.copy_(drawn) if func in RANDOM_IN_PLACE else drawn
 

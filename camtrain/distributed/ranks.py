@@ -12,7 +12,8 @@ A process that trains alone is rank 0 of 1; nothing is computed differently ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from camtrain.distributed.environment import local_rank
 from camtrain.errors import MachineError
 
 Part = TypeVar("Part")
@@ -106,6 +108,15 @@ class Ranks:
             added = _added(torch.cat([tensor.flatten() for tensor in own]))
             for tensor, part in zip(own, added.split_with_sizes([each.numel() for each in own]), strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    @contextlib.contextmanager
+    def after_first_here(self) -> Iterator[None]:
+        """Within the block one process of each machine does what the others then find done, such as a download."""
+        if local_rank() > 0:
+            self.sum(torch.zeros(()))
+        yield
+        if local_rank() == 0:
+            self.sum(torch.zeros(()))
 
     def in_turn(self, parts: list[Part]) -> list[Part]:
         """What all ranks hold, of each in turn: the list of which every rank has those of its :meth:`rows`."""

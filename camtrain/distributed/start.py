@@ -8,12 +8,15 @@ finds it.
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
@@ -25,17 +28,22 @@ from torch.distributed.rendezvous import rendezvous
 
 from camtrain.distributed import environment
 from camtrain.distributed.ranks import ALONE, Lost, Ranks
-from camtrain.errors import UserError
+from camtrain.errors import Diverged, MachineError, UserError, first_line
 from camtrain.importing import this_program
+from camtrain.interrupts import STOPPING
 
-PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for another one: rank 0 may measure, read or write meanwhile."""
+PATIENCE = timedelta(days=1)
+"""How long a rank waits for another one, which may read, write, or wait for another run's baseline meanwhile. That a
+process has ended is told by its connection."""
 
-TO_SPEAK = timedelta(seconds=10)
-"""How long a rank whose error is rank 0's to tell waits for that before it ends, upon which torchrun ends all."""
+TO_SPEAK = timedelta(seconds=5)
+"""How long a rank waits for rank 0 to tell an error before it ends, upon which torchrun ends all."""
 
 FAULT, HEARD, HERE = "camtrain/fault", "camtrain/heard", "camtrain/here/{}"
 """Keys of the store: what ended a rank, whether rank 0 knows, and that a rank has come."""
+
+KINDS = {kind.__name__: kind for kind in (UserError, Diverged)}
+"""Errors that end the command as they would end one process alone; any other is one of the machine."""
 
 LOOK_EVERY = 0.05
 """Seconds between looks at whether all ranks have come."""
@@ -72,28 +80,37 @@ def together(processes: int | None) -> Iterator[Ranks]:
         except Lost as error:
             if not store.check([FAULT]):
                 raise
-            reason = store.get(FAULT).decode()
+            kind, reason = json.loads(store.get(FAULT))
             store.set(HEARD, "")
-            raise UserError(reason) from error
+            raise KINDS.get(kind, MachineError)(reason) from error
 
 
 @contextlib.contextmanager
 def following() -> Iterator[Ranks]:
-    """Within the block this is a rank that follows rank 0. The process ends with the block, without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is rank 0's
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    whole, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-    store = _part_of(whole)
+    """Within the block this is a rank that follows rank 0: it prints nothing, ends where rank 0 does, and leaves in the
+    store what ends it before."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)  # rank 0 has it too, and saves before it ends
+    logging.disable(logging.CRITICAL)
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store = _part_of(store)
     store.set(HERE.format(rank), "")
     try:
-        ranks = _join(store, rank, size)
-        yield ranks
-    except Lost:
-        sys.exit(1)  # rank 0 has ended, or says which other one has
-    except UserError as error:
-        store.set(FAULT, f"process {rank} on {socket.gethostname()}: {error}")
-        dist.destroy_process_group()  # upon which rank 0 looks there
+        yield _join(store, rank, size)
+    except Lost:  # rank 0 has ended, or says which other one has
         with contextlib.suppress(RuntimeError):
+            if store.check([FAULT]):
+                store.wait([HEARD], TO_SPEAK)
+        sys.exit(1)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        line = (
+            f"process {rank} on {socket.gethostname()}: {error if isinstance(error, UserError) else first_line(error)}"
+        )
+        with contextlib.suppress(RuntimeError):
+            store.set(FAULT, json.dumps([type(error).__name__, line]))
+            dist.destroy_process_group()  # upon which rank 0 looks there
             store.wait([HEARD], TO_SPEAK)
         sys.exit(1)
     dist.destroy_process_group()
@@ -118,8 +135,6 @@ def _part_of(store: Store) -> Store:
 
 def _join(store: Store, rank: int, size: int) -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(environment.local_rank())
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except RuntimeError as error:
@@ -150,5 +165,5 @@ def _started(rank: int, size: int, port: int) -> Iterator[subprocess.Popen[bytes
     try:
         yield child
     finally:
-        child.terminate()
+        child.kill()
         child.wait()

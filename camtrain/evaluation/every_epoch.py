@@ -121,8 +121,9 @@ def evaluate(
             values.add(name, part.numbers, part.of_images[name])
             values.add(name, part.image_of_map, part.of_maps[name])
     found = values.measured()
-    maps = {name: torch.cat([part.maps[name] for part in parts]) for name in networks}
-    logits = {name: torch.cat([part.logits[name] for part in parts]) for name in networks}
+    device = {name: next(network.parameters()).device for name, network in networks.items()}  # others' are on the CPU
+    maps = {name: torch.cat([part.maps[name].to(device[name]) for part in parts]) for name in networks}
+    logits = {name: torch.cat([part.logits[name].to(device[name]) for part in parts]) for name in networks}
     seen, target = (torch.cat(each) for each in zip(*((part.numbers, part.targets) for part in parts), strict=True))
     for name, means in found.means.items():
         means["cam/peak_entropy"] = peak_entropy(maps[name])

@@ -540,8 +540,9 @@ def pairs(targets: MapTargets, images: int, rows: Tensor) -> tuple[Tensor, Tenso
         view = torch.arange(images, images + len(rows), device=targets.rows.device)
         return rows.to(view.device, non_blocking=True), view
     view = (targets.rows >= images).nonzero().flatten()
-    key = targets.rows * (targets.classes.max() + 1) + targets.classes  # ascending
-    wanted = rows.to(view.device)[targets.rows[view] - images] * (targets.classes.max() + 1) + targets.classes[view]
+    most = targets.classes.max() + 1 if len(targets.classes) else 1  # a rank's images may have no class at all
+    key = targets.rows * most + targets.classes  # ascending
+    wanted = rows.to(view.device)[targets.rows[view] - images] * most + targets.classes[view]
     return torch.searchsorted(key, wanted), view
 
 

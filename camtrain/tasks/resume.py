@@ -9,6 +9,7 @@ from pathlib import Path
 
 from camtrain.config.schema import Config
 from camtrain.config.validate import MAY_CHANGE, check
+from camtrain.distributed.environment import world_size
 from camtrain.errors import UserError
 from camtrain.runs import load
 from camtrain.runs.facts import fingerprint
@@ -42,6 +43,8 @@ def resume_run(config: Config, folder: Path, chosen: Collection[str]) -> RunResu
     begun = load.begun(folder)
     load.check_own_code(begun.config, load.named(config, chosen), "model.name", "dataset.source")
     own = replace(begun.config, dataset=load.of_this_machine(begun.config.dataset, config.dataset))
+    if world_size() is not None:  # torchrun says now how many processes there are
+        own = replace(own, trainer=replace(own.trainer, processes=None))
     return go_on(with_choices(own, config, chosen), folder, begun, LONGER)
 
 

@@ -230,7 +230,7 @@ def _train_epochs(
     Raises:
         Diverged: an arm was stopped.
     """
-    saving, evaluated = Saving(setup.config.trainer, state, record), None
+    saving, evaluated = Saving(setup.config.trainer, state, record, setup.ranks), None
 
     def after_step() -> None:
         bar.update()
@@ -277,14 +277,16 @@ def epochs_of(
 class Saving:
     """When training is saved within an epoch, and how."""
 
-    def __init__(self, trainer: TrainerConfig, state: TrainingState, record: RunRecord) -> None:
-        self.every = saving_intervals(trainer)
+    def __init__(self, trainer: TrainerConfig, state: TrainingState, record: RunRecord, ranks: Ranks) -> None:
+        self.every, self.ranks = saving_intervals(trainer), ranks
         self.state, self.record = state, record
         self.steps, self.saved = 0, time.perf_counter()
 
     def after_step(self) -> None:
         """Save if so many steps or seconds have passed since it was done last."""
         self.steps += 1
+        if self.state.unread and not self.ranks.alone:
+            return  # to save is to read, upon which an arm may be stopped: all ranks do that after the same steps
         steps, seconds = self.every
         if self.steps >= (steps or sys.maxsize) or time.perf_counter() - self.saved >= (seconds or math.inf):
             self.save()
@@ -399,7 +401,8 @@ def set_up(config: Config, ranks: Ranks = ALONE) -> Setup:
     if config.trainer.compile:
         check_compiler(device)
     cams = cam_of_arms(config)
-    train_set, val_set = images_of(config)
+    with ranks.after_first_here():
+        train_set, val_set = images_of(config)
     multilabel = is_multilabel(train_set.targets)
     _check_classes(config, cams, multilabel)
     built = build(

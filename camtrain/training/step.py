@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from camtrain.data.batches import Batch
+from camtrain.data.batches import Batch, Share
 from camtrain.distributed.as_one_batch import AsOneBatch
 from camtrain.distributed.ranks import Ranks
 from camtrain.loss.criterion import Observed
+from camtrain.networks.capture import Output
 from camtrain.training.arm import Arm
 
 
@@ -38,20 +41,20 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
     if not arm.views:
         batch = batch.without_views()
     arm.criterion.observing = observe
-    with as_one_batch(arm.ranks, batch):
-        if arm.anchor is not None:
-            with torch.no_grad():
-                arm.criterion.anchor = arm.anchor(batch.images).logits
+    if arm.anchor is not None:
+        with torch.no_grad():
+            arm.criterion.anchor = arm.anchor(batch.images).logits
+    with as_one_batch(arm.ranks, batch.share):
         output = arm.network(batch.images)
-        part = arm.criterion(
-            output.logits,
-            output.activations,
-            batch.targets,
-            batch.regions,
-            epochs_done,
-            batch.views,
-            arm.network.again(batch.images),
-        )
+    part = arm.criterion(
+        output.logits,
+        output.activations,
+        batch.targets,
+        batch.regions,
+        epochs_done,
+        batch.views,
+        partial(further_pass, arm, batch),
+    )
     arm.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(part)
     loss, logits, targets = arm.ranks.sum(part.detach()), *classified(arm.ranks, output.logits.detach(), batch)
@@ -64,23 +67,26 @@ def train_step(arm: Arm, batch: Batch, epochs_done: float, observe: bool) -> Ste
     return Step(loss, logits, targets, arm.criterion.observed(), finite)
 
 
-def as_one_batch(ranks: Ranks, batch: Batch) -> contextlib.AbstractContextManager[object]:
+def further_pass(arm: Arm, batch: Batch, change: Callable[[Tensor], Tensor]) -> Output:
+    """Of images that the classification loss counts, changed; see :data:`camtrain.loss.masked.Again`."""
+    with as_one_batch(arm.ranks, batch.counted):
+        return arm.network.again(batch.images)(change)
+
+
+def as_one_batch(ranks: Ranks, share: Share | None) -> contextlib.AbstractContextManager[object]:
     """Within the block networks take a rank's part for what it is in the whole batch."""
-    if ranks.alone or batch.share is None:
+    if ranks.alone or share is None:
         return contextlib.nullcontext()
-    rows, images, whole = batch.share
-    return AsOneBatch(ranks, (rows, whole), (rows[: len(batch.indices)], images))
+    return AsOneBatch(ranks, share.rows, share.whole)
 
 
 def classified(ranks: Ranks, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits and targets that the classification loss counts, of all ranks, in the order of the whole batch."""
-    count = batch.classified
+    count, share = batch.classified, batch.counted
     logits, targets = logits[:count], batch.targets[:count]
-    if ranks.alone or batch.share is None:
+    if ranks.alone or share is None:
         return logits, targets
-    rows, images, whole = batch.share
-    of_batch = whole if count == len(rows) else images
-    return ranks.whole(logits, rows[:count], of_batch), ranks.whole(targets, rows[:count], of_batch)
+    return ranks.whole(logits, share.rows, share.whole), ranks.whole(targets, share.rows, share.whole)
 
 
 def fault_of(step: Step, network: nn.Module | None) -> str:

@@ -33,7 +33,7 @@ def passed(network: nn.Module, images: Tensor, weights: Tensor, ranks: Ranks) ->
     rows = torch.arange(len(images)) if ranks.alone else torch.tensor(ranks.rows(COUNT))
     own = images[rows].clone().requires_grad_()
     torch.manual_seed(3)
-    with AsOneBatch(ranks, (rows, COUNT)):
+    with AsOneBatch(ranks, rows, COUNT):
         output = network(own)
     torch.autograd.backward(ranks.mean((output * weights[rows]).square()))
     gradients = [part.grad for part in network.parameters() if part.grad is not None]
@@ -81,7 +81,10 @@ class Drawn(nn.Module):
 
 def random_numbers(ranks: Ranks) -> None:
     torch.manual_seed(0)
-    compare_passes(nn.Sequential(nn.Conv2d(3, 4, 3), Drawn()).double(), torch.rand(COUNT, 3, 6, 6).double(), ranks)
+    images = torch.rand(COUNT, 3, 6, 6).double()
+    for layout in (torch.contiguous_format, torch.channels_last):  # numbers are drawn in the order of memory
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), Drawn()).double().to(memory_format=layout)
+        compare_passes(network, images.contiguous(memory_format=layout), ranks)
 
 
 def sums(ranks: Ranks) -> None:
