@@ -83,7 +83,7 @@ ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 RESERVED = (
     *(CONTROL, CONTROL_AREA, "pictures", "tb", "uniform", "size", "from", "to", "file", "why", "picture", "truth"),
-    *("share", "difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
+    *("difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
 )
 """Names that stand beside those of arms, in the run folder or among the figures of its files."""
 
