@@ -62,7 +62,10 @@ TAKEN = {
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
     Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", *MAY_CHANGE),
-    Task.export: ("task", "run", "model.name", "class_name", "export.", "trainer.threads", "trainer.workers", "hydra."),
+    Task.export: (
+        *("task", "run", "model.name", "dataset.source", "dataset.root", "class_name", "export.", "hydra."),
+        *("trainer.threads", "trainer.workers"),
+    ),
     Task.baselines: ("task", "trainer.baselines", "prune", "hydra."),
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
