@@ -209,10 +209,12 @@ def _compare(
     beside = differences(eaches, control, treatment, shared)
     figures = [figures for part in arms for figures in part.values()]
     # A map that the treatment was trained through is no evidence of its own, though another one is measured.
-    own, trained = cam_of_arms(runs[0].result.config)[treatment].variant, not runs[0].result.networks
+    first = runs[0].result
+    trained = not first.networks  # else each has a map of its own, which need not be one to train through
+    method = cam_of_arms(first.config)[treatment].variant if trained else CamVariant(first.networks[treatment].method)
     distinct = held_out_methods(figures)
-    held_out = [method for method in distinct if method is not own]
-    equivalent = [method for method in measured_methods(figures) if method not in distinct]
+    held_out = [other for other in distinct if other is not method]
+    equivalent = [other for other in measured_methods(figures) if other not in distinct]
     found[HELD_OUT_GAIN] = held_out_gain(eaches, reference, treatment, shared, held_out)
     by_seed = {run.result.seed: differences([run.each], reference, treatment, shared) for run in runs}
     return Comparison(

@@ -27,6 +27,9 @@ from camtrain.files import expanded
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 
+OF_A_RUN = (Task.evaluate, Task.compare, Task.export, Task.resume)
+"""Tasks that take settings of a finished run's data set, and a run that broke off."""
+
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Keys of Hydra that hold text."""
 
@@ -192,11 +195,11 @@ def is_list(key: str) -> bool:
 
 
 def dataset_of_run(arguments: list[str]) -> list[str]:
-    """The choice of data set that settings of it imply where a finished run is measured again: the run's own.
+    """The choice of data set that settings of it imply where a task goes by a run: the run's own.
 
     Nothing where the arguments choose one, set none of its keys, or name no run that can be read.
     """
-    if not {f"task={task.value}" for task in (Task.evaluate, Task.compare)} & {*arguments}:
+    if not {f"task={task.value}" for task in OF_A_RUN} & {*arguments}:
         return []
     jobs = jobs_to_check([part for part in arguments if "=" in part and not part.startswith("-")], sweep=True)
     given = {override.key_or_group: override.value() for override in map(parsed, jobs[0] if jobs else [])}

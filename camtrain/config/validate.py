@@ -62,7 +62,10 @@ TAKEN = {
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
     Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", *MAY_CHANGE),
-    Task.export: ("task", "run", "model.name", "class_name", "export.", "trainer.threads", "trainer.workers", "hydra."),
+    Task.export: (
+        *("task", "run", "model.name", "dataset.source", "dataset.root", "class_name", "export.", "hydra."),
+        *("trainer.threads", "trainer.workers"),
+    ),
     Task.baselines: ("task", "trainer.baselines", "prune", "hydra."),
 }
 """Keys, or beginnings of keys, that a task on finished runs takes from the command line; the rest is the runs'."""
@@ -83,7 +86,7 @@ ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 RESERVED = (
     *(CONTROL, CONTROL_AREA, "pictures", "tb", "uniform", "size", "from", "to", "file", "why", "picture", "truth"),
-    *("share", "difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
+    *("difference", "margin_95", "p", "p_holm", "both_right", "verdict"),
 )
 """Names that stand beside those of arms, in the run folder or among the figures of its files."""
 

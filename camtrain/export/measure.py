@@ -44,7 +44,12 @@ class Given(NamedTuple):
 
 
 def given(
-    run: Runner, batches: Iterable[Batch], size: int | None, as_bytes: bool, placement: Placement | None
+    run: Runner,
+    batches: Iterable[Batch],
+    size: int | None,
+    as_bytes: bool,
+    placement: Placement | None,
+    number: int | None = None,
 ) -> Given:
     """What a file gives for all images.
 
@@ -54,6 +59,7 @@ def given(
         size: images that the file takes at once; None: any number.
         as_bytes: it takes bytes.
         placement: where the map's cells lie in the image; None: in equal tiles.
+        number: of the class that the maps are of; None: the predicted one.
     """
     parts = []
     for batch in batches:
@@ -66,7 +72,8 @@ def given(
         several = is_multilabel(batch.targets)
         rows = torch.arange(len(predicted))
         correct = batch.targets[rows, predicted] if several else predicted == batch.targets
-        regions = MapTargets(rows, predicted, several, one_each=True).regions(batch.regions)
+        own = predicted if number is None else torch.full_like(predicted, number)
+        regions = MapTargets(rows, own, several, one_each=True).regions(batch.regions)
         parts.append(Given(maps, correct.float(), energy_in_mask(maps, regions, placement)))
     return Given(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -79,10 +86,11 @@ def _whole(run: Runner, images: Tensor, size: int | None) -> tuple[Tensor, ...]:
 
 
 def seconds(run: Runner, images: Tensor) -> float:
-    """Median CPU time of a pass of images: what it takes one thread on an idle machine, however busy this one is."""
+    """Median CPU time of a pass for each of its images: what it takes one thread on an idle machine, however busy this
+    one is."""
     taken = []
     for _ in range(BEFORE + TIMES):
         start = time.process_time()
         run(images)
         taken.append(time.process_time() - start)
-    return float(torch.tensor(taken[BEFORE:]).median())
+    return float(torch.tensor(taken[BEFORE:]).median()) / len(images)

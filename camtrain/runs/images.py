@@ -43,9 +43,21 @@ def classes_in_words(images: ImageSet, number: int) -> str:
 
 
 def read_classes(folder: Path) -> list[str]:
-    """The classes of every image, in words, in a file that :func:`read_images` can read."""
-    with (folder / NAME).open(newline="", encoding="utf-8") as opened:
-        return [line[1] for line in csv.reader(opened)][1:]
+    """The classes of every image, in words, in a file that :func:`read_images` can read.
+
+    Raises:
+        UserError: it has no such column.
+    """
+    path = folder / NAME
+    with path.open(newline="", encoding="utf-8") as opened:
+        try:
+            return [line[1] for line in csv.reader(opened)][1:]
+        except LookupError as error:
+            raise _damaged(path, "a line has no class") from error
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"{path}: not the figures of a run's images ({reason}); repeat the run")
 
 
 def read_images(folder: Path) -> dict[str, dict[str, Tensor]]:
@@ -69,5 +81,5 @@ def read_images(folder: Path) -> dict[str, dict[str, Tensor]]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; repeat the run") from error
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not the figures of a run's images ({error}); repeat the run") from error
+        raise _damaged(path, error) from error
     return found

@@ -310,12 +310,16 @@ def _timing(timing: Timing, pairs: Sequence[Contrast]) -> dict[str, Any]:
     return {"seconds": timing.seconds, "step": timing.step, "step_ratio": timing.ratio(pairs[0]), **several}
 
 
+SHARE = "object-share"
+"""Beside the arms' names in an entry of the gallery; with a hyphen, which no arm has: one may be called `share`."""
+
+
 def _entry(entry: GalleryEntry) -> dict[str, Any]:
     captions = {
         name: {"predicted": part.predicted, "probability": part.probability, "peak": part.peak, **part.figures}
         for name, part in entry.arms.items()
     }
-    share = {"share": entry.share} if math.isfinite(entry.share) else {}
+    share = {SHARE: entry.share} if math.isfinite(entry.share) else {}
     return {"file": entry.file, "why": entry.why, "picture": entry.image, "truth": entry.truth, **share, **captions}
 
 
@@ -325,7 +329,7 @@ def _read_entry(tree: Mapping[str, Any], names: Sequence[str]) -> GalleryEntry:
         figures = dict(tree[name])
         predicted, probability, peak = (figures.pop(key) for key in ("predicted", "probability", "peak"))
         captions[name] = MapCaption(predicted, _number(probability), _number(peak), _figures(figures))
-    share = _number(tree.get("share"))
+    share = _number(tree.get(SHARE))
     return GalleryEntry(tree["file"], tree["why"], tree["picture"], tree["truth"], captions, share)
 
 

@@ -22,6 +22,7 @@ from camtrain.networks.build import Built, build, untrained
 from camtrain.networks.capture import probe_routes
 from camtrain.networks.class_map import imagenet_names
 from camtrain.networks.classifier import Classifier
+from camtrain.networks.layers import run_once
 from camtrain.networks.weights import outputs_in_file
 from camtrain.networks.zoo import OWN, published_outputs
 from camtrain.runs.load import Finished, networks, read
@@ -48,6 +49,9 @@ class Brought:
     relu_left_out: str | None = None
     notes: Sequence[str] = ()  # what was assumed
     classes: dict[str, list[str]] | None = None  # its outputs that each class stands for; None: as they are
+
+    def __post_init__(self) -> None:
+        self.network.method = self.method
 
     @property
     def label(self) -> str:
@@ -93,7 +97,8 @@ def of_run(key: str, node: NetworkConfig, finished: Finished, config: Config, de
         device: where it is put.
 
     Raises:
-        UserError: weights are missing or damaged, or the run's network has no such layer.
+        UserError: weights are missing or damaged, or the run's network has no such layer, or cannot take images of
+            this size.
         Diverged: they are not finite.
     """
     given, theirs = Given.of(str(node.network)), finished.config
@@ -107,6 +112,7 @@ def of_run(key: str, node: NetworkConfig, finished: Finished, config: Config, de
     data, model = finished.result.data, finished.config.model
     try:
         network = networks(finished, device, given.arm)[given.arm]
+        run_once(network.backbone, image_shape(config.dataset))
     except Diverged:
         raise
     except UserError as error:

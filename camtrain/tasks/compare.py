@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from camtrain.cam.head import LINEAR_HEAD
+from camtrain.cam.routes import GradientRoute
 from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import is_multilabel
-from camtrain.config.options import CamConfig, ViewKind
+from camtrain.config.options import CamConfig, CamVariant, ViewKind
 from camtrain.config.schema import Config, NetworkConfig
 from camtrain.config.validate import image_shape
 from camtrain.data.batches import one_batch
@@ -87,6 +89,7 @@ def compare(config: Config, folder: Path, chosen: Collection[str]) -> RunResult:
     facts = {key: facts_of(one, images) for key, one in brought.items()}
     for one in brought.values():
         check_maps(own.evaluate.maps, one.network.routes, one.network.layer)
+        check_own_map(one)
     lay_out(brought, facts, images)
     own.model = next(iter(brought.values())).model
     own.arms = {key: {"cam": {"variant": one.method.value}} for key, one in brought.items()}
@@ -132,6 +135,15 @@ def check_several(key: str, run: Finished | None, several: bool) -> None:
     if run is not None and run.result.data.multilabel != several:
         words = ("one class per image", "several classes per image")
         raise UserError(f"dataset: it has {words[several]}, the run of {key} was trained with {words[not several]}")
+
+
+def check_own_map(one: Brought) -> None:
+    """Raise :class:`UserError` for a network that is to be measured by CAM where that is not defined."""
+    if one.method is CamVariant.cam and one.network.routes.evaluation is not GradientRoute.closed:
+        raise UserError(
+            f"{one.key}.cam: cam needs {LINEAR_HEAD}, which is not what follows {one.network.layer} here; set"
+            f" {one.key}.cam=gradcam"
+        )
 
 
 def agree(

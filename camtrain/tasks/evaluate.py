@@ -14,6 +14,7 @@ from torch import Tensor
 from camtrain.cam.stretch import Placement
 from camtrain.cam.targets import is_multilabel
 from camtrain.config.schema import Config, FakeConfig, ShapesConfig
+from camtrain.config.validate import image_shape
 from camtrain.data.batches import one_batch
 from camtrain.data.build import validation
 from camtrain.data.images import ImageSet, relabelled
@@ -21,6 +22,7 @@ from camtrain.device import prepare_device, worker_threads
 from camtrain.errors import UserError
 from camtrain.networks.classifier import Classifier
 from camtrain.networks.geometry import LOOKED_AT
+from camtrain.networks.layers import run_once
 from camtrain.runs.facts import data_facts_of_evaluation, data_name, environment
 from camtrain.runs.facts import title as run_title
 from camtrain.runs.load import TRAIN_AGAIN, Finished, check_own_code, named, networks, of_this_machine, read
@@ -45,8 +47,8 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
         What `result.json` holds.
 
     Raises:
-        UserError: the run or its weights cannot be used, or the data set does not fit its classes. Nothing was written
-            then but the log.
+        UserError: the run or its weights cannot be used, or the data set does not fit its classes, or its images the
+            network. Nothing was written then but the log.
         Diverged: weights, logits or maps are not finite.
     """
     assert config.run is not None
@@ -57,6 +59,7 @@ def evaluate_run(config: Config, folder: Path, chosen: Collection[str]) -> RunRe
     if "dataset" not in chosen:
         check_own_code(own, named(config, chosen), "dataset.source")
     trained = networks(finished, device)
+    run_once(next(iter(trained.values())).backbone, image_shape(own.dataset))
     check_maps(own.evaluate.maps, next(iter(trained.values())).routes, finished.result.model.layer)
     val_set = fitting(own, finished)
     finished.result.model.cells = place_alike(trained, val_set, device)

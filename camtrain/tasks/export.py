@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -95,10 +96,11 @@ def export_run(config: Config, folder: Path, chosen: Collection[str]) -> None:
     check_own_code(finished.config, named(config, chosen), "model.name", *["dataset.source"] * export.int8)
     arms = arms_of(export, finished)
     paths = places(export, arms, folder)
+    check_free(paths.values(), export)
     number = None if config.class_name is None else number_of(config.class_name, finished.result.data.classes)
     kind = kind_of(export, number, finished)
     trained = networks(finished, torch.device("cpu"))
-    images = images_of(config, finished) if export.int8 else None
+    images = images_of(config, finished, chosen) if export.int8 else None
     runtime = runtime_files(export.runtime) if export.format is ExportFormat.web else None
     made = []
     for arm in arms:
@@ -106,7 +108,7 @@ def export_run(config: Config, folder: Path, chosen: Collection[str]) -> None:
         network = trained[arm].to(memory_format=torch.contiguous_format)
         made += exported(network, arm, paths[arm], export, kind, finished, images)
     if images is not None:
-        measure(made, images, finished, export, trained[arms[0]])
+        measure(made, images, finished, export, kind, trained[arms[0]])
     for one in made:
         write_atomically(one.path, partial(_write, one.content))
         if runtime is not None:
@@ -122,32 +124,43 @@ def _write(content: bytes, opened: BinaryIO) -> None:
     opened.write(content)
 
 
-def images_of(config: Config, finished: Finished) -> Images:
+def images_of(config: Config, finished: Finished, chosen: Collection[str]) -> Images:
     """Images of the run's training split as validation would see them, and its validation split.
 
     Raises:
-        UserError: they are not there any more, or are of other classes.
+        UserError: they are not there any more, are of other classes, or fill no batch of the file's size.
     """
-    dataset = replace(of_this_machine(finished.config.dataset, config.dataset), crop_scale=[1.0, 1.0])
+    moved: dict[str, Any] = {"root": getattr(config.dataset, "root", None)} if "dataset.root" in chosen else {}
+    dataset = replace(of_this_machine(finished.config.dataset, config.dataset), crop_scale=[1.0, 1.0], **moved)
     train, val = build(dataset, finished.config.seed, worker_threads(config.trainer))
     if list(val.classes) != finished.result.data.classes:
         raise UserError(f"{finished.folder}: its data set has other classes by now, so nothing can be measured on it")
     count = min(config.export.calibration, len(train.targets))
+    if count < (batch_size(config.export) or 1):
+        raise UserError(
+            f"export.calibration={config.export.calibration}: with {len(train.targets)} training images it fills no"
+            f" batch of export.batch={config.export.batch}; raise it, or lower export.batch"
+        )
     numbers = torch.linspace(0, len(train.targets) - 1, count).round().long().tolist()
     return Images(train.gather(numbers)[0], val)
 
 
 def measure(
-    made: Sequence[Exported], images: Images, finished: Finished, export: ExportConfig, network: Classifier
+    made: Sequence[Exported],
+    images: Images,
+    finished: Finished,
+    export: ExportConfig,
+    kind: MapKind,
+    network: Classifier,
 ) -> None:
-    """What each file gives for the validation images, and how long a pass takes."""
+    """What each file gives for the validation images, and how long it takes for one."""
     size = batch_size(export)
     one_batch = as_given(images.calibration[: size or 1], export)
     placement = network.placement(torch.zeros(1, *image_shape(finished.config.dataset)))
     floats: dict[str, Given] = {}
     for one in made:
         batches = all_batches(images.val, Batching(finished.config.trainer.batch_size))
-        found = given(one.run, batches, size, export.bytes, placement)
+        found = given(one.run, batches, size, export.bytes, placement, kind.number)
         one.figures.update(found.figures(floats.setdefault(one.arm, found)))
         one.figures["cpu_milliseconds"] = 1000 * seconds(one.run, one_batch)
 
@@ -207,7 +220,7 @@ def places(export: ExportConfig, arms: list[str], folder: Path) -> dict[str, Pat
     """Where the file of each arm goes.
 
     Raises:
-        UserError: one file for several arms, of another suffix, or that exists.
+        UserError: one file for several arms, or of another suffix.
     """
     suffix, web = FORMATS[export.format].suffix, export.format is ExportFormat.web
     if export.output is None:
@@ -221,9 +234,21 @@ def places(export: ExportConfig, arms: list[str], folder: Path) -> dict[str, Pat
         raise UserError(
             f"export.output={path}: files of export.format={export.format.value} end in {suffix}; name it so"
         )
-    if path.exists():
-        raise UserError(f"export.output={path}: this exists already; choose another name, or remove it")
     return {arms[0]: path / NETWORK if web else path}
+
+
+def check_free(paths: Iterable[Path], export: ExportConfig) -> None:
+    """Raise :class:`UserError` if something is there already that would be written, of a page the folder."""
+    web, key = export.format is ExportFormat.web, "hydra.run.dir" if export.output is None else "export.output"
+    for path in paths:
+        for target in [path.parent] if web else [path, *[int8_beside(path)] * export.int8]:
+            if target.exists():
+                raise UserError(f"{target}: this exists already; choose another {key}, or remove it")
+
+
+def int8_beside(path: Path) -> Path:
+    """Where the network of whole numbers goes that belongs to a file."""
+    return path.with_suffix(f".int8{path.suffix}")
 
 
 def kind_of(export: ExportConfig, number: int | None, finished: Finished) -> MapKind:
@@ -266,35 +291,30 @@ def exported(
     there are images then.
 
     Raises:
-        UserError: the map has no closed form, the exporter does not know a part of the network, or what the file gives
-            is something else.
+        UserError: the map has no closed form, the exporter does not know a part of the network, the file cannot be run,
+            or what it gives is something else.
     """
-    network.precision = torch.float32
+    network.float().precision = torch.float32
     size, form = batch_size(export), FORMATS[export.format]
     pixels = noise(image_shape(finished.config.dataset), size or SEVERAL)
     looked_at = as_given(pixels, export)
     module = WithMap(network, kind, 255 if export.bytes else 1, pixels.float() / 255).eval()
     described = json.dumps(metadata(network, arm, export, kind, finished), ensure_ascii=False)
     made = []
-    try:
+    with in_a_line(export, f"its exporter cannot write {finished.config.model.name}"):
         program = captured(module, looked_at, size)
         made.append(("float32", path, form.written(program, described)))
         if images is not None:
             parts = torch.split(as_given(images.calibration, export), size or 1)
             whole = [part for part in parts if len(part) == (size or 1)]
             content = onnx_int8(program, described, whole)
-            made.append(("int8", path.with_suffix(f".int8{path.suffix}"), content))
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        raise UserError(
-            f"export.format={export.format.value}: its exporter cannot write {finished.config.model.name}"
-            f" ({type(error).__name__}: {first_line(error)}); try another export.format"
-        ) from error
+            made.append(("int8", int8_beside(path), content))
     found = []
     for numbers, place, content in made:
-        run, _ = form.opened(content)
-        differs = [difference(network, run, looked_at[:count], kind) for count in sorted({size or 1, len(looked_at)})]
+        with in_a_line(export, f"its runtime cannot run the file of {finished.config.model.name}"):
+            run, _ = form.opened(content)
+            counts = sorted({size or 1, len(looked_at)})
+            differs = [difference(network, run, looked_at[:count], kind) for count in counts]
         worst = max(differs, key=lambda one: (not one.small, one.maps))
         if numbers == "float32" and not worst.small:
             raise UserError(
@@ -304,6 +324,20 @@ def exported(
             )
         found.append(Exported(arm, numbers, place, content, run, worst if numbers == "float32" else None))
     return found
+
+
+@contextmanager
+def in_a_line(export: ExportConfig, what: str) -> Iterator[None]:
+    """Errors of other people's exporters and runtimes, whatever they are, as :class:`UserError`."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise UserError(
+            f"export.format={export.format.value}: {what} ({type(error).__name__}: {first_line(error)}); try another"
+            " export.format"
+        ) from error
 
 
 def captured(module: WithMap, images: Tensor, batch: int | None) -> torch.export.ExportedProgram:

@@ -138,6 +138,8 @@ def test_the_data_set_of_a_run_is_implied_by_its_settings(tmp_path: Path) -> Non
     evaluate = ["task=evaluate", f"run={tmp_path}"]
     assert dataset_of_run([*evaluate, "dataset.root=other"]) == ["dataset=folder"]
     assert dataset_of_run([*evaluate, "dataset.void=1"]) == ["dataset=folder", 'dataset.root="/it\'s"']
+    for task in ("export", "resume"):
+        assert dataset_of_run([f"task={task}", f"run={tmp_path}", "dataset.root=other"]) == ["dataset=folder"]
     assert dataset_of_run(evaluate) == []
     config = {"dataset": {"name": "python", "source": "my:make"}}
     (tmp_path / "result.json").write_text(json.dumps({"config": config}))

@@ -13,9 +13,20 @@ from runs.made import THREE, TWO, made_run
 
 from camtrain.data.images import in_memory
 from camtrain.errors import UserError
-from camtrain.runs.images import read_images, write_images
+from camtrain.runs.images import read_classes, read_images, write_images
 from camtrain.runs.load import networks, read
-from camtrain.runs.result import NAME, Control, RunResult, Timing, check_unused, finite, mark, write
+from camtrain.runs.result import (
+    NAME,
+    Control,
+    GalleryEntry,
+    MapCaption,
+    RunResult,
+    Timing,
+    check_unused,
+    finite,
+    mark,
+    write,
+)
 
 
 def test_a_run_of_the_former_version_is_read_and_written_as_it_was() -> None:
@@ -74,6 +85,15 @@ def test_the_range_of_a_run_is_read_again() -> None:
         assert (data.intensity_range, data.notes["train"]) == (span, ["a line"])
     del tree["data"]["intensity_range"]
     assert RunResult.from_json(tree).data.intensity_range == (0, 65536), "what former versions took"
+
+
+def test_an_arm_may_be_called_share_beside_the_share_of_an_object(tmp_path: Path) -> None:
+    result = made_run(0, ("share", "regularised")).result
+    captions = {name: MapCaption("disc", 0.5, 2.0, {}) for name in result.arms}
+    result.gallery = [GalleryEntry("pictures/best-1.png", "best", "1", "disc", captions, share=0.25)]
+    write(tmp_path, result)
+    (entry,) = read(tmp_path).result.gallery or []
+    assert (entry.share, entry.arms) == (0.25, captions)
 
 
 def test_three_arms_are_written_and_read() -> None:
@@ -177,3 +197,9 @@ def test_a_status_is_set_where_there_is_no_room_and_in_one_go(tmp_path: Path) ->
     mark(tmp_path, "interrupted")
     assert path.stat().st_size == size
     assert json.loads(path.read_text()) == {"status": "interrupted", "arms": ["é"]}
+
+
+def test_a_line_without_a_class_is_an_error_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "pictures.csv").write_text("picture\n1\n")
+    with pytest.raises(UserError, match=r"pictures\.csv: not the figures of a run's images .*; repeat the run"):
+        read_classes(tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, Command, FinishedRun
+from conftest import QUICK, Command, FinishedRun, finish
 from PIL import Image
 from torch import Tensor
 from torch.distributions import Categorical
@@ -66,6 +66,49 @@ def test_a_network_against_itself_differs_in_nothing(
     assert set(known.values()) == {0.0}
     assert result["control"]["power"] == pytest.approx(1, abs=1e-6)
     assert "same training" not in done.stdout
+
+
+@pytest.mark.parametrize("method", ["layercam", "eigencam"])
+def test_each_network_is_measured_by_its_own_map(
+    method: str, fake_run: FinishedRun, run_command: Command, tmp_path: Path
+) -> None:
+    """What is the map of one arm is another map of the other, the same network; also one that cannot be trained."""
+    arm = f"{fake_run.folder}/baseline"
+    arms = (f"reference={arm}", f"treatment={arm}", f"treatment.cam={method}")
+    done = run_command("task=compare", *arms, *FEW, f"evaluate.maps=[{method}]", "hydra.run.dir=compared")
+    assert done.returncode == 0, done.stderr
+    reference, treatment = finals(tmp_path / "compared")
+    for name in ("entropy", "area", "energy_in_mask"):
+        assert treatment[f"cam/{name}"] != reference[f"cam/{name}"]
+    measured = [
+        number for number, row in enumerate(pictures(tmp_path)) if row[f"reference other_maps/{method}/entropy"]
+    ]
+    assert measured
+    for number in measured:
+        row = pictures(tmp_path)[number]
+        assert row["treatment cam/entropy"] == row[f"reference other_maps/{method}/entropy"]
+    assert treatment[f"other_maps/{method}/with_trained"] == pytest.approx(1)
+    assert (tmp_path / "compared" / "report.html").is_file()
+    assert run_command("task=report", "runs=compared", "hydra.run.dir=report").returncode == 0
+
+
+def pictures(folder: Path) -> list[dict[str, str]]:
+    with (folder / "compared" / "pictures.csv").open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_a_network_of_a_fixed_size_says_so(
+    run_command: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("timm")
+    network = ("model.name=timm/vit_tiny_patch16_224", "model.options={depth:2,patch_size:8}", "dataset.image_size=32")
+    run = finish(tmp_path_factory, "fixed_size", "dataset=fake", "trainer.max_steps=1", *network, *QUICK).folder
+    for task in ([f"run={run}", "task=evaluate"], [f"reference={run}/baseline", "task=compare"]):
+        done = run_command(*task, "dataset.image_size=48")
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert "dataset.image_size=48: this network cannot take it" in line
+        assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_comparison_is_reported_and_does_not_go_on(

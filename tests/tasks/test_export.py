@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -183,12 +184,106 @@ def test_what_differs_from_the_network_is_not_kept(
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_no_file_of_the_users_is_replaced(fake_run: FinishedRun, run_command: Command, tmp_path: Path) -> None:
-    (tmp_path / "mine.onnx").write_text("precious")
-    done = run_command("task=export", f"run={fake_run.folder}", "export.output=mine.onnx")
+@pytest.mark.parametrize(
+    ("taken", "arguments", "said"),
+    [
+        ("mine.onnx", ["export.output=mine.onnx"], "mine.onnx: this exists already; choose another export.output"),
+        ("mine.int8.onnx", ["export.output=mine.onnx", "export.int8=true"], "mine.int8.onnx: this exists already"),
+        (
+            "here/regularised.onnx",
+            ["hydra.run.dir=here"],
+            "regularised.onnx: this exists already; choose another hydra",
+        ),
+        ("here/baseline.int8.onnx", ["hydra.run.dir=here", "export.arm=all", "export.int8=true"], "baseline.int8.onnx"),
+        ("here/regularised/facts.json", ["hydra.run.dir=here", "export.format=web"], "here/regularised: this exists"),
+    ],
+)
+def test_no_file_of_the_users_is_replaced(
+    taken: str, arguments: list[str], said: str, fake_run: FinishedRun, run_command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / taken).parent.mkdir(exist_ok=True)
+    (tmp_path / taken).write_text("precious")
+    done = run_command("task=export", f"run={fake_run.folder}", *arguments)
+    assert done.returncode == 2, done.stdout
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert (tmp_path / taken).read_text() == "precious"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / taken]
+
+
+def test_a_file_that_its_runtime_cannot_open_is_one_line(
+    fake_run: FinishedRun, run_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = FORMATS[ExportFormat.onnx]
+    monkeypatch.setitem(FORMATS, ExportFormat.onnx, onnx._replace(written=lambda *_: b"no network"))  # type: ignore[arg-type]
+    done = run_command("task=export", f"run={fake_run.folder}")
     assert done.returncode == 2
-    assert "exists already" in done.stderr
-    assert (tmp_path / "mine.onnx").read_text() == "precious"
+    (line,) = done.stderr.splitlines()
+    assert "its runtime cannot run the file of small_resnet" in line
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_run_in_float64_is_exported_in_float32(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = finish(tmp_path_factory, "export_float64", *TINY, "dataset.image_size=32", "trainer.precision=float64").folder
+    folder = exported(tmp_path, run)
+    (record,) = json.loads((folder / "export.json").read_text())["files"]
+    assert record["map_difference"] < 1e-4
+
+
+OWN = """
+import numpy as np
+
+class Noise:
+    classes = ["a", "b"]
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, number):
+        return np.random.default_rng(number).integers(0, 255, (32, 32, 3), np.uint8), number % 2
+
+def make():
+    return Noise(), Noise()
+"""
+
+
+def test_data_of_ones_own_are_read_again_where_the_function_is_named(
+    tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_noise.py").write_text(OWN)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    source = "dataset.source=own_noise:make"
+    data = ("dataset=python", source, "dataset.image_size=32", "trainer.max_steps=1", "trainer.batch_size=4", *QUICK)
+    done = run_command(*data, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    export = ("task=export", "run=run", "export.int8=true", "hydra.run.dir=exported")
+    refused = run_command(*export)
+    assert refused.returncode == 2
+    assert f"repeating {source}" in refused.stderr
+    refused = run_command(*export, source, "export.batch=8")
+    assert refused.returncode == 2
+    assert "export.calibration=128: with 6 training images it fills no batch of export.batch=8" in refused.stderr
+    assert not (tmp_path / "exported").exists()
+    done = run_command(*export, source, "export.batch=2")
+    assert done.returncode == 0, done.stderr
+    files = json.loads((tmp_path / "exported" / "export.json").read_text())["files"]
+    assert [one["numbers"] for one in files] == ["float32", "int8"]
+
+
+def test_a_data_set_that_has_moved_is_read_where_it_is(tmp_path: Path, run_command: Command) -> None:
+    for number, name in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "set" / name / "0.png")
+    data = ("dataset=folder", "dataset.root=set", "dataset.image_size=32", "dataset.cache=null", "trainer.max_steps=1")
+    done = run_command(*data, "trainer.batch_size=2", *QUICK, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "set").rename(tmp_path / "moved")
+    export = ("task=export", "run=run", "export.int8=true", "hydra.run.dir=exported")
+    assert run_command(*export).returncode == 2
+    done = run_command(*export, "dataset.root=moved")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_package_is_named(
