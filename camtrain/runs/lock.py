@@ -149,7 +149,8 @@ def held(folder: Path) -> Iterator[None]:
             log.warning("%s was in use by %s: waiting %.0f s for a sign of life", folder, lock.holder, LEASE)
             lock.acquire(LEASE + BEAT)
     except Timeout:
-        raise UserError(f"{folder} is in use by {lock.holder}: wait for its end, or end it") from None
+        lost = f"; if its machine is gone for good, remove {lock.file}" if lock.elsewhere else ""
+        raise UserError(f"{folder} is in use by {lock.holder}: wait for its end, or end it{lost}") from None
     try:
         yield
     finally:
