@@ -61,7 +61,7 @@ TAKEN = {
         *("trainer.batch_size", "trainer.device", "trainer.threads", "trainer.workers"),
     ),
     Task.report: ("task", "runs", "report.", "hydra."),
-    Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", *MAY_CHANGE),
+    Task.resume: ("task", "run", "trainer.epochs", "model.name", "dataset.source", "report.open", *MAY_CHANGE),
     Task.export: (
         *("task", "run", "model.name", "dataset.source", "dataset.root", "class_name", "export.", "hydra."),
         *("trainer.threads", "trainer.workers"),

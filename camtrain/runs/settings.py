@@ -17,7 +17,7 @@ Values = tuple[str | float | bool, str | float | bool]
 
 NOT_OF_A_RUN = (
     *("task", "run", "runs", "resume", "prune", "images", "class_name"),
-    *("sweep.fail_fast", "sweep.jobs", "sweep.objectives"),
+    *("sweep.fail_fast", "sweep.jobs", "sweep.objectives", "report.open"),
     *(f"export.{entry.name}" for entry in dataclasses.fields(ExportConfig)),
 )
 """Keys that say what a command does, and nothing of the run."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from camtrain.config.options import Objective, Task
-from camtrain.errors import UserError, first_line
+from camtrain.errors import MachineError, UserError, first_line
 from camtrain.importing import optional
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
 
 log = logging.getLogger("camtrain")
@@ -39,14 +42,36 @@ class Optuna(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.optuna = optional("optuna", "hydra/sweeper=optuna", extra="optuna")
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
-        if not hasattr(self.optuna.samplers, self.sampler):
-            raise UserError(f"hydra.sweeper.sampler={self.sampler}: no such class in optuna.samplers")
+        self.check()
         if config.task is Task.plan:
             raise UserError("task=plan: which jobs a search has is not known before; plan one of them, without -m")
         self.parser = OverridesParser.create(hydra_context.config_loader)
         self.jobs, self.multirun, self.folder = config.sweep.jobs, config, Path(str(config.hydra.sweep.dir)).absolute()
         self.objectives: list[Objective] = list(config.sweep.objectives)
         self.carrier = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def check(self) -> None:
+        """Raise :class:`UserError` for what no search can be made with: Hydra knows no types of a sweeper's keys."""
+        if type(self.n_trials) is not int or self.n_trials < 1:
+            raise UserError(f"hydra.sweeper.n_trials={self.n_trials}: give a whole number from 1 on")
+        if type(self.seed) is not int or self.seed < 0:
+            raise UserError(f"hydra.sweeper.seed={self.seed}: give a whole number from 0 on")
+        if not hasattr(self.optuna.samplers, str(self.sampler)):
+            raise UserError(f"hydra.sweeper.sampler={self.sampler}: no such class in optuna.samplers")
+        with self.of_sampler():
+            self.sampler_of(0)
+
+    def sampler_of(self, trial: int) -> BaseSampler:
+        made: BaseSampler = getattr(self.optuna.samplers, self.sampler)(seed=self.seed + trial)
+        return made
+
+    @contextlib.contextmanager
+    def of_sampler(self) -> Iterator[None]:
+        """Report what a sampler refuses: to be made of a seed alone, these settings or objectives; or that it lacks."""
+        try:
+            yield
+        except (TypeError, ValueError, ImportError, RuntimeError) as error:
+            raise UserError(f"hydra.sweeper.sampler={self.sampler}: {first_line(error)}; choose another one") from error
 
     def sweep(self, arguments: list[str]) -> None:
         """Carry out trials until there are as many as were asked for.
@@ -55,7 +80,9 @@ class Optuna(Sweeper):
         complete. A trial that was not completed stays open for the next command.
 
         Raises:
-            UserError: nothing is to be searched, or the study in the folder is one of something else.
+            UserError: nothing is to be searched, the study in the folder is one of something else, or the sampler
+                cannot search this.
+            MachineError: the study cannot be read or written any more.
         """
         overrides = self.parser.parse_overrides(arguments)
         space = {one.get_key_element(): distribution(one) for one in overrides if one.is_sweep_override()}
@@ -67,6 +94,11 @@ class Optuna(Sweeper):
             if not one.is_sweep_override()
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
+        with of_storage(self.folder / STORAGE):
+            self.search(space, fixed)
+
+    def search(self, space: Mapping[str, BaseDistribution], fixed: Sequence[str]) -> None:
+        """Carry out trials; `fixed` are settings of all."""
         study = self.study(space)
         OmegaConf.save(self.multirun, self.folder / "multirun.yaml")
         trials = [self.whole(study, trial, space) for trial in study.trials]
@@ -111,8 +143,10 @@ class Optuna(Sweeper):
 
     def ask(self, study: Study, space: Mapping[str, BaseDistribution]) -> Trial:
         """A new trial. What it is depends on the seed, its number and what was told, not on interruptions."""
-        study.sampler = getattr(self.optuna.samplers, self.sampler)(seed=self.seed + len(study.trials))
-        return study.ask(dict(space))
+        number = len(study.trials)
+        with self.of_sampler():
+            study.sampler = self.sampler_of(number)
+            return study.ask(dict(space))
 
     def whole(self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> FrozenTrial | Trial:
         """A trial of before, with what it lacks if the command broke off while it was made."""
@@ -146,6 +180,26 @@ class Optuna(Sweeper):
         for trial in best:
             settings = " ".join(f"{key}={value}" for key, value in trial.params.items())
             log.info("#%d: %s: %s", trial.number, self.named(trial.values), settings)
+
+
+@contextlib.contextmanager
+def of_storage(file: Path) -> Iterator[None]:
+    """Report what SQLite says, below the libraries in between, in one line, such as of a full disk.
+
+    Raises:
+        MachineError: the file cannot be read or written.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        root: BaseException = error
+        while root.__cause__:
+            root = root.__cause__
+        if not isinstance(root, sqlite3.Error):
+            raise
+        raise MachineError(f"{file}: {first_line(root)}; mend that and give the same command again") from error
 
 
 def distribution(override: Override) -> BaseDistribution:

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock._lease
 import pytest
 from filelock import FileLock, SoftFileLease
 
@@ -90,14 +92,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subpr
 def test_a_process_of_another_machine_is_waited_for_until_it_gives_no_sign_of_life(
     elsewhere: subprocess.Popen[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert lock.is_held(tmp_path)
-    said = rf"is in use by process {elsewhere.pid} on elsewhere: wait for its end"
+    said = rf"is in use by process {elsewhere.pid} on elsewhere: wait for its end.*remove .*/\.lock\.lease"
     with pytest.raises(UserError, match=said), lock.held(tmp_path):
         pytest.fail("it is held")
     assert "waiting 4 s for a sign of life" in caplog.text
     elsewhere.kill()
     elsewhere.wait()
-    assert lock.is_held(tmp_path)  # nobody can know yet
+    assert not lock.is_held(tmp_path)  # or resume=auto would begin anew; whether it lives, the next line finds out
     with lock.held(tmp_path):
         assert lock.is_held(tmp_path)
     assert not lock.is_held(tmp_path)
@@ -135,3 +136,81 @@ def test_a_full_disk_does_not_keep_a_run_from_its_folder(tmp_path: Path, monkeyp
     monkeypatch.setattr(SoftFileLease, "acquire", full)
     with lock.held(tmp_path), pytest.raises(UserError, match="another process"), lock.held(tmp_path):
         pytest.fail("it is held")
+
+
+class Watched:
+    """A lock that is held, whose signs of life come quickly."""
+
+    def __init__(self, folder: Path) -> None:
+        self.taken = threading.Event()
+        self.lock = lock.Lock(folder / lock.NAME, lambda _: self.taken.set())
+        self.lock.acquire(0)
+        self.lease = self.lock.file
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    monkeypatch.setattr(lock, "LEASE", 0.6)
+    monkeypatch.setattr(lock, "BEAT", 0.1)
+    held = Watched(tmp_path)
+    yield held
+    held.lock.release()
+
+
+@pytest.fixture
+def out_of_reach(watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Watched:
+    """For so long that filelock gave up."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(filelock._lease, "touch", fail)
+    until(lambda: "refresh-failed" in caplog.text)
+    return watched
+
+
+def until(found: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def of_another(lease: Path) -> None:
+    """Take a lease over as another machine would."""
+    other = lease.with_suffix(".other")
+    other.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=abc\nduration=0.6\n")
+    other.replace(lease)
+
+
+def test_a_lease_that_was_removed_is_taken_again(watched: Watched, tmp_path: Path) -> None:
+    for _ in range(2):
+        watched.lease.unlink()
+        until(watched.lease.exists)
+    assert not watched.taken.is_set()
+    watched.lock.release()
+    assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
+
+
+def test_signs_of_life_go_on_where_the_storage_is_back(out_of_reach: Watched) -> None:
+    for _ in range(3):
+        os.utime(out_of_reach.lease, (0, 0))
+        until(lambda: out_of_reach.lease.stat().st_mtime > 0)
+    assert not out_of_reach.taken.is_set()
+
+
+def test_one_who_was_out_of_reach_sees_that_another_has_taken_over(out_of_reach: Watched) -> None:
+    of_another(out_of_reach.lease)
+    assert out_of_reach.taken.wait(60)
+
+
+def test_one_who_was_out_of_reach_sees_that_another_was_there_and_is_done(out_of_reach: Watched) -> None:
+    out_of_reach.lease.unlink()
+    assert out_of_reach.taken.wait(60)
+
+
+def test_one_whose_lease_was_removed_sees_that_another_has_taken_it(watched: Watched) -> None:
+    watched.lease.unlink()
+    until(watched.lease.exists)
+    of_another(watched.lease)
+    assert watched.taken.wait(60)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from omegaconf import OmegaConf
 from test_sweeps import OWN, jobs_of
 
 from camtrain.config.options import Objective
-from camtrain.errors import UserError
+from camtrain.errors import MachineError, UserError
 from camtrain.sweeps.optimise import Optuna
 from camtrain.sweeps.record import objective
 
@@ -49,9 +50,15 @@ def search(tmp_path: Path) -> Callable[..., dict[int, list[str]]]:
     """What trials of a search are asked for, by number."""
 
     def carry_out(
-        found: Found, trials: int, *settings: str, jobs: int = 1, folder: str = "here", objectives: Any = BOTH
+        found: Found,
+        trials: int,
+        *settings: str,
+        jobs: int = 1,
+        folder: str = "here",
+        objectives: Any = BOTH,
+        sampler: str = "TPESampler",
     ) -> dict[int, list[str]]:
-        sweeper = Optuna(trials, "TPESampler", 0)
+        sweeper = Optuna(trials, sampler, 0)
         sweeper.optuna, sweeper.parser = optuna, OverridesParser.create()
         sweeper.jobs, sweeper.multirun = jobs, OmegaConf.create()
         sweeper.folder, sweeper.objectives = tmp_path / folder, objectives
@@ -146,6 +153,47 @@ def test_what_cannot_be_searched(
     search(peaks, 1, "x=interval(0,1)")
     with pytest.raises(UserError, match=said):
         search(peaks, 2, *settings, objectives=objectives)
+
+
+@pytest.mark.parametrize(
+    ("trials", "sampler", "seed", "said"),
+    [
+        (2, "GridSampler", 0, r"hydra\.sweeper\.sampler=GridSampler: .*search_space"),
+        (2, "nsgaii", 0, r"hydra\.sweeper\.sampler=nsgaii: "),
+        (2, None, 0, r"hydra\.sweeper\.sampler=None: no such class"),
+        (2, "TPESampler", None, r"hydra\.sweeper\.seed=None: give a whole number"),
+        (2, "TPESampler", -1, r"hydra\.sweeper\.seed=-1: give a whole number"),
+        (2, "TPESampler", 2**32, r"hydra\.sweeper\.sampler=TPESampler: Seed must be"),
+        ("abc", "TPESampler", 0, r"hydra\.sweeper\.n_trials=abc: give a whole number"),
+        (0, "TPESampler", 0, r"hydra\.sweeper\.n_trials=0: give a whole number"),
+    ],
+)
+def test_no_search_can_be_made_with(trials: Any, sampler: Any, seed: Any, said: str) -> None:
+    sweeper = Optuna(trials, sampler, seed)
+    sweeper.optuna = optuna
+    with pytest.raises(UserError, match=said):
+        sweeper.check()
+
+
+@pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
+def test_a_sampler_that_refuses_the_settings(search: Callable[..., dict[int, list[str]]]) -> None:
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.sampler=BruteForceSampler: .*step must be given"):
+        search(peaks, 2, "x=interval(0,1)", sampler="BruteForceSampler")
+
+
+def test_a_study_that_cannot_be_written_any_more(search: Callable[..., dict[int, list[str]]], tmp_path: Path) -> None:
+    """Locked by another process; a full disk is told of in the same way. What was not told is told the next time."""
+    others = []
+
+    def locks(_: dict[str, float]) -> list[float]:
+        others.append(sqlite3.connect(tmp_path / "here" / "optuna.db", isolation_level=None))
+        others[0].execute("BEGIN EXCLUSIVE")
+        return [0.5, 0.1]
+
+    with pytest.raises(MachineError, match=r"optuna\.db: database is locked; mend that"):
+        search(locks, 2, "x=interval(0,1)")
+    others[0].close()
+    assert list(search(peaks, 2, "x=interval(0,1)")) == [0, 1]
 
 
 def test_figures_of_a_run(fake_run: FinishedRun, tmp_path: Path) -> None:

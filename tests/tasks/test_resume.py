@@ -50,16 +50,28 @@ def test_a_complete_run_has_nothing_left_to_do(run: Path, run_command: Command) 
     assert list((run.parent).iterdir()) == [run]
 
 
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pages that would be opened in the browser."""
+    pages: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda page: pages.append(page) or True)
+    return pages
+
+
 @pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
-def test_the_newest_run_of_the_same_settings_goes_on(status: str, run: Path, run_command: Command) -> None:
+def test_the_newest_run_of_the_same_settings_goes_on(
+    status: str, run: Path, run_command: Command, shown: list[str]
+) -> None:
+    """Of those that tell one run from another: not when checkpoints are written, or what is done with the report."""
     mark(run, status)
     step = json.loads((run / "result.json").read_text())["timing"]["step"]
-    done = run_command(*SHORT, "resume=auto", "trainer.checkpoint_every=null")
+    done = run_command(*SHORT, "resume=auto", "trainer.checkpoint_every=null", "report.open=true")
     assert done.returncode == 0, done.stderr
     assert "goes on   after 2 epochs and 0 steps" in done.stdout
     assert list(run.parent.iterdir()) == [run]
     result = json.loads((run / "result.json").read_text())
     assert (result["status"], result["timing"]["step"]) == ("completed", step)
+    assert shown == [(run / "report.html").as_uri()]
 
 
 def test_a_folder_beside_that_holds_no_run_does_no_harm(run: Path, run_command: Command) -> None:
@@ -90,10 +102,11 @@ def test_other_settings_are_refused_by_name(run: Path, run_command: Command) -> 
     assert (run / "result.json").read_bytes() == before
 
 
-def test_settings_of_the_machine_may_change_and_are_said(run: Path, run_command: Command) -> None:
+def test_settings_of_the_machine_may_change_and_are_said(run: Path, run_command: Command, shown: list[str]) -> None:
     mark(run, "interrupted")
-    done = run_command("task=resume", f"run={run}", "trainer.threads=2", "dataset.cache=null")
+    done = run_command("task=resume", f"run={run}", "trainer.threads=2", "dataset.cache=null", "report.open=true")
     assert done.returncode == 0, done.stderr
+    assert len(shown) == 1
     for said in ("trainer.threads was 1, is 2", "dataset.cache was auto, is null", "figures may differ by rounding"):
         assert said in done.stdout
 
