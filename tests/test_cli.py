@@ -360,10 +360,10 @@ def test_a_reader_that_has_had_enough(tmp_path: Path, arguments: list[str]) -> N
     ("setting", "said"),
     [
         ("prune=3", "prune is for task=baselines, not for task=train: name one, or leave it out"),
-        ("class=cat", "class_name is for task=explain, not for task=train: name one, or leave it out"),
+        ("class=cat", "class_name is for task=explain or export, not for task=train: name one, or leave it out"),
         (
             "run=somewhere",
-            "run is for task=evaluate, explain or resume, not for task=train: name one, or leave it out",
+            "run is for task=evaluate, explain, export or resume, not for task=train: name one, or leave it out",
         ),
     ],
 )

@@ -444,18 +444,29 @@ def set_up(config: Config, ranks: Ranks = ALONE) -> Setup:
         for arm in setup.arms:
             if cams[arm.name].weight != 0 and trains_maps(cams[arm.name], arm.views):
                 check_alive(arm.network, first, cams[arm.name])
-    if ranks.size > min(config.trainer.batch_size, len(train_set.targets)):
+    _share_out(setup, ranks)
+    if config.trainer.compile:
+        for arm in setup.arms:
+            compile_network(arm.network, built.output)
+    return setup
+
+
+def _share_out(setup: Setup, ranks: Ranks) -> None:
+    """Let these processes train together.
+
+    Raises:
+        UserError: they cannot.
+    """
+    trainer, images = setup.config.trainer, (setup.train_set, setup.val_set)
+    if ranks.size > min(trainer.batch_size, len(setup.train_set.targets)):
         raise UserError(f"{ranks.size} processes are more than a batch has images; start fewer")
-    if config.trainer.compile and not ranks.alone:
+    if trainer.compile and not ranks.alone:
         raise UserError("trainer.compile=true: nothing is compiled for several processes; leave one of both out")
-    if len({*ranks.in_turn([fingerprint(train_set, val_set)])}) > 1:
+    if not ranks.alone and len({*ranks.in_turn([fingerprint(*images)])}) > 1:
         raise UserError("the processes of the training do not see the same images: give all machines the same files")
     setup.ranks = ranks
     for arm in setup.arms:
         arm.train_with(ranks)
-        if config.trainer.compile:
-            compile_network(arm.network, built.output)
-    return setup
 
 
 def _check_classes(config: Config, cams: Mapping[str, CamConfig], multilabel: bool) -> None:
