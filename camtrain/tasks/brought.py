@@ -156,6 +156,7 @@ def of_name(
     try:
         outputs = outputs_of(model, config, len(classes))
         built = _built(model, outputs, config, several)
+        run_once(built.classifier.backbone, image_shape(config.dataset))
     except UserError as error:
         raise by_key(error, key, given, model) from error
     if built.fresh is not None:

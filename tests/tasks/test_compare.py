@@ -246,6 +246,9 @@ def test_mistakes_are_one_line_and_write_nothing(
         (f"reference={squeezenet}", f"reference.classes={place}/animals.yaml", "reference.layer=fc", *data): (
             f"reference={squeezenet}: reference.layer=fc: squeezenet1_1 has no such layer"
         ),
+        (f"reference={squeezenet}", f"reference.classes={place}/animals.yaml", "reference.cam=cam", *data): (
+            "reference.cam: cam needs global average pooling followed by one linear layer, which is not what"
+        ),
         (f"reference={run}/baseline", "reference.mean=[0.5]"): "reference.mean: of an arm of a run it is the run's",
         (
             f"reference={run}/baseline",
