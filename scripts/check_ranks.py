@@ -46,6 +46,7 @@ SETTINGS = {
         "model.name=mobilenet_v3_small",
         "cam.variant=gradcampp",
         "optim=sgd",
+        "optim.lr=0.01",
     ),
     "several classes, mirror": ("dataset.objects=3", "cam.views=mirror"),
     "contrastive, masked_kl, paste": ("cam.views=paste", "cam.contrastive=1", "cam.masked_kl=0.5"),
