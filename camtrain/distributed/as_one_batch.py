@@ -88,7 +88,7 @@ class AsOneBatch(TorchFunctionMode):
         last = rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last) and not rows.is_contiguous()
         empty = rows.new_zeros(whole, *rows.shape[1:])
         empty = empty.contiguous(memory_format=torch.channels_last) if last else empty
-        batch = empty.index_copy(0, places, rows)
+        batch = empty.index_copy_(0, places, rows)  # out of place it would be in another layout
         drawn: Tensor = func(batch, *others, **named)[places]
         return own.copy_(drawn) if func in RANDOM_IN_PLACE else drawn
 

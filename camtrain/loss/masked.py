@@ -33,6 +33,9 @@ Again = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 BEST = 1 / 4
 """Share of the pixels that :func:`masked_kl` shows."""
 
+ROUNDING = 2.0**-16
+"""Of the map's highest value, what pixels of equal rank may differ by."""
+
 NOISE = 1 / 2
 """Share of the pixels that :func:`saliency_guided` hides: the published one for images."""
 
@@ -74,8 +77,13 @@ def map_mask(maps: Tensor, size: tuple[int, int], placement: Placement | None) -
 
 
 def best_pixels(maps: Tensor, size: tuple[int, int], placement: Placement | None, share: float = BEST) -> Tensor:
-    """The share of the pixels where the stretched map is highest, (maps, *size) bool; equal ones in a random order."""
-    return rank(upsample(maps, size, placement)) < round(share * size[0] * size[1])
+    """The share of the pixels where the stretched map is highest, (maps, *size) bool; equal ones in a random order.
+
+    Those count as equal that differ by less than rounding may: it depends on how many maps there are, and beyond the
+    outermost cells whole strips of pixels are equal.
+    """
+    stretched = map_mask(maps, size, placement).double()
+    return rank((stretched / ROUNDING).round()) < round(share * size[0] * size[1])
 
 
 def with_noise(images: Tensor, gradient: Tensor, share: float = NOISE) -> Tensor:

@@ -85,6 +85,7 @@ def random_numbers(ranks: Ranks) -> None:
     for layout in (torch.contiguous_format, torch.channels_last):  # numbers are drawn in the order of memory
         network = nn.Sequential(nn.Conv2d(3, 4, 3), Drawn()).double().to(memory_format=layout)
         compare_passes(network, images.contiguous(memory_format=layout), ranks)
+        compare_passes(Drawn(), images.contiguous(memory_format=layout), ranks)
 
 
 def sums(ranks: Ranks) -> None:

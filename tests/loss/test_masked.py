@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from camtrain import CamLoss, UserError
 from camtrain.cam.head import head_behind
+from camtrain.cam.stretch import Axis, Placement
 from camtrain.config.options import SECOND_PASS, ViewKind
 from camtrain.data.batches import Batch
 from camtrain.data.blur import blur
@@ -347,3 +348,12 @@ def test_the_command_refuses_them_for_images_of_several_classes(run_command: Com
     assert done.returncode == 2
     assert "arms.regularised.cam.keep=0.25: images have several classes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_rounding_does_not_choose_the_best_pixels() -> None:
+    placement = Placement(Axis(3.0, 4.0, 9.0), Axis(3.0, 4.0, 9.0))
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))
+    level = torch.ones(4, 8, 8)  # all pixels are equal
+    best = best_pixels(level, (40, 40), placement)
+    assert torch.equal(best, best_pixels(level + 1e-6 * noise, (40, 40), placement))
+    assert not torch.equal(best, best_pixels(level + 1e-2 * noise, (40, 40), placement))
